@@ -1,0 +1,1 @@
+"""LiverLoop: everything that does the work. Read `docs/architecture.md` for who may import whom."""

@@ -1,0 +1,19 @@
+"""What every script does alike: one clear line for an error, an exit code that a shell can trust."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from lib.errors import LiverLoopError
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run `main` and exit: 0 or its result, 2 with one line for a `LiverLoopError`, 130 on Ctrl-C."""
+    try:
+        sys.exit(main() or 0)
+    except LiverLoopError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)

@@ -1,0 +1,29 @@
+"""What can go wrong, as exceptions whose message a person can act on.
+
+Every message names the thing (file, image, key), the value found and the remedy. The classes say whose fault it
+is and nothing of HTTP; `lib.web` gives each its status code and the scripts print the message as one line.
+"""
+
+
+class LiverLoopError(Exception):
+    """Base of all errors that LiverLoop raises on purpose; `str(error)` is one sentence for the user."""
+
+
+class BadInputError(LiverLoopError, ValueError):
+    """The caller's file, parameter or request can't be used as it is."""
+
+
+class NotFoundError(LiverLoopError, LookupError):
+    """The caller named an image, label, model, strategy or session that does not exist."""
+
+
+class SettingsError(BadInputError):
+    """`app.yaml` or a `--conf` override holds an unknown key or a wrong value."""
+
+
+class ModelError(LiverLoopError, RuntimeError):
+    """Weights are missing, damaged or do not fit the network."""
+
+
+class StorageError(LiverLoopError, OSError):
+    """The disk is full, read-only or otherwise refused a write."""

@@ -1,0 +1,125 @@
+"""The weights that annotators get: the published model, or the starter weights until there is one."""
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from lib.errors import ModelError
+from lib.networks.checkpoint import load_weights
+from lib.networks.factory import build_network
+from lib.settings import Settings
+
+
+class _Identity(NamedTuple):
+    """One state of a weights file: publishing replaces the file, so that the inode changes even within a clock tick."""
+
+    path: Path
+    inode: int
+    modified: int
+    size: int
+
+
+def _identify(path: Path) -> _Identity:
+    status = path.stat()
+    return _Identity(path, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network in evaluation mode and which version of the weights it holds."""
+
+    network: nn.Module
+    version: str
+
+
+class ModelSource:
+    """Gives the newest model for a device, loaded once per version.
+
+    Args:
+        settings: which network to build.
+        published: where training publishes; may not exist yet.
+        starter: weights to use until then.
+    """
+
+    def __init__(self, settings: Settings, published: str | Path, starter: str | Path) -> None:
+        self._settings = settings
+        self.published = Path(published)
+        self.starter = Path(starter)
+        self._lock = threading.Lock()
+        self._loaded: dict[str, tuple[_Identity, Model]] = {}
+        self._version: tuple[_Identity, str] | None = None
+
+    @property
+    def path(self) -> Path:
+        """The weights file in force now.
+
+        Raises:
+            ModelError: there is neither a published model nor a starter.
+        """
+        for path in (self.published, self.starter):
+            if path.is_file():
+                return path
+        msg = f"no weights: neither {self.published} nor {self.starter} exists; train a model or import weights"
+        raise ModelError(msg)
+
+    def get(self, device: torch.device) -> Model:
+        """The model in force now, on `device`; safe to call from several threads.
+
+        Raises:
+            ModelError: no weights, or they do not fit the network of `app.yaml`.
+        """
+        with self._lock:
+            identity = _identify(self.path)
+            known = self._loaded.get(str(device))
+            if known and known[0] == identity:
+                return known[1]
+            model = load_model(self._settings, identity.path, device)
+            self._loaded[str(device)] = (identity, model)
+            self._version = (identity, model.version)
+            return model
+
+    @property
+    def version(self) -> str:
+        """Version of the model in force now, without keeping the network.
+
+        Raises:
+            ModelError: no weights, or damaged ones.
+        """
+        with self._lock:
+            identity = _identify(self.path)
+            if self._version is None or self._version[0] != identity:
+                self._version = (identity, load_model(self._settings, identity.path, torch.device("cpu")).version)
+            return self._version[1]
+
+
+def new_network(settings: Settings) -> nn.Module:
+    """The network of `app.yaml` with fresh weights."""
+    network = settings.network
+    return build_network(network.name, len(settings.channels), settings.classes, network.arguments)
+
+
+def load_model(settings: Settings, path: str | Path, device: torch.device) -> Model:
+    """Load weights strictly into the network of `app.yaml`.
+
+    Raises:
+        ModelError: damaged weights, or they do not fit.
+    """
+    network = new_network(settings)
+    meta = load_weights(path, network)
+    for key, expected in (("channels", list(settings.channels)), ("labels", settings.label_indices())):
+        if key in meta and meta[key] != expected:
+            msg = f"{path}: the weights were made for {key} {meta[key]}, but app.yaml says {expected}"
+            raise ModelError(msg)
+    network = network.to(device, memory_format=torch.channels_last).eval()
+    return Model(network, str(meta.get("version") or f"sha256:{file_sha256(path)[:12]}"))
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,95 @@
+"""The network over a volume, a few axial slices at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lib.inference.device import Precision, autocast
+from lib.transforms.windowing import Channel, blend
+
+STRIDE = 16  # the network halves the image four times
+AIR = 0.0  # what every window makes of air; padding must not look like tissue
+
+
+def to_input(slices: NDArray[np.int16], channels: Sequence[Channel], device: torch.device) -> torch.Tensor:
+    """Axial HU slices as network input.
+
+    Args:
+        slices: int16 HU, `(N, Y, X)`.
+        channels: what `lib.transforms.windowing.blend` makes of them.
+        device: where the tensor shall lie.
+
+    Returns:
+        float32 `(N, channels, Y', X')`, Y' and X' padded at the end to multiples of 16, channels-last in memory.
+    """
+    height, width = slices.shape[-2:]
+    tensor = torch.from_numpy(blend(np.ascontiguousarray(slices), channels)).to(device)
+    padding = (0, -width % STRIDE, 0, -height % STRIDE)
+    if any(padding):
+        tensor = nn.functional.pad(tensor, padding, value=AIR)
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def logits_by_slices(
+    network: nn.Module,
+    hu: NDArray[np.int16],
+    channels: Sequence[Channel],
+    *,
+    batch_slices: int = 4,
+    precision: Precision = "auto",
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield `(first slice, logits)` for successive groups of slices.
+
+    Args:
+        network: takes `(N, channels, Y, X)` and gives `(N, classes, Y, X)`; used in the mode it is in.
+        hu: int16 HU, axial `(Z, Y, X)`.
+        channels: the input channels.
+        batch_slices: slices per forward pass.
+        precision: see `lib.inference.device.autocast`.
+
+    Yields:
+        Index of the group's first slice and its float logits `(N, classes, Y, X)` without the padding.
+    """
+    device = next(network.parameters()).device
+    height, width = hu.shape[1:]
+    for start in range(0, len(hu), batch_slices):
+        inputs = to_input(hu[start : start + batch_slices], channels, device)
+        with autocast(device, precision):
+            logits = network(inputs)
+        yield start, logits[..., :height, :width].float()
+
+
+def predict_axial(
+    network: nn.Module,
+    hu: NDArray[np.int16],
+    channels: Sequence[Channel],
+    *,
+    batch_slices: int = 4,
+    precision: Precision = "auto",
+    progress: Callable[[int], object] | None = None,
+) -> NDArray[np.uint8]:
+    """Class indices of every voxel: the argmax of the network's output.
+
+    Args:
+        network: in evaluation mode; see `logits_by_slices`.
+        hu: int16 HU, axial `(Z, Y, X)`.
+        channels: the input channels.
+        batch_slices: slices per forward pass.
+        precision: see `lib.inference.device.autocast`.
+        progress: called with the number of slices just done.
+
+    Returns:
+        uint8 `(Z, Y, X)`.
+    """
+    result = np.empty(hu.shape, np.uint8)
+    groups = logits_by_slices(network, hu, channels, batch_slices=batch_slices, precision=precision)
+    for start, logits in groups:
+        classes = logits.argmax(1).to(torch.uint8).cpu().numpy()
+        result[start : start + len(classes)] = classes
+        if progress:
+            progress(len(classes))
+    return result

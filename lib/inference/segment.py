@@ -1,0 +1,75 @@
+"""One volume from HU to finished label: the method end to end, without a server."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lib.inference.model import Model
+from lib.inference.predict import predict_axial
+from lib.settings import Settings
+from lib.transforms.postprocessing import PostprocessingSettings, postprocess
+from lib.transforms.summary import summarize
+from lib.volume import Volume
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A label in the image's geometry and what to tell the annotator about it.
+
+    Args:
+        label: uint8 class indices, shape and affine of the image.
+        version: of the model that made it.
+        summary: volumes in ml per class and the number of lesions.
+        seconds: how long each step took.
+    """
+
+    label: Volume
+    version: str
+    summary: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def segment(
+    image: Volume,
+    model: Model,
+    settings: Settings,
+    *,
+    postprocessing: PostprocessingSettings | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Segmentation:
+    """Segment a CT.
+
+    Args:
+        image: int16 HU in any orientation.
+        model: network and version.
+        settings: channels, batch size, precision, labels.
+        postprocessing: instead of that of `settings`.
+        progress: called with the number of slices just done.
+    """
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    raw = predict_axial(
+        model.network,
+        image.axial(),
+        settings.blend_channels(),
+        batch_slices=settings.inference.batch_slices,
+        precision=settings.inference.precision,
+        progress=progress,
+    )
+    seconds["network"] = time.perf_counter() - start
+    start = time.perf_counter()
+    label, summary = finish(raw, image, settings, postprocessing or settings.postprocessing)
+    seconds["postprocessing"] = time.perf_counter() - start
+    return Segmentation(label, model.version, summary, seconds)
+
+
+def finish(
+    raw: np.ndarray, image: Volume, settings: Settings, postprocessing: PostprocessingSettings
+) -> tuple[Volume, dict[str, Any]]:
+    """Post-process axial class indices `(Z, Y, X)` and lay them into the image's geometry."""
+    spacing = image.axial_spacing
+    cleaned = postprocess(raw, spacing, postprocessing)
+    return image.with_axial(cleaned), summarize(cleaned, image.voxel_ml, settings.label_indices())

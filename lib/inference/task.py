@@ -1,0 +1,157 @@
+"""MONAI Label's inference task: a thin shell around `lib.inference.segment`."""
+
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import cc3d
+from monailabel.interfaces.tasks.infer_v2 import InferType
+from monailabel.tasks.infer.basic_infer import BasicInferTask
+from monailabel.utils.others.generic import device_list
+
+from lib.errors import BadInputError
+from lib.inference.device import choose_device
+from lib.inference.model import ModelSource
+from lib.inference.predict import predict_axial
+from lib.inference.segment import finish
+from lib.settings import Settings
+from lib.transforms.onehot import planes_as_images
+from lib.transforms.postprocessing import PostprocessingSettings
+from lib.volume import Volume
+from lib.volume_io import LABEL_SUFFIXES, read_image, write_label, write_planes
+
+_PLANES = ("seg.nrrd", "images")
+
+
+class LiverTumorInferTask(BasicInferTask):
+    """Segments liver and tumor in one CT and answers with a label of exactly the image's geometry.
+
+    Request keys beside MONAI Label's own: `result_extension` (`.nrrd`, `.nii.gz`, `.nii`, `.seg.nrrd`),
+    `result_compress`, every switch of the post-processing (`largest_liver`, `fill_holes`, ...), and `planes`:
+    `"seg.nrrd"` for one binary layer per class, `"images"` for a zip of one PNG per class and slice.
+
+    Args:
+        settings: the app's settings.
+        source: where the weights come from.
+    """
+
+    def __init__(self, settings: Settings, source: ModelSource) -> None:
+        self.settings = settings
+        self.source = source
+        switches = settings.postprocessing.model_dump()
+        devices = device_list()
+        super().__init__(
+            path=[str(source.starter), str(source.published)],
+            network=None,
+            type=InferType.SEGMENTATION,
+            labels=settings.label_indices(),
+            dimension=3,
+            description="Liver and tumor in CT: 2D U-Net on axial slices at native resolution",
+            config={
+                "device": devices if "cpu" in devices else [*devices, "cpu"],
+                "result_extension": ".nrrd",
+                "result_dtype": "uint8",
+                "result_compress": False,
+                "planes": "",
+                **switches,
+            },
+        )
+
+    def pre_transforms(self, data: dict[str, Any] | None = None) -> list:
+        """Read the CT; windows are applied a few slices at a time on the way into the network."""
+        return [self._read]
+
+    def inverse_transforms(self, data: dict[str, Any] | None = None) -> None:
+        """None: the network sees a re-ordered view, and `Volume.with_axial` turns its output back."""
+        return
+
+    def post_transforms(self, data: dict[str, Any] | None = None) -> list:
+        """Clean the argmax and lay it into the image's geometry."""
+        return [self._finish]
+
+    def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cuda") -> dict[str, Any]:
+        """Run the network slice by slice and keep the argmax."""
+        model = self.source.get(choose_device(device))
+        data["model_version"] = model.version
+        data[self.output_label_key] = predict_axial(
+            model.network,
+            data["volume"].axial(),
+            self.settings.blend_channels(),
+            batch_slices=self.settings.inference.batch_slices,
+            precision=self.settings.inference.precision,
+        )
+        return data
+
+    def writer(
+        self, data: dict[str, Any], extension: str | None = None, dtype: Any = None
+    ) -> tuple[str | None, dict[str, Any]]:
+        """Write the label to a temporary file; MONAI Label deletes it once it is sent.
+
+        Raises:
+            BadInputError: an extension, dtype or kind of planes that can't be written.
+        """
+        extension = extension or data.get("result_extension") or ".nrrd"
+        result = {
+            "model_version": data["model_version"],
+            "postprocessing": data["postprocessing"].model_dump(),
+            **data["summary"],
+        }
+        if not data.get("result_write_to_file", True):
+            return None, result
+        label, planes = data["segmentation"], data.get("planes") or None
+        if planes == "images":
+            return str(self._zip_planes(label)), result
+        handle, path = tempfile.mkstemp(prefix="liverloop-", suffix=".seg.nrrd" if planes else extension)
+        os.close(handle)
+        if planes:
+            write_planes(path, label, self.settings.labels)
+        else:
+            write_label(path, label, self.settings.labels, compress=bool(data.get("result_compress")))
+        return path, result
+
+    def _read(self, data: dict[str, Any]) -> dict[str, Any]:
+        # Refused before the work, not after it.
+        extension, planes = data.get("result_extension") or ".nrrd", data.get("planes") or None
+        if extension not in LABEL_SUFFIXES:
+            msg = f"result_extension {extension!r} is not one of {', '.join(LABEL_SUFFIXES)}"
+            raise BadInputError(msg)
+        if planes is not None and planes not in _PLANES:
+            msg = f"planes {planes!r} is not one of {', '.join(_PLANES)}"
+            raise BadInputError(msg)
+        if (data.get("result_dtype") or "uint8") != "uint8":
+            msg = f"result_dtype {data['result_dtype']!r} is not supported; labels are uint8"
+            raise BadInputError(msg)
+        chosen = {key: data[key] for key in PostprocessingSettings.model_fields if key in data}
+        data["postprocessing"] = self.settings.postprocessing.changed(chosen)
+        if not isinstance(data.get("image"), str):
+            msg = "the image must be an image id, an uploaded file or a session"
+            raise BadInputError(msg)
+        data["volume"] = read_image(data["image"])
+        return data
+
+    def _finish(self, data: dict[str, Any]) -> dict[str, Any]:
+        raw, image = data[self.output_label_key], data["volume"]
+        label, data["summary"] = finish(raw, image, self.settings, data["postprocessing"])
+        data["segmentation"], data["centroids"] = label, _centroids(label, self.settings.label_indices())
+        return data
+
+    def _zip_planes(self, label: Any) -> Path:
+        with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file:
+            written = planes_as_images(label.axial(), self.settings.label_indices(), Path(folder))
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for path in written:
+                    archive.write(path, path.relative_to(folder))
+            return Path(file.name)
+
+
+def _centroids(label: Volume, names: dict[str, int]) -> list[dict[str, list[int]]]:
+    """Center of each class that is there, as MONAI Label sends it to viewers: `{name: [index, x, y, z]}` in voxels."""
+    statistics = cc3d.statistics(label.array)
+    counts, centers = statistics["voxel_counts"], statistics["centroids"]
+    return [
+        {name: [index, *(round(float(axis)) for axis in centers[index])]}
+        for name, index in names.items()
+        if index < len(counts) and counts[index]
+    ]

@@ -1,0 +1,197 @@
+"""`app.yaml`: everything a site may change, checked key by key.
+
+`docs/configuration.md` explains each key. An unknown key or a wrong value is one line that names the key, the value
+and what is allowed; nothing starts with half-understood settings.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lib.errors import SettingsError
+from lib.labels import DEFAULT_LABELS, Label, indices
+from lib.transforms.augmentation_settings import AugmentationSettings
+from lib.transforms.postprocessing import PostprocessingSettings
+from lib.transforms.windowing import HISTOGRAM, PRESETS, Window
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WindowSettings(_Section):
+    """One window: width and level in HU."""
+
+    width: int = Field(gt=0, le=8192)
+    level: int = Field(ge=-2048, le=8192)
+
+
+class NetworkSettings(_Section):
+    """Which network; `arguments` go to its constructor."""
+
+    name: str = "MulticlassUNet"
+    arguments: dict[str, Any] = {}
+
+
+class InferenceSettings(_Section):
+    """How a volume goes through the network."""
+
+    batch_slices: int = Field(default=4, ge=1, le=256)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class TrainingSettings(_Section):
+    """The training recipe; `augmentation` has its own section."""
+
+    max_epochs: int = Field(default=50, ge=1, le=10_000)
+    batch_size: int = Field(default=4, ge=1, le=1024)
+    learning_rate: float = Field(default=1e-4, gt=0, le=1)
+    loss: Literal["cross_entropy", "dice_cross_entropy"] = "dice_cross_entropy"
+    class_weights: tuple[float, ...] | None = None
+    plateau_patience: int = Field(default=3, ge=0)
+    plateau_factor: float = Field(default=0.1, gt=0, lt=1)
+    minimum_learning_rate: float = Field(default=1e-6, ge=0)
+    validation_fraction: float = Field(default=0.2, ge=0, le=0.9)
+    patch_size: int = Field(default=256, ge=32, multiple_of=16)
+    slices_per_case: int = Field(default=24, ge=1)
+    foreground_fraction: float = Field(default=0.7, ge=0, le=1)
+    tumor_fraction: float = Field(default=0.4, ge=0, le=1)
+    early_stop_patience: int = Field(default=0, ge=0)
+    seed: int = 0
+    threads: int = Field(default=0, ge=0, description="CPU threads; 0 = all cores but one, at least one")
+
+    @model_validator(mode="after")
+    def _fractions_fit(self) -> "TrainingSettings":
+        if self.tumor_fraction > self.foreground_fraction:
+            msg = f"tumor_fraction {self.tumor_fraction} exceeds foreground_fraction {self.foreground_fraction}"
+            raise ValueError(msg)
+        return self
+
+
+class ActiveLearningSettings(_Section):
+    """Which strategies clients are offered; the first is the default."""
+
+    strategies: tuple[Literal["random", "first", "uncertainty"], ...] = ("random", "first", "uncertainty")
+    scoring: tuple[Literal["dice", "uncertainty"], ...] = ("dice", "uncertainty")
+    dropout_passes: int = Field(default=5, ge=2, le=50)
+    slices_per_score: int = Field(default=16, ge=1, description="slices per volume that uncertainty looks at")
+
+
+class LimitSettings(_Section):
+    """What the server refuses."""
+
+    affine_tolerance_mm: float = Field(default=1.0, gt=0, description="how far a label may lie from its image")
+
+
+class Settings(_Section):
+    """The whole of `app.yaml`, validated."""
+
+    name: str = "LiverLoop"
+    description: str = "Active learning for liver and liver-tumor segmentation in CT. Research software."
+    model_name: str = Field(default="liver_tumor", pattern=r"^[A-Za-z0-9_\-]+$")
+    labels: dict[str, Label] = Field(default=DEFAULT_LABELS, min_length=1)
+    windows: dict[str, WindowSettings] = {}
+    channels: tuple[str, ...] = ("liver", "custom", HISTOGRAM)
+    network: NetworkSettings = NetworkSettings()
+    inference: InferenceSettings = InferenceSettings()
+    postprocessing: PostprocessingSettings = PostprocessingSettings()
+    training: TrainingSettings = TrainingSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    active_learning: ActiveLearningSettings = ActiveLearningSettings()
+    limits: LimitSettings = LimitSettings()
+
+    @field_validator("labels")
+    @classmethod
+    def _indices_are_consecutive(cls, labels: dict[str, Label]) -> dict[str, Label]:
+        found = sorted(label.index for label in labels.values())
+        if found != list(range(1, len(labels) + 1)):
+            msg = f"label indices must be 1..{len(labels)} without gaps, not {found}"
+            raise ValueError(msg)
+        if "background" in labels:
+            msg = "background is index 0 by itself and must not be listed"
+            raise ValueError(msg)
+        return labels
+
+    @model_validator(mode="after")
+    def _channels_are_known(self) -> "Settings":
+        known = {*PRESETS, *self.windows, HISTOGRAM}
+        unknown = [channel for channel in self.channels if channel not in known]
+        if unknown or not self.channels:
+            msg = f"channels {list(self.channels)} must be one or more of {sorted(known)}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def classes(self) -> int:
+        """Number of network outputs: background and the labels."""
+        return len(self.labels) + 1
+
+    def label_indices(self) -> dict[str, int]:
+        """`{"liver": 1, "tumor": 2}` in index order."""
+        return indices(self.labels)
+
+    def blend_channels(self) -> tuple[Window | str, ...]:
+        """The network's input channels for `lib.transforms.windowing.blend`, site windows before presets."""
+        custom = {name: Window(window.width, window.level) for name, window in self.windows.items()}
+        return tuple(custom.get(channel, channel) for channel in self.channels)
+
+
+def load_settings(path: str | Path, overrides: Mapping[str, str] | None = None) -> Settings:
+    """Read `app.yaml` and apply `--conf key value` overrides.
+
+    Args:
+        path: the YAML file.
+        overrides: dotted keys to YAML values, such as `{"training.max_epochs": "5"}`.
+
+    Raises:
+        SettingsError: the file is missing or not YAML, a key is unknown or a value is wrong; the message is one line
+            that names the key.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        msg = f"can't read the settings {path}: {error.strerror}"
+        raise SettingsError(msg) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"{path} is not valid YAML: {' '.join(str(error).split())}"
+        raise SettingsError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{path} must hold keys and values, not {type(content).__name__}"
+        raise SettingsError(msg)
+    for key, value in (overrides or {}).items():
+        _override(content, key, value)
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error, path, overrides or {})) from error
+
+
+def _override(content: dict[str, Any], key: str, value: str) -> None:
+    *parents, last = key.split(".")
+    section: Any = content
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            msg = f"--conf {key}: {parent} is a single value in app.yaml, not a section"
+            raise SettingsError(msg)
+    try:
+        section[last] = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError as error:
+        msg = f"--conf {key}: {value!r} is not a valid YAML value"
+        raise SettingsError(msg) from error
+
+
+def _one_line(error: ValidationError, path: Path, overrides: Mapping[str, str]) -> str:
+    problems = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "settings"
+        source = "--conf" if any(key == name or name.startswith(key + ".") for name in overrides) else path.name
+        if problem["type"] == "extra_forbidden":
+            problems.append(f"{source}: unknown key {key}")
+        else:
+            problems.append(f"{source}: {key} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
+    return "; ".join(problems) + " (docs/configuration.md lists every key)"

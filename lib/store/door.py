@@ -1,0 +1,81 @@
+"""What is checked before an image or a label is taken in, apart from where it is kept."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+
+from lib.errors import BadInputError
+from lib.labels import Label, remap
+from lib.volume import Volume, corner_distance
+from lib.volume_io import read_label
+
+_IDENTIFIER = re.compile(r"[\w][\w .,+@=()\[\]-]{0,199}")
+
+
+def checked_identifier(value: str, what: str) -> str:
+    """An image id, label tag or session id that is safe as a file name.
+
+    Raises:
+        BadInputError: it is empty, too long, starts with a dot or holds a path separator or control character.
+    """
+    if not _IDENTIFIER.fullmatch(value) or ".." in value:
+        msg = f"{what} {value[:80]!r} is not allowed; use letters, digits, spaces and . , + @ = ( ) [ ] - _"
+        raise BadInputError(msg)
+    return value
+
+
+@contextmanager
+def named_in_errors(path: str | Path, name: str) -> Iterator[None]:
+    """Replace the name of a temporary file in error messages by what the sender knows it as."""
+    try:
+        yield
+    except BadInputError as error:
+        raise BadInputError(str(error).replace(Path(path).name, name)) from error
+
+
+def checked_label(
+    path: str | Path,
+    image: Volume,
+    label_info: Sequence[Mapping[str, Any]] | None,
+    labels: Mapping[str, Label],
+    tolerance_mm: float,
+) -> Volume:
+    """Read a client's label and bring it onto the image's grid and our indices.
+
+    Args:
+        path: what the client sent.
+        image: the CT it belongs to.
+        label_info: the client's names for the values, see `lib.labels.remap`.
+        labels: our classes.
+        tolerance_mm: how far a corner voxel may lie from the image's; formats round affines differently.
+
+    Returns:
+        uint8 label with exactly the image's shape and affine; axes that the client stored in another order or
+        direction are turned back, voxel for voxel.
+
+    Raises:
+        BadInputError: unreadable, another shape, another place in the patient, or names we do not know.
+    """
+    label = _turned(read_label(path), image)
+    if label.shape != image.shape:
+        msg = f"the label has {label.shape} voxels, its image {image.shape}; save it on the image's grid"
+        raise BadInputError(msg)
+    distance = corner_distance(label, image)
+    if distance > tolerance_mm:
+        msg = (
+            f"the label lies up to {distance:.1f} mm away from its image (allowed {tolerance_mm:g} mm); it belongs to "
+            "another image or was moved"
+        )
+        raise BadInputError(msg)
+    return Volume(remap(label.array, label_info, labels), image.affine)
+
+
+def _turned(label: Volume, image: Volume) -> Volume:
+    """The label with its voxel axes in the image's order and directions; voxels stay where they are."""
+    turn = ornt_transform(io_orientation(label.affine), io_orientation(image.affine))
+    affine = label.affine @ inv_ornt_aff(turn, label.shape)
+    return Volume(apply_orientation(label.array, turn), affine)

@@ -1,0 +1,1 @@
+"""From corrected labels to a better model."""

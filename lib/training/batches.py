@@ -1,0 +1,86 @@
+"""Drawn slices as network input: cut, augmented, windowed, stacked."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from monai.data.thread_buffer import ThreadBuffer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lib.inference.predict import to_input
+from lib.settings import Settings
+from lib.training.cases import Case
+from lib.training.sampling import SliceChoice, choose_slices, cut, cut_hu, patch_start
+from lib.transforms.augmentation import AugmentationParameters, apply, draw_parameters
+from lib.transforms.windowing import blend
+from lib.volume import AIR_HU
+
+_CPU = torch.device("cpu")
+_READY_BATCHES = 4  # made ahead while the network works on the one before
+
+
+class Batch(NamedTuple):
+    """Network input and reference.
+
+    Args:
+        image: float32 `(N, channels, Y, X)`.
+        target: uint8 class indices `(N, Y, X)`.
+    """
+
+    image: Tensor
+    target: Tensor
+
+
+def training_batches(cases: Sequence[Case], settings: Settings) -> Iterator[Batch]:
+    """Batches of freshly drawn patches without end, one epoch after the other; made in a thread ahead of use."""
+    return iter(ThreadBuffer(_draw_batches(cases, settings), buffer_size=_READY_BATCHES, timeout=0.05))
+
+
+def validation_batches(cases: Sequence[Case], settings: Settings) -> Iterator[Batch]:
+    """Evenly spaced whole slices of each case, the same each time, padded to the network's stride."""
+    for case in cases:
+        chosen = np.unique(np.linspace(0, len(case) - 1, settings.training.slices_per_case).round().astype(int))
+        for group in np.array_split(chosen, -(-len(chosen) // settings.training.batch_size)):
+            hu = np.stack([case.image[z] for z in group])
+            image = to_input(hu, settings.blend_channels(), _CPU)
+            target = np.zeros((len(group), *image.shape[2:]), np.uint8)
+            target[:, : hu.shape[1], : hu.shape[2]] = [case.label[z] for z in group]
+            yield Batch(image, torch.from_numpy(target))
+
+
+def _draw_batches(cases: Sequence[Case], settings: Settings) -> Iterator[Batch]:
+    rng = np.random.default_rng(settings.training.seed)
+    size = settings.training.batch_size
+    while True:
+        choices = choose_slices(cases, settings.training, rng)
+        for start in range(0, len(choices), size):
+            yield _make_batch(cases, choices[start : start + size], settings, rng)
+
+
+def _make_batch(
+    cases: Sequence[Case], choices: Sequence[SliceChoice], settings: Settings, rng: np.random.Generator
+) -> Batch:
+    size = settings.training.patch_size
+    parameters = [draw_parameters(rng, settings.augmentation) for _ in choices]
+    images, labels, planes = [], [], []
+    for choice in choices:
+        case = cases[choice.case]
+        image, label = case.image[choice.slice], case.label[choice.slice]
+        start = patch_start(label, choice.center_class, size, rng)
+        images.append(cut_hu(image, start, size))
+        labels.append(cut(label, start, size))
+    hu, target = apply(parameters, np.stack(images), np.stack(labels))
+    for choice, patch, each in zip(choices, hu, parameters, strict=True):
+        whole = _shifted(cases[choice.case].image[choice.slice], each)
+        planes.append(blend(patch[None], settings.blend_channels(), histogram_of=whole[None], threads=1)[0])
+    return Batch(torch.from_numpy(np.stack(planes)), torch.from_numpy(target))
+
+
+def _shifted(hu: NDArray[np.int16], parameters: AugmentationParameters) -> NDArray[np.int16]:
+    """The whole slice with the gain and shift of its patch, as its gray values decide the histogram channel."""
+    if (parameters.hu_gain, parameters.hu_shift) == (1, 0):
+        return hu
+    changed = np.rint(hu * np.float32(parameters.hu_gain) + np.float32(parameters.hu_shift))
+    return np.clip(changed, AIR_HU, 32767).astype(np.int16)

@@ -1,0 +1,132 @@
+"""Labelled cases, decoded once into plain arrays on disk so that training reads slices without unpacking volumes."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from lib.errors import BadInputError
+from lib.volume import same_geometry
+from lib.volume_io import read_image, read_label, stem_of
+
+# Slices far from the liver teach what is not liver; a few of them are enough.
+_MARGIN_SLICES = 5
+_FAR_SLICE_STEP = 4
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """One labelled image on disk."""
+
+    image: Path
+    label: Path
+
+    @property
+    def name(self) -> str:
+        """The image's name without its suffix."""
+        return stem_of(self.image)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Slices of one case, ready for training.
+
+    Args:
+        name: of the case.
+        image_file: `.npy`, int16 HU, axial `(slices, Y, X)`.
+        label_file: `.npy`, uint8 class indices of the same shape.
+        presence: bool `(slices, classes)`: which classes occur in each slice.
+    """
+
+    name: str
+    image_file: Path
+    label_file: Path
+    presence: NDArray[np.bool_]
+
+    @cached_property
+    def image(self) -> NDArray[np.int16]:
+        """int16 HU `(slices, Y, X)`, mapped from disk."""
+        return np.load(self.image_file, mmap_mode="r")
+
+    @cached_property
+    def label(self) -> NDArray[np.uint8]:
+        """uint8 class indices `(slices, Y, X)`, mapped from disk."""
+        return np.load(self.label_file, mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self.presence)
+
+
+def find_cases(datalist: Iterable[dict[str, str]]) -> list[CaseFiles]:
+    """MONAI Label's `[{"image": path, "label": path}, ...]` as cases, in the order of their names."""
+    cases = [CaseFiles(Path(entry["image"]), Path(entry["label"])) for entry in datalist]
+    return sorted(cases, key=lambda case: case.name)
+
+
+def split_cases(cases: Sequence[CaseFiles], validation_fraction: float) -> tuple[list[CaseFiles], list[CaseFiles]]:
+    """Divide cases into training and validation, each case always on the same side.
+
+    A hash of the case's name decides, so that a case does not change sides when others join. Where the hash leaves
+    one side empty though the fraction asks for both, the case nearest to the limit changes over.
+
+    Returns:
+        Training cases and validation cases; with a single case the validation side is empty.
+    """
+    if validation_fraction <= 0 or len(cases) < 2:
+        return list(cases), []
+    ordered = sorted(cases, key=lambda case: _position(case.name))
+    count = sum(_position(case.name) < validation_fraction for case in ordered)
+    count = min(max(count, 1), len(ordered) - 1)
+    return ordered[count:], ordered[:count]
+
+
+def decode_case(files: CaseFiles, classes: int, folder: Path) -> Case:
+    """Decode one case into `folder`.
+
+    Kept are the slices with labels, a margin around them and every fourth of the others.
+
+    Raises:
+        BadInputError: image and label differ in geometry, or the label holds an index beyond `classes`.
+    """
+    image, label = read_image(files.image), read_label(files.label)
+    if not same_geometry(image, label, tolerance_mm=1.0):
+        msg = f"{files.name}: label {label.shape} and image {image.shape} do not lie on one grid"
+        raise BadInputError(msg)
+    if (highest := int(label.array.max())) >= classes:
+        msg = f"{files.name}: the label holds {highest}, but only 0 to {classes - 1} are classes"
+        raise BadInputError(msg)
+    hu, indices = image.axial(), label.axial()
+    kept = kept_slices(indices)
+    folder.mkdir(parents=True, exist_ok=True)
+    case = Case(
+        files.name,
+        folder / f"{files.name}.image.npy",
+        folder / f"{files.name}.label.npy",
+        np.stack([[(indices[z] == c).any() for c in range(classes)] for z in kept]),
+    )
+    for path, array, dtype in ((case.image_file, hu, np.int16), (case.label_file, indices, np.uint8)):
+        stored = open_memmap(path, mode="w+", dtype=dtype, shape=(len(kept), *array.shape[1:]))
+        for position, z in enumerate(kept):
+            stored[position] = array[z]
+        stored.flush()
+    return case
+
+
+def kept_slices(label: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Which slices of a label `(Z, Y, X)` are worth keeping, ascending."""
+    labelled = np.flatnonzero(label.reshape(len(label), -1).any(axis=1))
+    keep = np.zeros(len(label), bool)
+    keep[::_FAR_SLICE_STEP] = True
+    for z in labelled:
+        keep[max(0, z - _MARGIN_SLICES) : z + _MARGIN_SLICES + 1] = True
+    return np.flatnonzero(keep)
+
+
+def _position(name: str) -> float:
+    """A case's fixed place in [0, 1)."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,270 @@
+"""The training loop: ignite engines over drawn slices, figures after each epoch, the best weights kept.
+
+Knows nothing of servers or requests; `lib.training.task` and `scripts/train.py` are its shells.
+"""
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import EarlyStopping
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.tensorboard import SummaryWriter
+
+from lib.inference.device import Precision, autocast
+from lib.metrics.original_torch import confusion_matrix, one_hot_mean_iou, pixel_accuracy, three_class_dice
+from lib.networks.checkpoint import save_weights
+from lib.settings import Settings
+from lib.training.batches import Batch, training_batches, validation_batches
+from lib.training.cases import Case
+from lib.training.history import History, Row
+from lib.training.loss import build_loss
+
+logger = logging.getLogger(__name__)
+
+# Within an epoch the log shows this many steps, so that a person sees that it goes on.
+_LOGGED_STEPS = 4
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training gave.
+
+    Args:
+        network: with the best weights (those after the last epoch where there is no validation).
+        rows: the history, one row per epoch; epoch 0 is the network before training.
+        best_epoch: the epoch those weights are from.
+        best_score: mean foreground Dice on the validation slices, None without validation.
+    """
+
+    network: nn.Module
+    rows: list[Row]
+    best_epoch: int
+    best_score: float | None
+
+
+@dataclass
+class Figures:
+    """Sums over the batches of an epoch, from which its figures are taken.
+
+    Args:
+        names: labels in index order.
+    """
+
+    names: Sequence[str]
+    loss: float = 0.0
+    soft_dice: float = 0.0
+    batches: int = 0
+    counts: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        classes = len(self.names) + 1
+        self.counts = torch.zeros(classes, classes, dtype=torch.int64)
+
+    def add(self, loss: Tensor, logits: Tensor, target: Tensor) -> None:
+        """Count a batch: its loss, logits `(N, C, Y, X)` and reference indices `(N, Y, X)`."""
+        logits = logits.detach().float()
+        one_hot = nn.functional.one_hot(target, len(self.names) + 1).movedim(-1, 1)
+        self.loss += float(loss.detach())
+        self.soft_dice += float(three_class_dice(logits.softmax(1), one_hot))
+        self.counts += confusion_matrix(logits, target).cpu()
+        self.batches += 1
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean over the batches."""
+        return self.loss / max(self.batches, 1)
+
+    @property
+    def dice(self) -> dict[str, float | None]:
+        """Dice of each label over all counted pixels; None where neither reference nor prediction holds it."""
+        both = self.counts.diagonal().double()
+        total = self.counts.sum(0).double() + self.counts.sum(1).double()
+        pairs = enumerate(self.names, start=1)
+        return {name: float(2 * both[index] / total[index]) if total[index] else None for index, name in pairs}
+
+    @property
+    def score(self) -> float | None:
+        """Mean of the labels' Dice, by which epochs and models are compared."""
+        values = [value for value in self.dice.values() if value is not None]
+        return sum(values) / len(values) if values else None
+
+    def row(self) -> Row:
+        """Columns of the history."""
+        if not self.batches:
+            return {}
+        return {
+            **{f"dice_{name}": value for name, value in self.dice.items()},
+            "three_class_dice": self.soft_dice / self.batches,
+            "mean_iou": float(one_hot_mean_iou(self.counts)),
+            "accuracy": float(pixel_accuracy(self.counts)),
+        }
+
+
+def forward(
+    network: nn.Module, loss_function: nn.Module, batch: Batch, precision: Precision
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, logits and reference indices of a batch, on the network's device."""
+    device = next(network.parameters()).device
+    target = batch.target.to(device, torch.int64, non_blocking=True)
+    inputs = batch.image.to(device, memory_format=torch.channels_last, non_blocking=True)
+    with autocast(device, precision):
+        logits = network(inputs)
+        return loss_function(logits, target), logits, target
+
+
+@torch.inference_mode()
+def validate(network: nn.Module, cases: Sequence[Case], settings: Settings, precision: Precision = "auto") -> Figures:
+    """Figures of a network on evenly spaced whole slices of some cases; leaves it in evaluation mode."""
+    network.eval()
+    loss_function = build_loss(settings.training, settings.classes, next(network.parameters()).device)
+    figures = Figures(list(settings.label_indices()))
+    for batch in validation_batches(cases, settings):
+        figures.add(*forward(network, loss_function, batch, precision))
+    return figures
+
+
+def fit(
+    network: nn.Module,
+    training: Sequence[Case],
+    validation: Sequence[Case],
+    settings: Settings,
+    folder: Path,
+    *,
+    max_epochs: int | None = None,
+    precision: Precision = "auto",
+    on_epoch: Callable[[Row], object] | None = None,
+    on_step: Callable[[int, int], object] | None = None,
+) -> FitResult:
+    """Train a network.
+
+    Args:
+        network: on the device to train on; changed in place.
+        training: cases to learn from.
+        validation: cases to choose the best epoch by; may be empty.
+        settings: recipe, channels, labels.
+        folder: gets `history.csv`, `curves.png`, TensorBoard events and the checkpoints `last.pt` and `best.pt`.
+        max_epochs: instead of the settings' number.
+        precision: see `lib.inference.device.autocast`.
+        on_epoch: called with each row of the history.
+        on_step: called with the step just done and the steps of an epoch.
+
+    Returns:
+        The best weights and the history.
+    """
+    recipe = settings.training
+    epochs = max_epochs or recipe.max_epochs
+    names = list(settings.label_indices())
+    loss_function = build_loss(recipe, settings.classes, next(network.parameters()).device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
+    plateau = ReduceLROnPlateau(
+        optimizer,
+        factor=recipe.plateau_factor,
+        patience=recipe.plateau_patience,
+        min_lr=recipe.minimum_learning_rate,
+    )
+    history = History(folder)
+    board = SummaryWriter(str(folder / "events"))
+    steps = -(-len(training) * recipe.slices_per_case // recipe.batch_size)
+    best = _Best(copy.deepcopy(network.state_dict()))
+    begin = time.monotonic()
+    seen, checked = Figures(names), Figures(names)
+
+    def step(_: Engine, batch: Batch) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss, logits, target = forward(network, loss_function, batch, precision)
+        loss.backward()
+        optimizer.step()
+        seen.add(loss, logits, target)
+
+    trainer = Engine(step)
+
+    @trainer.on(Events.EPOCH_STARTED)
+    def start_epoch(_: Engine) -> None:
+        nonlocal seen
+        seen = Figures(names)
+        network.train()
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def report_step(engine: Engine) -> None:
+        done = (engine.state.iteration - 1) % steps + 1
+        if on_step:
+            on_step(done, steps)
+        if done % max(1, steps // _LOGGED_STEPS) == 0 and done < steps:
+            logger.info("epoch %d/%d: step %d/%d, loss %.4f", engine.state.epoch, epochs, done, steps, seen.mean_loss)
+
+    def finish_epoch(engine: Engine) -> None:
+        nonlocal checked
+        epoch = engine.state.epoch
+        checked = validate(network, validation, settings, precision)
+        if epoch:
+            plateau.step((checked if validation else seen).mean_loss)
+        row: Row = {
+            "epoch": epoch,
+            "train_loss": seen.mean_loss if epoch else None,
+            "validation_loss": checked.mean_loss if validation else None,
+            **(checked if validation else seen).row(),
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "seconds": round(time.monotonic() - begin, 1),
+        }
+        if best.offer(epoch, checked.score, network):
+            save_weights(folder / "best.pt", network, {"epoch": epoch})
+        save_weights(folder / "last.pt", network, {"epoch": epoch})
+        history.add(row)
+        for key, value in row.items():
+            if value is not None and key != "epoch":
+                board.add_scalar(key, value, epoch)
+        board.flush()
+        logger.info(_sentence(row, epochs, names, validated=bool(validation)))
+        if on_epoch:
+            on_epoch(row)
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, finish_epoch)
+    if recipe.early_stop_patience and validation:
+        stopper = EarlyStopping(recipe.early_stop_patience, lambda _: checked.score or 0.0, trainer)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, stopper)
+    torch.manual_seed(recipe.seed)
+    try:
+        trainer.state.epoch = 0
+        finish_epoch(trainer)  # what the network could do before
+        trainer.run(training_batches(training, settings), max_epochs=epochs, epoch_length=steps)
+    finally:
+        board.close()
+    network.load_state_dict(best.weights)
+    return FitResult(network.eval(), history.rows, best.epoch, best.score)
+
+
+@dataclass
+class _Best:
+    """The best weights so far; without a score the latest count as the best."""
+
+    weights: dict[str, Tensor]
+    epoch: int = 0
+    score: float | None = None
+
+    def offer(self, epoch: int, score: float | None, network: nn.Module) -> bool:
+        if score is not None and self.score is not None and score <= self.score:
+            return False
+        self.epoch, self.score, self.weights = epoch, score, copy.deepcopy(network.state_dict())
+        return True
+
+
+def _sentence(row: Row, epochs: int, names: Sequence[str], *, validated: bool) -> str:
+    """One line on an epoch for the log and the client's training status."""
+    epoch, seconds = int(row["epoch"] or 0), float(row["seconds"] or 0)
+    parts = [f"epoch {epoch}/{epochs}:"]
+    if row.get("train_loss") is not None:
+        parts.append(f"loss {row['train_loss']:.4f},")
+    dice = [f"{name} {row[f'dice_{name}']:.3f}" for name in names if row.get(f"dice_{name}") is not None]
+    if dice:
+        parts.append(f"{'validation' if validated else 'training'} Dice {', '.join(dice)},")
+    if epoch:
+        parts.append(f"ETA {timedelta(seconds=round(seconds / epoch * (epochs - epoch)))}")
+    return " ".join(parts).rstrip(",")

@@ -1,0 +1,75 @@
+"""What happened epoch by epoch: a CSV and a picture that can be looked at while training runs."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from lib.files import atomic_write
+
+mpl.use("Agg")
+Row = dict[str, float | int | None]
+
+# One panel each: title and the columns it shows.
+_PANELS = (
+    ("Loss", ("train_loss", "validation_loss")),
+    ("Dice per class", ()),  # filled with the class columns of the run
+    ("3-class Dice and one-hot mean IoU", ("three_class_dice", "mean_iou")),
+    ("Pixel accuracy", ("accuracy",)),
+    ("Learning rate", ("learning_rate",)),
+)
+
+
+class History:
+    """Rows of one training, written to `history.csv` and `curves.png` after each.
+
+    Args:
+        folder: where both files go.
+        rows: rows of an earlier part of the same training.
+    """
+
+    def __init__(self, folder: Path, rows: Sequence[Row] = ()) -> None:
+        self.folder = folder
+        self.rows: list[Row] = list(rows)
+
+    def add(self, row: Row) -> None:
+        """Append an epoch and write both files anew, each whole or not at all."""
+        self.rows.append(row)
+        columns = list(dict.fromkeys(key for line in self.rows for key in line))
+        with atomic_write(self.folder / "history.csv") as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        with atomic_write(self.folder / "curves.png") as path:
+            draw_curves(self.rows).savefig(path, dpi=100)
+
+
+def read_history(path: Path) -> list[Row]:
+    """Rows of a `history.csv`; empty cells become None."""
+    with path.open(newline="") as file:
+        return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def draw_curves(rows: Sequence[Row]) -> Figure:
+    """Loss, Dice, IoU, accuracy and learning rate against the epoch."""
+    figure = Figure(figsize=(14, 8), layout="constrained")
+    axes = figure.subplots(2, 3).ravel()
+    per_class = tuple(key for key in rows[-1] if key.startswith("dice_"))
+    for axis, (title, columns) in zip(axes, _PANELS, strict=False):
+        for column in columns or per_class:
+            points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=column.replace("_", " "))
+        axis.set_title(title)
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend()
+    axes[4].set_yscale("log")
+    for axis in axes[len(_PANELS) :]:
+        axis.set_axis_off()
+    for axis in axes[1:4]:
+        axis.set_ylim(None, 1.0)
+    return figure

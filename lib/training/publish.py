@@ -1,0 +1,39 @@
+"""Putting new weights where inference picks them up."""
+
+import json
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from torch import nn
+
+from lib.files import atomic_write
+from lib.networks.checkpoint import save_weights
+from lib.settings import Settings
+
+
+def describe(settings: Settings, version: str, **facts: Any) -> dict[str, Any]:
+    """What is remembered with weights: version, labels, channels, network, software and `facts` of their making."""
+    return {
+        "version": version,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "labels": settings.label_indices(),
+        "channels": list(settings.channels),
+        "windows": {name: window.model_dump() for name, window in settings.windows.items()},
+        "network": settings.network.model_dump(),
+        "software": {"python": platform.python_version(), "torch": str(torch.__version__), "monai": monai.__version__},
+        **facts,
+    }
+
+
+def publish(path: Path, network: nn.Module, manifest: dict[str, Any]) -> None:
+    """Write weights with their manifest to `path` and the manifest as JSON beside it.
+
+    The weights file appears by one rename, so that a server reading it sees the old model or the new one, whole.
+    """
+    save_weights(path, network, manifest)
+    with atomic_write(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=2))

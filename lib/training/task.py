@@ -1,0 +1,171 @@
+"""MONAI Label's train task: a thin shell around `lib.training.run`."""
+
+import json
+import logging
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.inferers import SimpleInferer
+from monailabel.tasks.train.basic_train import BasicTrainTask, Context
+from monailabel.utils.others.generic import device_list
+from pydantic import ValidationError
+from torch import nn
+
+from lib.errors import BadInputError
+from lib.files import atomic_write
+from lib.inference.device import choose_device
+from lib.inference.model import ModelSource, new_network
+from lib.settings import Settings, TrainingSettings
+from lib.training.cases import find_cases
+from lib.training.history import Row
+from lib.training.loss import build_loss
+from lib.training.run import Outcome, run_training
+
+logger = logging.getLogger(__name__)
+
+# MONAI Label's names for what a client may set -> ours.
+_REQUEST = {
+    "max_epochs": "max_epochs",
+    "train_batch_size": "batch_size",
+    "val_split": "validation_fraction",
+    "early_stop_patience": "early_stop_patience",
+}
+
+
+class LiverTumorTrainTask(BasicTrainTask):
+    """Trains on the submitted labels and publishes the result.
+
+    Clients may set `max_epochs`, `train_batch_size`, `val_split`, `early_stop_patience`, `device` and `pretrained`
+    (start from the model in force, or from fresh weights). While it runs, `train_stats.json` in the model folder
+    holds what 3D Slicer's progress bar reads.
+
+    Args:
+        settings: the app's settings.
+        source: the model in force; new ones are published to `source.published`.
+        model_dir: gets one folder per run.
+    """
+
+    def __init__(self, settings: Settings, source: ModelSource, model_dir: str | Path) -> None:
+        self.settings = settings
+        self.source = source
+        recipe = settings.training
+        devices = device_list()
+        super().__init__(
+            str(model_dir),
+            "Liver and tumor U-Net, trained on the submitted labels",
+            publish_path=str(source.published),
+            labels=settings.label_indices(),
+            tracking=None,
+        )
+        # MONAI Label's own defaults name data sets, loaders and GPUs that this task does not use.
+        self._config = {
+            "max_epochs": recipe.max_epochs,
+            "pretrained": True,
+            "device": devices if "cpu" in devices else [*devices, "cpu"],
+            "val_split": recipe.validation_fraction,
+            "train_batch_size": recipe.batch_size,
+            "early_stop_patience": recipe.early_stop_patience,
+            "multi_gpu": False,
+        }
+
+    def network(self, context: Context) -> nn.Module:
+        """The network of `app.yaml`."""
+        return new_network(self.settings)
+
+    def optimizer(self, context: Context) -> torch.optim.Optimizer:
+        """Adam at the recipe's learning rate."""
+        return torch.optim.Adam(context.network.parameters(), lr=self.settings.training.learning_rate)
+
+    def loss_function(self, context: Context) -> nn.Module:
+        """The recipe's loss."""
+        return build_loss(self.settings.training, self.settings.classes, context.device)
+
+    def train_pre_transforms(self, context: Context) -> list:
+        """None: `lib.training.batches` draws, augments and windows slices, not volumes."""
+        return []
+
+    def train_post_transforms(self, context: Context) -> list:
+        """None: figures are taken from the logits."""
+        return []
+
+    def val_inferer(self, context: Context) -> SimpleInferer:
+        """Whole slices, no sliding window."""
+        return SimpleInferer()
+
+    def get_cache_dir(self, request: dict[str, Any]) -> str:
+        """Removed by MONAI Label after training."""
+        return str(self._run_folder(request) / "cache")
+
+    def train(self, rank: int, world_size: int, request: dict[str, Any], datalist: list[dict]) -> dict[str, Any]:
+        """Train in this process and return the statistics.
+
+        Raises:
+            BadInputError: a wrong value in the request, or no usable case.
+        """
+        settings = self.settings.model_copy(update={"training": self._recipe(request)})
+        device = choose_device(request["device"])
+        if settings.training.threads or device.type == "cpu":
+            torch.set_num_threads(settings.training.threads or max(1, (os.cpu_count() or 2) - 1))
+        folder = self._run_folder(request)
+        logger.info("training on %s in %s", device, folder)
+        rows: list[Row] = []
+
+        def on_epoch(row: Row) -> None:
+            rows.append(row)
+            self._write_stats(rows, settings.training.max_epochs, folder, None)
+
+        outcome = run_training(
+            find_cases(datalist),
+            settings,
+            folder,
+            device,
+            start=self.source.path if request.get("pretrained", True) else None,
+            in_force=self.source.path,
+            publish_to=self.source.published,
+            on_epoch=on_epoch,
+        )
+        return self._write_stats(outcome.fit.rows, settings.training.max_epochs, folder, outcome)
+
+    def _run_folder(self, request: dict[str, Any]) -> Path:
+        return Path(self._model_dir) / "runs" / str(request["run_id"])
+
+    def _recipe(self, request: dict[str, Any]) -> TrainingSettings:
+        chosen = {ours: request[theirs] for theirs, ours in _REQUEST.items() if theirs in request}
+        chosen["early_stop_patience"] = max(0, int(chosen.get("early_stop_patience", 0)))  # MONAI Label says -1: off
+        try:
+            return TrainingSettings.model_validate(self.settings.training.model_dump() | chosen)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            theirs = {ours: name for name, ours in _REQUEST.items()}
+            key = str(problem["loc"][0]) if problem["loc"] else "training"
+            msg = f"{theirs.get(key, key)} = {problem['input']!r}: {problem['msg']}"
+            raise BadInputError(msg) from error
+
+    def _write_stats(self, rows: list[Row], epochs: int, folder: Path, outcome: Outcome | None) -> dict[str, Any]:
+        """What clients show; the keys are those that MONAI Label's own trainers write."""
+        last = rows[-1]
+        scores = [(_score(row), row["epoch"]) for row in rows if _score(row) is not None]
+        best, best_epoch = max(scores, default=(0.0, 0))
+        clock = str(timedelta(seconds=int(last["seconds"] or 0)))
+        stats = {
+            "epoch": int(last["epoch"] or 0),
+            "total_epochs": epochs,
+            "best_metric": best,
+            "best_metric_epoch": best_epoch,
+            ("total_time" if outcome else "current_time"): clock,
+            "eval": {"metrics": last, "key_metric_name": "mean foreground Dice"},
+            "run": folder.name,
+        }
+        if outcome:
+            stats |= {"version": outcome.version, "published": outcome.published, "reason": outcome.reason}
+        with atomic_write(self._stats_path) as path:
+            path.write_text(json.dumps(stats, indent=2))
+        return stats
+
+
+def _score(row: Row) -> float | None:
+    values = [value for key, value in row.items() if key.startswith("dice_") and value is not None]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,53 @@
+"""What a label volume holds, in numbers that a report shows: volumes in ml and the number of lesions."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.errors import BadInputError
+from lib.labels import DEFAULT_LABELS, LIVER, TUMOR, indices
+from lib.transforms.box import bounding_box
+from lib.transforms.components import FACES, label_components
+
+
+def summarize(
+    label: NDArray[np.uint8], voxel_ml: float, names: Mapping[str, int] | None = None
+) -> dict[str, float | int | dict[str, float]]:
+    """Volumes of the classes and the number of lesions.
+
+    Args:
+        label: class indices, three axes in any order and direction.
+        voxel_ml: volume of a voxel in ml, see `Volume.voxel_ml`.
+        names: class name to index; our own classes when left out.
+
+    Returns:
+        - `volumes_ml`: class name to its volume; "liver" is the parenchyma without tumors.
+        - `liver_with_tumor_ml`: liver and tumor together, the "liver" of the LiTS challenge.
+        - `lesion_count`: tumor components connected through faces, counted as LiTS does.
+        - `tumor_burden`: tumor over liver with tumor, 0 to 1; 0 when there is neither.
+
+    Raises:
+        BadInputError: `label` has not three axes or is not uint8, or `voxel_ml` is not a positive number.
+    """
+    if label.ndim != 3 or label.dtype != np.uint8:
+        msg = f"a summary needs a uint8 label with three axes, not {label.dtype} of shape {label.shape}"
+        raise BadInputError(msg)
+    if not 0 < voxel_ml < float("inf"):
+        msg = f"the volume of a voxel must be a positive number of ml, not {voxel_ml}"
+        raise BadInputError(msg)
+    names = indices(DEFAULT_LABELS) if names is None else names
+    counts = {name: int(np.count_nonzero(label == index)) for name, index in names.items()}
+    liver, tumor = int(np.count_nonzero(label == LIVER.index)), 0
+    lesions = 0
+    box = bounding_box(label == TUMOR.index)
+    if box is not None:
+        tumors = label[box] == TUMOR.index
+        tumor = int(np.count_nonzero(tumors))
+        lesions = label_components(tumors, FACES)[1]  # the LiTS challenge joins lesions through faces only
+    return {
+        "volumes_ml": {name: count * voxel_ml for name, count in counts.items()},
+        "liver_with_tumor_ml": (liver + tumor) * voxel_ml,
+        "lesion_count": lesions,
+        "tumor_burden": tumor / (liver + tumor) if liver + tumor else 0.0,
+    }

@@ -1,0 +1,100 @@
+"""A CT or label volume: voxels and where they lie in the patient.
+
+Arrays are `(X, Y, Z)` in the file's own voxel order; `affine` maps voxel indices to patient millimeters in RAS+
+(nibabel's and MONAI's convention). The network and the metrics see *axial* arrays `(Z, Y, X)`: slices from feet to
+head, rows from anterior to posterior, columns from the patient's right to left (LPS), whatever the file's order.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from numpy.typing import NDArray
+
+from lib.errors import BadInputError
+
+AIR_HU = -1024
+_AXIAL = axcodes2ornt(("L", "P", "S"))
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels with geometry.
+
+    Args:
+        array: `(X, Y, Z)`; int16 HU for images, uint8 class indices for labels.
+        affine: `(4, 4)` float64, voxel index to RAS+ mm.
+
+    Raises:
+        BadInputError: the array is not 3D, has no voxels, or the affine is not an invertible finite 4x4 matrix.
+    """
+
+    array: NDArray
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 3 or 0 in self.array.shape:
+            msg = f"a volume needs three axes with at least one voxel each, not shape {self.array.shape}"
+            raise BadInputError(msg)
+        affine = np.asarray(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+            msg = f"the affine must be an invertible, finite 4x4 matrix, not {affine.tolist()}"
+            raise BadInputError(msg)
+        object.__setattr__(self, "affine", affine)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along `(X, Y, Z)`."""
+        x, y, z = self.array.shape
+        return x, y, z
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size along `(X, Y, Z)` in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in ml, right for sheared affines too."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    def axial(self) -> NDArray:
+        """The voxels as `(Z, Y, X)` axial slices (LPS); a view, not a copy."""
+        return apply_orientation(self.array, _to_axial(self.affine)).transpose(2, 1, 0)
+
+    @property
+    def axial_spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along the axes `(Z, Y, X)` of `axial()`."""
+        source = np.argsort(_to_axial(self.affine)[:, 0])  # which file axis became the axial X, Y, Z
+        x, y, z = (self.spacing[int(axis)] for axis in source)
+        return z, y, x
+
+    def with_axial(self, array: NDArray) -> "Volume":
+        """A volume of this geometry from voxels given as `(Z, Y, X)`: the inverse of `axial()`.
+
+        Raises:
+            BadInputError: `array` has not the shape of `axial()`.
+        """
+        expected = self.axial().shape
+        if array.shape != expected:
+            msg = f"axial voxels of shape {array.shape} do not fit this volume's {expected}"
+            raise BadInputError(msg)
+        back = ornt_transform(_AXIAL, io_orientation(self.affine))
+        return Volume(np.ascontiguousarray(apply_orientation(array.transpose(2, 1, 0), back)), self.affine)
+
+
+def same_geometry(first: Volume, second: Volume, tolerance_mm: float = 0.01) -> bool:
+    """Whether two volumes have one shape and put every corner voxel within `tolerance_mm` of each other."""
+    return first.shape == second.shape and corner_distance(first, second) <= tolerance_mm
+
+
+def corner_distance(first: Volume, second: Volume) -> float:
+    """The largest distance in mm between the positions that two affines give to the corners of `first`'s grid."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in first.shape], [1])).reshape(4, -1)
+    difference = (first.affine - second.affine)[:3] @ corners
+    return float(np.linalg.norm(difference, axis=0).max())
+
+
+def _to_axial(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    return ornt_transform(io_orientation(affine), _AXIAL)

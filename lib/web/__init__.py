@@ -1,0 +1,1 @@
+"""What LiverLoop adds to the MONAI Label server."""

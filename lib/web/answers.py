@@ -1,0 +1,46 @@
+"""What a client gets when something is wrong: the reason, with a status that says whose fault it is."""
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelError
+from monailabel.interfaces.exception import MONAILabelException as ServerException
+
+from lib.errors import BadInputError, LiverLoopError, ModelError, NotFoundError, StorageError
+
+logger = logging.getLogger(__name__)
+
+_STATUS: tuple[tuple[type[LiverLoopError], int], ...] = (
+    (NotFoundError, 404),
+    (BadInputError, 400),
+    (StorageError, 507),
+    (ModelError, 503),
+)
+
+
+def status_of(error: Exception) -> int:
+    """HTTP status for an error of ours or of MONAI Label."""
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return status
+    if isinstance(error, ImageNotFoundException | LabelNotFoundException):
+        return 404
+    if isinstance(error, ServerException) and error.error is MONAILabelError.INVALID_INPUT:
+        return 400
+    return 500
+
+
+def install_answers(app: FastAPI) -> None:
+    """Make the server answer our errors with `{"detail": reason}` instead of a bare 500."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        status = status_of(error)
+        reason = getattr(error, "msg", None) or str(error)
+        logger.log(logging.ERROR if status >= 500 else logging.WARNING, "%s %s", request.url.path, reason)
+        return JSONResponse({"detail": reason}, status_code=status)
+
+    app.add_exception_handler(LiverLoopError, answer)
+    app.add_exception_handler(ServerException, answer)
+    # The handlers are read when the stack is built, which has happened by the time the app class is loaded.
+    app.middleware_stack = None

@@ -1,0 +1,141 @@
+"""The MONAI Label application: `lib`'s tasks behind MONAI Label's interfaces."""
+
+import logging
+import os
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+
+from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
+from lib.errors import BadInputError, NotFoundError
+from lib.inference.model import ModelSource
+from lib.inference.task import LiverTumorInferTask
+from lib.settings import load_settings
+from lib.store.door import named_in_errors
+from lib.store.folder import FolderDatastore
+from lib.training.task import LiverTumorTrainTask
+from lib.web.answers import install_answers
+from lib.web.requests import install_requests
+
+logger = logging.getLogger(__name__)
+
+# Read by MONAI Label itself, not by app.yaml.
+_SERVER_KEYS = {"server_mode"}
+
+
+class LiverLoopApp(MONAILabelApp):
+    """An app folder with `app.yaml` and `starter.pt`; a second one needs only those and a `main.py` of a few lines.
+
+    Args:
+        app_dir: the app folder; `model/` in it gets the trainings.
+        studies: a folder or a DICOMweb address.
+        conf: `--conf` overrides of `app.yaml`.
+
+    Raises:
+        SettingsError: `app.yaml` or an override is wrong.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        folder = Path(app_dir)
+        overrides = {key: value for key, value in (conf or {}).items() if key not in _SERVER_KEYS}
+        self.settings = load_settings(folder / "app.yaml", overrides)
+        model_dir = folder / "model"
+        self.source = ModelSource(self.settings, model_dir / f"{self.settings.model_name}.pt", folder / "starter.pt")
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name=self.settings.name,
+            description=self.settings.description,
+            version="1",
+            labels=list(self.settings.label_indices()),  # a dict here breaks OHIF
+        )
+
+    def init_datastore(self) -> Datastore:
+        """A folder with checks at its door; MONAI Label's own store for DICOMweb addresses."""
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return FolderDatastore(self.studies, self.settings)
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """The segmentation model."""
+        return {self.settings.model_name: LiverTumorInferTask(self.settings, self.source)}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """The trainer of the segmentation model."""
+        folder = Path(self.app_dir) / "model"
+        return {self.settings.model_name: LiverTumorTrainTask(self.settings, self.source, folder)}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """The strategies of `app.yaml`, the default first."""
+        return {name: StrategyTask(name, self.source) for name in self.settings.active_learning.strategies}
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """The scoring methods of `app.yaml`."""
+        methods = {
+            "dice": DiceScoring(self.settings),
+            "uncertainty": UncertaintyScoring(self.settings, self.source),
+        }
+        return {name: methods[name] for name in self.settings.active_learning.scoring}
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Segment an image of the pool, an upload or a session's image.
+
+        Raises:
+            NotFoundError: there is no such model or image.
+            BadInputError: the image is a path of this machine, or can't be used.
+        """
+        if request.get("model") not in self._infers:
+            msg = f"there is no model {str(request.get('model'))[:80]!r}; choose one of {', '.join(self._infers)}"
+            raise NotFoundError(msg)
+        image = request.get("image")
+        if isinstance(image, str) and not self._was_sent(image, request):
+            uri = (datastore or self.datastore()).get_image_uri(image)
+            if not uri or not os.path.exists(uri):
+                msg = f"there is no image {image[:80]!r}"
+                raise NotFoundError(msg)
+        sent = isinstance(image, str) and os.path.isabs(image)
+        with named_in_errors(image, "the image sent") if sent else nullcontext():
+            return super().infer(request, datastore)
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The next image to label, `{}` when all are labelled.
+
+        Raises:
+            NotFoundError: there is no such strategy.
+        """
+        strategy = request.get("strategy") or next(iter(self._strategies))
+        if strategy not in self._strategies:
+            msg = f"there is no strategy {str(strategy)[:80]!r}; choose one of {', '.join(self._strategies)}"
+            raise NotFoundError(msg)
+        return super().next_sample(request | {"strategy": strategy})
+
+    def on_init_complete(self) -> None:
+        """Called once the server runs: install error answers and request checks on it."""
+        from monailabel.app import app as server  # only now: it is still being imported when this class is loaded
+
+        install_answers(server)
+        install_requests(server)
+        super().on_init_complete()
+        logger.info("model in force: %s (%s)", self.source.version, self.source.path.name)
+
+    def _was_sent(self, image: str, request: dict[str, Any]) -> bool:
+        """Whether the image came with this request: a file that MONAI Label just stored, or a session's."""
+        path = Path(image)
+        if not path.is_absolute():
+            return False
+        if request.get("session"):
+            return True
+        in_temporary = path.parent == Path(tempfile.gettempdir()) and path.name.startswith(tempfile.gettempprefix())
+        if in_temporary and path.exists():
+            return True
+        msg = f"{image[:80]!r} is a path of the server; name images by their id, or send the file"
+        raise BadInputError(msg)

@@ -1,0 +1,89 @@
+"""The environment variables that MONAI Label must be started with.
+
+Each default below turns off something of MONAI Label 0.8.5 that breaks or slows an active-learning loop. Whoever sets
+one of these variables before the start keeps their value.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# What counts as an image in a studies folder; MONAI Label would also offer pictures and whole-slide scans.
+IMAGE_PATTERNS = ("*.nii.gz", "*.nii", "*.nrrd")
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def server_environment(
+    current: Mapping[str, str], *, port: int | None = None, cores: int | None = None, programs: Path | None = None
+) -> dict[str, str]:
+    """The variables to set before MONAI Label is imported.
+
+    Args:
+        current: the environment as it is (`os.environ`); what it sets is kept.
+        port: where the server will listen; None leaves that variable alone.
+        cores: how many CPU cores to use; None for all that this process may use.
+        programs: the folder of this environment's programs; None for that of the running Python.
+
+    Returns:
+        Only the variables that differ from `current`.
+
+    Example:
+        >>> server_environment({}, cores=4)["OMP_NUM_THREADS"]
+        '4'
+    """
+    threads = str(cores or available_cores())
+    defaults = {
+        # MLflow refuses MONAI Label's default file store, so that every training would end in an error.
+        "MONAI_LABEL_TRACKING_ENABLED": "false",
+        # Otherwise each request for the next image queues every scoring method again.
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+        # Seconds. At the default of two hours a labelled image is offered again and a new study is not seen.
+        "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": "10",
+        "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(IMAGE_PATTERNS),
+        # One pool of threads of the machine's size; its waiting threads sleep instead of spinning, since inference
+        # and a training subprocess share the cores.
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OPENBLAS_NUM_THREADS": "1",
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads,
+    }
+    wanted = {name: value for name, value in defaults.items() if name not in current}
+    if port is not None:
+        wanted["MONAI_LABEL_SERVER_PORT"] = str(port)
+    # MONAI Label runs a bare `python`, and downloads DICOM tools that it doesn't find on PATH.
+    folder = str(programs or Path(sys.executable).parent)
+    path = current.get("PATH", os.defpath).split(os.pathsep)
+    if path[0] != folder:
+        wanted["PATH"] = os.pathsep.join([folder, *(entry for entry in path if entry != folder)])
+    return {name: value for name, value in wanted.items() if current.get(name) != value}
+
+
+def apply_environment(environment: Mapping[str, str]) -> None:
+    """Set the variables, also in MONAI Label's settings if those were read already.
+
+    `scripts/serve` calls this before it imports MONAI Label; an app that plain `monailabel start_server` loads can
+    only call it afterwards. Thread counts then reach the training subprocess but no longer the server itself.
+    """
+    os.environ.update(environment)
+    config: Any = sys.modules.get("monailabel.config")
+    if config is None:
+        return
+    fresh = type(config.settings)()
+    for name in environment:
+        if name in type(config.settings).model_fields:
+            setattr(config.settings, name, getattr(fresh, name))
+
+
+def available_cores(quota_file: Path = _CGROUP_QUOTA) -> int:
+    """CPU cores that this process may use: its affinity, and in a container the quota, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text(encoding="ascii").split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no control groups, or "max": no limit
+        return cores

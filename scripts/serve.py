@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Start the MONAI Label server with the LiverLoop app; `scripts/serve` calls this inside .venv."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from lib.console import run  # noqa: E402
+from lib.web.environment import apply_environment, server_environment  # noqa: E402
+from lib.web.launch import (  # noqa: E402
+    announcement,
+    check_address,
+    check_app,
+    check_conf,
+    check_studies,
+    is_loopback,
+    server_url,
+    wait_until_ready,
+)
+
+_EPILOG = """\
+examples:
+  scripts/serve                                        sample CTs, on this machine only
+  scripts/serve --studies ~/livers                     your own CTs: .nii.gz, .nii or .nrrd files in one folder
+  scripts/serve --studies http://127.0.0.1:8042/dicom-web
+                                                       a PACS with DICOMweb, for OHIF and for 3D Slicer
+  scripts/serve --conf training.max_epochs 5 --conf postprocessing.fill_holes false
+                                                       any key of app.yaml; docs/configuration.md lists them
+
+then:
+  3D Slicer   install the extension MONAILabel, open the module MONAI Label, enter the server's address,
+              press Next Sample, then Run under Auto Segmentation; correct; Submit Label
+  OHIF        open ADDRESS/ohif/ (comes with MONAI Label; shows what is in the PACS)
+
+Corrected labels are kept in labels/ beside the images, models and logs in the app's folder. Variables such as
+MONAI_LABEL_* and OMP_NUM_THREADS are kept if you set them. Ctrl-C stops the server and a training that it runs.
+Exit code: 0 stopped, 2 wrong input, 3 the server could not start, 130 interrupted while starting.
+"""
+
+
+def main() -> int:
+    """Check everything that can be checked at once, then start and announce the server."""
+    arguments = _parse()
+    signal.signal(signal.SIGTERM, _stop)
+    check_address(arguments.host, arguments.port)
+    app = check_app(arguments.app)
+    studies = None if arguments.studies is None else check_studies(arguments.studies)
+    check_conf(app, arguments.conf)
+    if studies is None:
+        studies = _samples()
+    if not is_loopback(arguments.host):
+        sys.stderr.write(
+            f"warning: --host {arguments.host} opens the server to the network, and it has no login yet: anyone who "
+            "reaches it can read and change the studies\n"
+        )
+    apply_environment(server_environment(os.environ, port=arguments.port))
+    url = server_url(arguments.host, arguments.port)
+    print(f"starting MONAI Label with {app.name}; this takes about 10 seconds", flush=True)
+    threading.Thread(target=_announce, args=(url, studies), daemon=True).start()
+    try:
+        _serve(app, studies, arguments)
+    finally:
+        _end_children()
+    print("stopped", flush=True)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the usage."""
+        self.exit(2, f"error: {message}; see scripts/serve --help\n")
+
+
+def _parse() -> argparse.Namespace:
+    parser = _Parser(
+        prog="scripts/serve",
+        description="Sets up .venv if needed and starts the LiverLoop annotation server for 3D Slicer and OHIF.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--studies", metavar="DIR|URL", help="images to work on (default: sample CTs, fetched once)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--app",
+        type=Path,
+        default=REPOSITORY / "apps" / "liver_tumor",
+        metavar="DIR",
+        help="app folder with main.py and app.yaml (default: apps/liver_tumor)",
+    )
+    parser.add_argument(
+        "--conf",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        help="override one key of app.yaml; may be repeated",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log debugging messages too")
+    return parser.parse_args()
+
+
+def _samples() -> str:
+    from lib.samples import DEFAULT_FOLDER, ensure_samples
+
+    return str(ensure_samples(DEFAULT_FOLDER, lambda line: print(f"samples: {line}", flush=True)))
+
+
+def _serve(app: Path, studies: str, arguments: argparse.Namespace) -> None:
+    sys.argv = ["monailabel", "start_server", *_server_arguments(app, studies, arguments)]
+    import logging
+
+    from monailabel.main import Main
+
+    try:
+        Main(loglevel=logging.WARNING, actions="start_server").run()
+    except SystemExit as error:
+        if error.code not in {0, None}:
+            sys.stderr.write("error: the server could not start; the reason stands above\n")
+        raise
+
+
+def _server_arguments(app: Path, studies: str, arguments: argparse.Namespace) -> Sequence[str]:
+    conf = [part for pair in arguments.conf for part in ("--conf", *pair)]
+    level = "DEBUG" if arguments.verbose else "INFO"
+    address = ("--host", arguments.host, "--port", str(arguments.port))
+    return ["--app", str(app), "--studies", studies, *address, "--verbose", level, *conf]
+
+
+def _announce(url: str, studies: str) -> None:
+    if wait_until_ready(url):
+        print(f"\n{announcement(url, studies)}\n", flush=True)
+
+
+def _end_children() -> None:
+    """End a training or scoring subprocess, which would otherwise go on without its server."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        child.terminate()
+    for child in psutil.wait_procs(children, timeout=5)[1]:
+        child.kill()
+
+
+def _stop(*_: object) -> NoReturn:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    run(main)
