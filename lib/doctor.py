@@ -264,7 +264,7 @@ def _try_label_files(place: Place) -> str:
 
 def _try_jpeg_2000() -> str:
     import numpy as np
-    import openjpeg
+    from openjpeg.utils import encode_array
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate
     from pydicom.uid import JPEG2000Lossless
@@ -277,7 +277,7 @@ def _try_jpeg_2000() -> str:
     dataset.Rows, dataset.Columns, dataset.SamplesPerPixel, dataset.PixelRepresentation = 64, 64, 1, 0
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
     dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.PixelData = encapsulate([bytes(openjpeg.encode_array(pixels))])
+    dataset.PixelData = encapsulate([bytes(encode_array(pixels, bits_stored=16))])
     if not np.array_equal(dataset.pixel_array, pixels):
         msg = "a JPEG 2000 lossless DICOM image was decoded to other pixels"
         raise ModelError(msg)

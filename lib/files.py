@@ -2,14 +2,24 @@
 
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lib.errors import StorageError
 
-_NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "it is read-only"}
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up; free space or choose another folder",
+    errno.EROFS: "the disk is read-only; choose another folder",
+    errno.EACCES: "no permission; change the folder's permissions or choose another",
+    errno.EPERM: "no permission; change the folder's permissions or choose another",
+    errno.EISDIR: "there is a folder of this name; choose another name",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+_KEPT_OF_NAME = 24  # characters; the rest is free for our prefix, since file systems allow 255 bytes
 
 
 @contextmanager
@@ -17,38 +27,39 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is fsynced and renamed to `path`, on error removed.
 
     The temporary name keeps the suffixes of `path`, as image writers choose the format by them, and starts with a
-    dot, so that folder watchers ignore it.
+    dot, so that folder watchers ignore it. A symbolic link at `path` is replaced, not followed.
 
     Args:
         path: where the finished file belongs; its folder is made if missing.
 
     Raises:
-        StorageError: the file system refused the write (disk full, read-only, no permission).
+        StorageError: the file system refused the write (disk full, read-only, no permission, name too long).
 
     Example:
         >>> with atomic_write("out.json") as temporary:
         ...     temporary.write_text("{}")  # doctest: +SKIP
     """
     path = Path(path)
-    temporary: Path | None = None
+    temporary = path.parent / f".writing-{secrets.token_hex(8)}-{path.name[-_KEPT_OF_NAME:]}"
+    made = False
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix="-" + path.name)
-        os.close(handle)
-        temporary = Path(name)
+        # Never an existing file, and with the permissions that the user's umask gives any new file.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        made = True
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes it private; the folder is shared with other tools
         temporary.replace(path)
     except OSError as error:
-        reason = _NO_ROOM.get(error.errno or 0)
-        if reason or isinstance(error, PermissionError):
-            msg = f"can't write {path}: {reason or 'no permission'}; free space or choose another folder"
+        reason = _REASONS.get(error.errno or 0)
+        ours = error.filename is None or Path(error.filename) in {temporary, path, *path.parents}
+        if reason and ours and not isinstance(error, StorageError):
+            msg = f"can't write {path}: {reason}"
             raise StorageError(msg) from error
         raise
     finally:
-        if temporary is not None:
+        if made:
             temporary.unlink(missing_ok=True)

@@ -3,15 +3,16 @@
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lib.phantom_bowel import Bowel
 from lib.phantom_canvas import Box, Canvas, Frame
-from lib.phantom_liver import Liver, Segment
-from lib.phantom_shapes import Field, Grain, Triple, Waves, capsule, ellipse, ellipsoid, smooth_max, smooth_min
-from lib.phantom_spec import Body, LiverShape, PhantomSpec, Tissue
+from lib.phantom_liver import Liver
+from lib.phantom_shapes import Field, Grain, Triple, Waves, ellipse, ellipsoid, smooth_max, smooth_min
+from lib.phantom_spec import Body, LiverShape
 
 REFERENCE_WIDTH, REFERENCE_DEPTH = 130.0, 95.0  # half axes in mm of the average patient's trunk cavity
-_REACH = 16.0  # mm that the smooth deformation may move a point
+_REACH = 12.0  # mm that the smooth deformation may move a point
 _EVERYWHERE = 1e4
 
 
@@ -54,6 +55,7 @@ class Anatomy:
         self.spleen_shift = rng.uniform(-9, 9, 3)
         self.stomach_shift = rng.uniform(-12, 12, 3)
         self.stomach_size = rng.uniform(0.7, 1.45)
+        self.perfusion = Waves.draw(rng, 5, (70.0, 220.0), 1.0)
         self.grain = Grain(rng)
         self.coarse_grain = Grain(rng, 3.5)
 
@@ -95,15 +97,15 @@ class Anatomy:
         z = z - np.float32(self.body.inspiration)
         up = np.maximum(z + np.float32(25), 0)
         top = self._dome
-        right = ellipsoid(x, y, up, (-62.0, s[0], 0.0), (71.0, 88.0, 106.0 + top))
-        left = ellipsoid(x, y, up, (62.0, 5.0 + s[1], 0.0), (71.0, 86.0, 92.0 + 0.5 * top + s[2]))
-        middle = ellipsoid(x, y, up, (0.0, -18.0, 0.0), (72.0, 66.0, 80.0 + 0.6 * top + s[3]))
+        right = ellipsoid(x, y, up, (-62.0, -8.0 + 0.6 * s[0], 0.0), (72.0, 96.0, 106.0 + top))
+        left = ellipsoid(x, y, up, (62.0, -4.0 + 0.6 * s[1], 0.0), (72.0, 95.0, 92.0 + 0.5 * top + s[2]))
+        middle = ellipsoid(x, y, up, (0.0, -30.0, 0.0), (74.0, 78.0, 80.0 + 0.6 * top + s[3]))
         # below the costophrenic angle the diaphragm lies on the wall
         angle = (z + np.float32(44) - np.float32(0.36) * (80 - y)) * np.float32(0.94)
-        return smooth_min(smooth_min(smooth_min(right, left, 18), middle, 22), angle, 14)
+        return smooth_min(smooth_min(smooth_min(right, left, 18), middle, 22), angle, 20)
 
     def spine(self, z: Field) -> Field:
-        """y of the vertebral bodies' middle at reference heights: lordosis below, kyphosis above."""
+        """Y of the vertebral bodies' middle at reference heights: lordosis below, kyphosis above."""
         return (
             np.float32(42)
             - np.float32(9) * np.exp(-(((z + 110) / np.float32(70)) ** 2))
@@ -127,7 +129,7 @@ class Nodes:
         columns, rows = frame.node_axes()
         axes = (columns, rows, canvas.slices)
         i, j, k = (axis.astype(np.float32) for axis in axes)
-        bent = []
+        bent: list[Field] = []
         for axis in range(3):
             m = frame.matrix[axis].astype(np.float32)
             line = (m[2] * k + np.float32(frame.origin[axis]))[:, None, None] + (m[1] * j)[None, :, None]
@@ -135,15 +137,22 @@ class Nodes:
             for waves in anatomy.bends[axis]:
                 position += waves.on_grid(axes, frame.matrix, frame.origin)
             bent.append(position)
-        self.bent = tuple(bent)
-        self.reference = tuple(p / np.float32(s) for p, s in zip(bent, anatomy.scale, strict=True))
+        self.bent = (bent[0], bent[1], bent[2])
+        x, y, z = (p / np.float32(s) for p, s in zip(bent, anatomy.scale, strict=True))
+        self.reference = (x, y, z)
         self._canvas, self._scale = canvas, anatomy.scale
-        self.whole: Box = tuple(slice(0, n) for n in canvas.node_shape)
+        self.trunk = self._trunk(anatomy.body)
         self.skin = anatomy.skin(*self.bent)
         self.muscle = anatomy.muscle_depth(self.bent[0], self.bent[1], self.skin)
         self.cavity = anatomy.cavity(*self.reference, self.muscle)
         self.dome = anatomy.dome(*self.reference)
         self._shift = anatomy.body.inspiration
+
+    def _trunk(self, body: Body) -> Box:
+        half_width = body.half_width * 1.05 + 3 + (90 if body.arms else 0)
+        half_depth = max(body.half_depth + 3, 70 if body.arms else 0)
+        box = self._canvas.box((-half_width, -half_depth, -1e4), (half_width, half_depth, 1e4), _REACH)
+        return box or (slice(0, 0),) * 3
 
     def at(self, box: Box) -> tuple[Field, Field, Field]:
         """Reference coordinates in a box of nodes."""
@@ -155,13 +164,14 @@ class Nodes:
         x, y, z = self.at(box)
         return x, y, z - np.float32(self._shift)
 
-    def box(self, low: Triple, high: Triple, *, moves: bool = False) -> Box | None:
+    def box(self, low: ArrayLike, high: ArrayLike, *, moves: bool = False) -> Box | None:
         """Nodes that may hold a shape between two corners in reference mm."""
         shift = np.array([0, 0, self._shift if moves else 0.0])
-        corners = [tuple((np.array(c) + shift) * self._scale) for c in (low, high)]
-        return self._canvas.box(corners[0], corners[1], _REACH)
+        return self._canvas.box(
+            (np.asarray(low) + shift) * self._scale, (np.asarray(high) + shift) * self._scale, _REACH
+        )
 
     def around(self, center: Triple, reach: Triple | float, *, moves: bool = False) -> Box | None:
         """Nodes within `reach` mm of a reference point."""
         c, r = np.array(center), np.broadcast_to(reach, 3)
-        return self.box(tuple(c - r), tuple(c + r), moves=moves)
+        return self.box(c - r, c + r, moves=moves)

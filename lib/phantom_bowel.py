@@ -1,6 +1,7 @@
 """Stomach-less bowel of a phantom: loops and colon with what they hold."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class Bowel:
         path += rng.normal(0, 7, path.shape) + np.array([0, 0, rng.uniform(-20, 25)])
         path[4:9, 2] += rng.uniform(0, 35)  # the transverse colon hangs at any height
         width = rng.uniform(15, 25)
-        for start, end in zip(path[:-1], path[1:], strict=True):
+        for start, end in pairwise(path):
             pieces = max(1, round(float(np.linalg.norm(end - start)) / (1.1 * width)))
             filling = rng.choice(["gas", "stool", "mixed", "empty"], p=[0.3, 0.35, 0.2, 0.15])
             for part in range(pieces):

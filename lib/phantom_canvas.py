@@ -8,9 +8,9 @@ times faster than evaluating shapes on every pixel and looks the same.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from lib.phantom_shapes import Field, Triple
+from lib.phantom_shapes import Field
 
 Box = tuple[slice, slice, slice]
 
@@ -61,7 +61,7 @@ class Canvas:
         columns, rows = frame.node_axes()
         self.node_shape = (len(slices), len(rows), len(columns))
 
-    def box(self, low: Triple, high: Triple, margin: float) -> Box | None:
+    def box(self, low: ArrayLike, high: ArrayLike, margin: float) -> Box | None:
         """Nodes `(Z, Y, X)` that may lie between two corners in patient mm, widened by `margin`; None if none do."""
         corners = np.array((low, high), np.float64)
         middle = self._inverse @ (corners.mean(axis=0) - self.frame.origin)

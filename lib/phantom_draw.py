@@ -146,7 +146,8 @@ def _draw_tissue(rng: np.random.Generator, phase: Phase | None) -> Tissue:
     return Tissue(
         phase="portal", steatosis=steatosis, parenchyma=float(np.clip(parenchyma, 72, 125)) - steatosis,
         portal_vein=portal_vein, hepatic_vein=parenchyma + late * rng.uniform(25, 70) - 12 * (1 - late),
-        vena_cava=parenchyma * 0.75 + late * rng.uniform(20, 70), aorta=portal_vein + rng.uniform(-15, 25) + 90 * (1 - late),
+        vena_cava=parenchyma * 0.75 + late * rng.uniform(20, 70),
+        aorta=portal_vein + rng.uniform(-15, 25) + 90 * (1 - late),
         spleen=parenchyma + rng.uniform(2, 35), cortex=rng.uniform(160, 225), medulla=rng.uniform(95, 150) + 50 * late,
         pancreas=rng.uniform(75, 110), bowel_wall=rng.uniform(60, 105), muscle=rng.uniform(52, 72), **common,
     )  # fmt: skip
@@ -180,7 +181,8 @@ def _draw_scan(
     length = slices * step
     thickness = step * float(rng.choice([0.7, 1.0, 1.0, 1.3, 2.0], p=[0.05, 0.4, 0.35, 0.1, 0.1]))
     thickness = float(np.clip(thickness, 0.5, 10))
-    orientation = tuple(orientation or str(rng.choice(_ORIENTATIONS, p=_ORIENTATION_SHARES)))
+    drawn = str(rng.choice(_ORIENTATIONS, p=_ORIENTATION_SHARES))
+    first, second, third = tuple(orientation or drawn)
     oblique = float(rng.uniform(-12, 12)) if rng.random() < 0.06 else 0.0
     level = rng.uniform(12, 21) * np.clip((1.5 / thickness) ** 0.3, 0.5, 1.15) * (0.6 if rng.random() < 0.12 else 1)
     level *= np.clip((0.75 / spacing[0]) ** 0.35, 0.5, 1.1)  # larger pixels average more
@@ -193,7 +195,7 @@ def _draw_scan(
         center=(middle + rng.normal(0, 6), rng.normal(6, 8), _middle_height(rng, body, length)),
         roll=rng.normal(0, 2.5) if rng.random() < 0.92 else rng.uniform(-14, 14),
         tilt=oblique if tilt is None else tilt,
-        orientation=orientation,  # type: ignore[arg-type]
+        orientation=(first, second, third),
         position=(rng.uniform(-20, 20), rng.uniform(-200, -100), rng.uniform(-900, 900)),
         noise=float(np.clip(level, 5, 25)) if noise is None else noise,
         noise_correlation=(rng.uniform(0.45, 0.95), rng.uniform(0.3, 1.2)),
@@ -206,7 +208,7 @@ def _draw_scan(
 
 
 def _middle_height(rng: np.random.Generator, body: Body, length: float) -> float:
-    """z of the scan's middle: the liver whole if it fits, cut in some scans; somewhere in the liver if it doesn't."""
+    """Z of the scan's middle: the liver whole if it fits, cut in some scans; somewhere in the liver if it doesn't."""
     low, high = (body.height * (z + body.inspiration) for z in _LIVER_Z)
     spare = length - (high - low)
     if spare < 0:
@@ -225,7 +227,7 @@ def _draw_lesions(
         tumors = 0 if rng.random() < 0.3 else int(np.clip(np.ceil(rng.exponential(3.2)), 1, 12))
     if tumors == 0:
         return ()
-    common = str(rng.choice(["hypo", "iso", "hyper"], p=[0.78, 0.08, 0.14]))
+    common = str(rng.choice(["hypo", "iso", "hyper"], p=[0.81, 0.05, 0.14]))
     contrast = rng.uniform(0.7, 1.2)
     typical = np.exp(rng.uniform(np.log(8), np.log(45)))
     centers, depths = _candidates(rng, anatomy, scan)
@@ -250,7 +252,7 @@ def _draw_lesions(
             if len(choice) == 0:
                 continue
         center = centers[rng.choice(choice)]
-        kind = common if rng.random() < 0.85 else str(rng.choice(["hypo", "iso", "hyper"], p=[0.7, 0.15, 0.15]))
+        kind = common if rng.random() < 0.85 else str(rng.choice(["hypo", "iso", "hyper"], p=[0.72, 0.1, 0.18]))
         lesions.append(_draw_lesion(rng, center, radius, kind, contrast, tissue, near))  # type: ignore[arg-type]
     return tuple(lesions)
 
@@ -278,6 +280,8 @@ def _draw_lesion(
     tissue: Tissue,
     near: bool,
 ) -> Lesion:
+    if kind == "iso":
+        radius = min(radius, 14.0)  # larger ones show by what they push aside, which a phantom does not have
     small = radius < 6
     if kind == "hypo":
         span = (25, 75) if tissue.phase == "portal" else (9, 30)
@@ -303,7 +307,7 @@ def _draw_lesion(
         difference=float(difference),
         irregularity=float(rng.uniform(0.04, 0.22)),
         softness=float(rng.uniform(1.0, 4.5) if rng.random() < 0.8 else rng.uniform(4, 9)),
-        heterogeneity=float(rng.uniform(1, 9) * (1.0 if tissue.phase == "portal" else 0.5)),
+        heterogeneity=float(rng.uniform(6 if kind == "iso" else 1, 9) * (1.0 if tissue.phase == "portal" else 0.5)),
         rim=rim,
         rim_width=float(rng.uniform(1.5, 4)),
         core=core,

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lib.phantom_canvas import Box, Canvas
-from lib.phantom_shapes import Field, Grain, Triple, Waves, capsule, ellipsoid, smooth_max, smooth_min
-from lib.phantom_spec import Body, Lesion, LiverShape, Tissue
+from lib.phantom_shapes import Field, Triple, Waves, ellipsoid, smooth_max, smooth_min
+from lib.phantom_spec import Body, LiverShape
 
 _GAP = 1.2  # mm of peritoneum and fat between liver and wall, on average: mostly the liver touches the wall
 _DIAPHRAGM = 2.0  # mm
@@ -37,7 +36,7 @@ class Liver:
         self._nodules = Waves.draw(rng, 10, (12.0, 26.0), max(shape.nodularity, 1e-3))
         turn = np.radians(rng.uniform(-25, 25, 2))
         self.gallbladder_center: Triple = (
-            shape.medial - 18 + rng.uniform(-8, 8), -28 + rng.uniform(-14, 10), -50 + rng.uniform(-12, 10),
+            shape.medial - 12 + rng.uniform(-8, 8), -28 + rng.uniform(-14, 10), -50 + rng.uniform(-12, 10),
         )  # fmt: skip
         size = max(self._bladder, 0.3)
         self.gallbladder_radii: Triple = (13 * size, 19 * size, 27 * size)
@@ -60,7 +59,7 @@ class Liver:
         left_low = s.left_low + np.float32(0.15) * x
         left = smooth_max(smooth_max(face, x - np.float32(s.left_end), 25), left_low - z, 20)
         c = s.caudate
-        caudate = ellipsoid(x, y, z, (-8.0, 20.0, 18.0), (20 * c, 14 * c, 30 * c))
+        caudate = ellipsoid(x, y, z, (-10.0, 17.0, 18.0), (17 * c, 14 * c, 30 * c))
         liver = smooth_min(smooth_min(right, left, 16), caudate, 8)
         liver += self._surface.at(x, y, z)
         if s.nodularity > 0:
@@ -79,12 +78,13 @@ class Liver:
         """What presses into the visceral face, with the roundness of the impression's border."""
         s = self.shape
         if self._bladder > 0:
-            yield self.gallbladder(x, y, z) - np.float32(1.5), 5
+            yield self.gallbladder(x, y, z) - np.float32(0.3), 3
         # right kidney with its fat, which is open to the spine
         yield ellipsoid(x, y, z, (-56.0, 49.0, -55.0), (33.0, 32.0, 58.0)), 10
         yield ellipsoid(x, y, z, (-36.0, 58.0, -40.0), (30.0, 32.0, 58.0)), 10
         yield ellipsoid(x, y, z, (-14.0, 6.0, -12.0), (17.0, 9.0, 15.0)), 6  # hilum
         yield ellipsoid(x, y, z, (-20.0, 26.0, 0.0), (12.0, 12.0, 400.0)), 4  # inferior vena cava
+        yield ellipsoid(x, y, z, (10.0, 11.0, 0.0), (14.0, 20.0, 900.0)), 5  # aorta and esophagus
         yield ellipsoid(x, y, z, (0.0, 42.0, 0.0), (30.0, 26.0, 900.0)), 6  # spine and crura
         tilted = x + np.float32(0.25) * y
         if s.fissure > 0:  # of the round ligament: open to the front and below

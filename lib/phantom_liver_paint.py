@@ -23,7 +23,9 @@ def paint_liver(canvas: Canvas, nodes: Nodes, anatomy: Anatomy, tissue: Tissue, 
         mottle = np.float32(tissue.mottling) * (
             np.float32(0.7) * anatomy.coarse_grain.at(x, y, z, 2.4) + np.float32(0.6) * anatomy.grain.at(x, y, z, 2.0)
         )
-        parenchyma = np.float32(tissue.parenchyma) + mottle
+        parenchyma = (
+            np.float32(tissue.parenchyma) + mottle + np.float32(tissue.mottling) * anatomy.perfusion.at(x, y, z)
+        )
         canvas.paint(box, surface, parenchyma, covers="liver")
         for segments, value in (
             (anatomy.liver.hepatic_veins, tissue.hepatic_vein),
@@ -41,8 +43,7 @@ def _vessel_field(segments: Sequence[Segment], nodes: Nodes, box: Box) -> Field:
     field = np.full([part.stop - part.start for part in box], _FAR, np.float32)
     for piece in segments:
         reach = max(piece.radius) + _FAR
-        low = tuple(min(a, b) - reach for a, b in zip(piece.start, piece.end, strict=True))
-        high = tuple(max(a, b) + reach for a, b in zip(piece.start, piece.end, strict=True))
+        low, high = np.minimum(piece.start, piece.end) - reach, np.maximum(piece.start, piece.end) + reach
         part = _overlap(nodes.box(low, high, moves=True), box)
         if part is None:
             continue
@@ -63,9 +64,8 @@ def _paint_lesion(
 ) -> None:
     largest = max(lesion.radii)
     reach = largest * 1.6 + 4
-    low = tuple((c - reach) / s for c, s in zip(lesion.center, anatomy.scale, strict=True))
-    high = tuple((c + reach) / s for c, s in zip(lesion.center, anatomy.scale, strict=True))
-    box = _overlap(nodes.box(low, high), liver_box)
+    center = np.array(lesion.center)
+    box = _overlap(nodes.box((center - reach) / anatomy.scale, (center + reach) / anatomy.scale), liver_box)
     if box is None:
         return
     rng = np.random.default_rng([anatomy.seed, 2, number])
@@ -76,6 +76,10 @@ def _paint_lesion(
     inside = surface[_inside(box, liver_box)]
     allowed = 0.25 * size if lesion.bulges else 0.0
     distance = smooth_max(distance, inside - np.float32(allowed), 2)
+    if lesion.bulges:  # out of the liver, but not out of the belly
+        distance = np.maximum(
+            distance, np.maximum(nodes.cavity[box] + np.float32(0.3), nodes.dome[box] + np.float32(1.5))
+        )
     texture = Waves.draw(rng, 12, (0.35 * size + 2.5, 1.2 * size + 5), lesion.heterogeneity).at(x, y, z)
     value = np.float32(tissue.parenchyma + lesion.difference) + texture
     canvas.paint(box, distance, value, softness=max(lesion.softness, canvas.softness))

@@ -13,8 +13,8 @@ _THIN = 1.6  # mm; slices up to this thickness are sampled once, thicker ones av
 
 def samples_per_slice(scan: Scan) -> int:
     """How many thin samples are averaged to one slice."""
-    coarse = min(scan.spacing[:2]) > 2
-    return min(2 if coarse else 3, max(1, round(scan.slice_thickness / _THIN / (2 if coarse else 1))))
+    step = max(_THIN, min(scan.spacing[:2]) * 1.5)  # finer than the pixels would be wasted
+    return min(3, max(1, round(scan.slice_thickness / step)))
 
 
 def sample_positions(scan: Scan, first: int, last: int) -> NDArray[np.float64]:

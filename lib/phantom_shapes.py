@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-Field = NDArray[np.float32]
+Field = NDArray  # float32
 Triple = tuple[float, float, float]
 
 
@@ -20,11 +20,22 @@ def ellipsoid(x: Field, y: Field, z: Field, center: Triple, radii: Triple, turn:
     if turn is not None:
         t = turn.astype(np.float32)
         x, y, z = (t[row, 0] * x + t[row, 1] * y + t[row, 2] * z for row in range(3))
-    x, y, z = x / np.float32(radii[0]), y / np.float32(radii[1]), z / np.float32(radii[2])
-    outer = np.sqrt(x * x + y * y + z * z)
-    x, y, z = x / np.float32(radii[0]), y / np.float32(radii[1]), z / np.float32(radii[2])
-    slope = np.sqrt(x * x + y * y + z * z)
-    return outer * (outer - 1) / (slope + np.float32(1e-6))
+    # with p = (x/a, y/b, z/c): |p| (|p| - 1) / |(x/a2, y/b2, z/c2)|, in place as this is the busiest function
+    outer = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), np.float32)
+    slope = np.zeros_like(outer)
+    for axis, radius in zip((x, y, z), radii, strict=True):
+        square = axis * np.float32(1 / radius)
+        square *= square
+        outer += square
+        square *= np.float32(1 / radius**2)
+        slope += square
+    np.sqrt(outer, out=outer)
+    np.sqrt(slope, out=slope)
+    slope += np.float32(1e-6)
+    result = outer - np.float32(1)
+    result *= outer
+    result /= slope
+    return result
 
 
 def ellipse(x: Field, y: Field, center: tuple[float | Field, float | Field], radii: tuple[float, float]) -> Field:
@@ -84,7 +95,7 @@ class Waves:
         """`count` waves of lengths (mm) in a range whose sum has the standard deviation `deviation`."""
         directions = rng.standard_normal((count, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        vectors = directions * (2 * np.pi / np.exp(rng.uniform(*np.log(lengths), count)))[:, None]
+        vectors = directions * (2 * np.pi / np.exp(rng.uniform(np.log(lengths[0]), np.log(lengths[1]), count)))[:, None]
         weights = rng.uniform(0.6, 1.4, count)
         weights *= deviation * np.sqrt(2 / (weights**2).sum())
         return cls(vectors, rng.uniform(0, 2 * np.pi, count), weights)

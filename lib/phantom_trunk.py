@@ -1,10 +1,12 @@
 """Painting a phantom's trunk on a canvas, from the skin inwards; the liver comes last as it must not be hidden."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from lib.phantom_anatomy import Anatomy, Nodes
 from lib.phantom_canvas import Canvas
-from lib.phantom_shapes import Field, capsule, ellipse, ellipsoid, smooth_max
+from lib.phantom_shapes import capsule, ellipse, ellipsoid, smooth_max
 from lib.phantom_spec import Tissue
 
 _HALF_VERTEBRA, _VERTEBRA = 14.0, 34.0  # mm: half a body's height; a body and a disc
@@ -23,31 +25,34 @@ def paint_trunk(canvas: Canvas, nodes: Nodes, anatomy: Anatomy, tissue: Tissue) 
 
 
 def _wall(canvas: Canvas, nodes: Nodes, anatomy: Anatomy, tissue: Tissue) -> None:
-    x, y, z = nodes.bent
-    whole = nodes.whole
+    trunk = nodes.trunk
+    if trunk[0].stop <= trunk[0].start:
+        return
+    x, y, z = (axis[trunk] for axis in nodes.bent)
+    skin, muscle = nodes.skin[trunk], nodes.muscle[trunk]
     if anatomy.body.arms:
         for side in (-1, 1):
             arm = ellipse(x, y, (side * (anatomy.body.half_width + 48.0), 22.0), (40.0, 44.0))
-            canvas.paint(whole, arm, 20.0)
-            canvas.paint(whole, arm + 2, tissue.fat)
-            canvas.paint(whole, arm + 11, tissue.muscle)
+            canvas.paint(trunk, arm, 20.0)
+            canvas.paint(trunk, arm + 2, tissue.fat)
+            canvas.paint(trunk, arm + 11, tissue.muscle)
             bone = ellipse(x, y, (side * (anatomy.body.half_width + 48.0), 22.0), (11.0, 11.0))
-            canvas.paint(whole, bone, tissue.compacta * 1.6)
-            canvas.paint(whole, bone + 4, 20.0)
+            canvas.paint(trunk, bone, tissue.compacta * 1.6)
+            canvas.paint(trunk, bone + 4, 20.0)
     grain = anatomy.grain.at(x, y, z, (5.0, 2.5, 6.0))
-    canvas.paint(whole, nodes.skin, 15.0)
+    canvas.paint(trunk, skin, 15.0)
     fat = tissue.fat + 7 * grain + 5 * anatomy.coarse_grain.at(x, y, z, 3.0)
-    canvas.paint(whole, nodes.skin + np.float32(2.0), fat)
+    canvas.paint(trunk, skin + np.float32(2.0), fat)
     # the flank's three muscles are parted by thin sheets of fat
-    layers = np.abs((nodes.muscle / np.float32(anatomy.body.muscle) * 3) % 1 - np.float32(0.5))
-    low = nodes.reference[2] < -20
+    layers = np.abs((muscle / np.float32(anatomy.body.muscle) * 3) % 1 - np.float32(0.5))
+    low = nodes.reference[2][trunk] < -20
     sheets = np.where(low & (np.abs(x) > 0.4 * anatomy.body.half_width), 70, 25) * np.clip(layers * 8 - 3, 0, 1)
     streaks = np.clip(grain - 1, 0, None) * 28
     midline = np.exp(-((x / np.float32(7)) ** 2)) * (y < 0) * 60
-    canvas.paint(whole, nodes.muscle, tissue.muscle + 4 * grain - sheets - streaks - midline)
+    canvas.paint(trunk, muscle, tissue.muscle + 4 * grain - sheets - streaks - midline)
     twigs = np.clip(anatomy.coarse_grain.at(y, z, x, 1.6) - np.float32(1.7), 0, 0.6) * (tissue.portal_vein + 80)
     inside = tissue.fat + 8 * grain + 10 * np.clip(anatomy.coarse_grain.at(x, y, z, 2.2), 0, 3) + twigs
-    canvas.paint(whole, nodes.cavity, inside)
+    canvas.paint(trunk, nodes.cavity[trunk], inside)
 
 
 def _chest(canvas: Canvas, nodes: Nodes, anatomy: Anatomy, tissue: Tissue) -> None:
@@ -57,7 +62,7 @@ def _chest(canvas: Canvas, nodes: Nodes, anatomy: Anatomy, tissue: Tissue) -> No
         return
     x, y, z = nodes.at(box)
     cavity, dome = nodes.cavity[box], nodes.dome[box]
-    apex = ellipsoid(x, y, z, (0.0, 8.0, 40.0), (140.0, 105.0, 205.0))
+    apex = ellipsoid(x, y, z, (0.0, 8.0, 80.0), (150.0, 112.0, 190.0))
     mediastinum = ellipse(x, y, (4.0, 4.0), (34.0, 74.0))
     lung = smooth_max(smooth_max(cavity + np.float32(2.0), -dome, 3), apex, 5)
     lung = smooth_max(lung, -mediastinum, 14)
@@ -85,6 +90,9 @@ def _chest(canvas: Canvas, nodes: Nodes, anatomy: Anatomy, tissue: Tissue) -> No
     # the diaphragm, and all under it still fat
     canvas.paint(box, np.maximum(dome, cavity), tissue.muscle)
     canvas.paint(box, np.maximum(dome + np.float32(2.0), cavity), tissue.fat + 8 * grain)
+    for x0, y0, low, radius in ((-8.0, -14.0, 150.0, 15.0), (14.0, -20.0, 150.0, 13.0), (-30.0, -2.0, 120.0, 9.0)):
+        trunk = np.maximum(ellipse(x, y, (x0, y0), (radius, radius)), np.maximum(low - z, z - 240))
+        canvas.paint(box, trunk, tissue.aorta)  # ascending aorta, pulmonary trunk, superior vena cava
     windpipe = np.maximum(ellipse(x, y, (0.0, 18.0), (9.0, 8.0)), 160 - z)
     canvas.paint(box, windpipe - 2, tissue.muscle)
     canvas.paint(box, windpipe, -1000.0)
@@ -93,9 +101,12 @@ def _chest(canvas: Canvas, nodes: Nodes, anatomy: Anatomy, tissue: Tissue) -> No
 def _belly(canvas: Canvas, nodes: Nodes, anatomy: Anatomy, tissue: Tissue) -> None:
     body = anatomy.body
     if body.ascites > 0:
-        fluid = np.maximum(np.maximum(nodes.cavity + 1, nodes.dome + 3), nodes.organ(nodes.whole)[2] - 95)
-        side = np.abs(nodes.reference[0]) > 40
-        canvas.paint(nodes.whole, np.where(side, fluid, np.float32(9)), 6.0)
+        fluid = np.maximum(
+            np.maximum(nodes.cavity[nodes.trunk] + 1, nodes.dome[nodes.trunk] + 3), nodes.organ(nodes.trunk)[2] - 95
+        )
+        x, y, z = nodes.at(nodes.trunk)
+        middle = 42 + 9 * anatomy.coarse_grain.at(x, y, z, 4.0) - np.abs(x)  # bowel floats in the middle
+        canvas.paint(nodes.trunk, np.maximum(fluid, middle), 6.0)
     _bowel(canvas, nodes, anatomy, tissue)
     _pancreas(canvas, nodes, anatomy, tissue)
     for side, shift in zip((-1, 1), anatomy.kidney_shift, strict=True):
@@ -134,7 +145,7 @@ def _pancreas(canvas: Canvas, nodes: Nodes, anatomy: Anatomy, tissue: Tissue) ->
     canvas.paint(box, duodenum, tissue.bowel_wall)
     canvas.paint(box, duodenum + np.float32(3), 25 + 15 * anatomy.grain.at(x, y, z, 3.0))
     lobules = 2.5 * anatomy.grain.at(x, y, z, 2.5)
-    for k, (start, end) in enumerate(zip(path[:-1], path[1:], strict=True)):
+    for k, (start, end) in enumerate(pairwise(path)):
         thick = (13.0, 11.0, 9.0, 9.0, 9.0, 7.0)
         field = capsule(x, y, z, start, end, (thick[k], thick[k + 1])) + lobules
         canvas.paint(box, field, tissue.pancreas - 2 * lobules, softness=3.0)

@@ -17,7 +17,7 @@ AIR_HU = -1024
 _AXIAL = axcodes2ornt(("L", "P", "S"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
     """Voxels with geometry.
 

@@ -1,6 +1,7 @@
 """Which device and which number format a network runs in."""
 
 import contextlib
+import os
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -16,6 +17,17 @@ def choose_device(name: str | None = None) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device(name if name and name.startswith("cuda") else "cuda")
+
+
+def set_threads(count: int) -> int:
+    """Use `count` CPU threads from here on; 0: all cores but one, at least one, so that the machine still answers.
+
+    Returns:
+        How many that are.
+    """
+    threads = count or max(1, (os.cpu_count() or 2) - 1)
+    torch.set_num_threads(threads)
+    return threads
 
 
 def autocast(device: torch.device, precision: Precision = "auto") -> AbstractContextManager:

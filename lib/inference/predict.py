@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lib.inference.device import Precision, autocast
+from lib.inference.stopwatch import Stopwatch
 from lib.transforms.windowing import Channel, blend
 
 STRIDE = 16  # the network halves the image four times
@@ -41,6 +42,7 @@ def logits_by_slices(
     *,
     batch_slices: int = 4,
     precision: Precision = "auto",
+    watch: Stopwatch | None = None,
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield `(first slice, logits)` for successive groups of slices.
 
@@ -50,15 +52,18 @@ def logits_by_slices(
         channels: the input channels.
         batch_slices: slices per forward pass.
         precision: see `lib.inference.device.autocast`.
+        watch: counts the steps "windows" and "network".
 
     Yields:
         Index of the group's first slice and its float logits `(N, classes, Y, X)` without the padding.
     """
     device = next(network.parameters()).device
     height, width = hu.shape[1:]
+    watch = watch or Stopwatch()
     for start in range(0, len(hu), batch_slices):
-        inputs = to_input(hu[start : start + batch_slices], channels, device)
-        with autocast(device, precision):
+        with watch("windows"):
+            inputs = to_input(hu[start : start + batch_slices], channels, device)
+        with watch("network"), autocast(device, precision):
             logits = network(inputs)
         yield start, logits[..., :height, :width].float()
 
@@ -70,6 +75,7 @@ def predict_axial(
     *,
     batch_slices: int = 4,
     precision: Precision = "auto",
+    watch: Stopwatch | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> NDArray[np.uint8]:
     """Class indices of every voxel: the argmax of the network's output.
@@ -80,15 +86,18 @@ def predict_axial(
         channels: the input channels.
         batch_slices: slices per forward pass.
         precision: see `lib.inference.device.autocast`.
+        watch: counts the steps "windows" and "network" (forward pass and argmax).
         progress: called with the number of slices just done.
 
     Returns:
         uint8 `(Z, Y, X)`.
     """
     result = np.empty(hu.shape, np.uint8)
-    groups = logits_by_slices(network, hu, channels, batch_slices=batch_slices, precision=precision)
+    watch = watch or Stopwatch()
+    groups = logits_by_slices(network, hu, channels, batch_slices=batch_slices, precision=precision, watch=watch)
     for start, logits in groups:
-        classes = logits.argmax(1).to(torch.uint8).cpu().numpy()
+        with watch("network"):  # a GPU is waited for only here
+            classes = logits.argmax(1).to(torch.uint8).cpu().numpy()
         result[start : start + len(classes)] = classes
         if progress:
             progress(len(classes))

@@ -1,6 +1,5 @@
 """One volume from HU to finished label: the method end to end, without a server."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +8,14 @@ import numpy as np
 
 from lib.inference.model import Model
 from lib.inference.predict import predict_axial
+from lib.inference.stopwatch import Stopwatch
 from lib.settings import Settings
 from lib.transforms.postprocessing import PostprocessingSettings, postprocess
 from lib.transforms.summary import summarize
 from lib.volume import Volume
+
+
+_KNOWN_CLASSES = 3  # background, liver, tumor
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Segmentation:
         label: uint8 class indices, shape and affine of the image.
         version: of the model that made it.
         summary: volumes in ml per class and the number of lesions.
-        seconds: how long each step took.
+        seconds: how long "windows", "network" and "postprocessing" took.
     """
 
     label: Volume
@@ -49,27 +52,27 @@ def segment(
         postprocessing: instead of that of `settings`.
         progress: called with the number of slices just done.
     """
-    seconds: dict[str, float] = {}
-    start = time.perf_counter()
+    watch = Stopwatch()
     raw = predict_axial(
         model.network,
         image.axial(),
         settings.blend_channels(),
         batch_slices=settings.inference.batch_slices,
         precision=settings.inference.precision,
+        watch=watch,
         progress=progress,
     )
-    seconds["network"] = time.perf_counter() - start
-    start = time.perf_counter()
-    label, summary = finish(raw, image, settings, postprocessing or settings.postprocessing)
-    seconds["postprocessing"] = time.perf_counter() - start
-    return Segmentation(label, model.version, summary, seconds)
+    with watch("postprocessing"):
+        label, summary = finish(raw, image, settings, postprocessing or settings.postprocessing)
+    return Segmentation(label, model.version, summary, watch.seconds)
 
 
 def finish(
     raw: np.ndarray, image: Volume, settings: Settings, postprocessing: PostprocessingSettings
 ) -> tuple[Volume, dict[str, Any]]:
-    """Post-process axial class indices `(Z, Y, X)` and lay them into the image's geometry."""
-    spacing = image.axial_spacing
-    cleaned = postprocess(raw, spacing, postprocessing)
+    """Post-process axial class indices `(Z, Y, X)` and lay them into the image's geometry.
+
+    The steps know the anatomy of liver and tumor; with more classes in `app.yaml` the argmax stays as it is.
+    """
+    cleaned = postprocess(raw, image.axial_spacing, postprocessing) if settings.classes <= _KNOWN_CLASSES else raw
     return image.with_axial(cleaned), summarize(cleaned, image.voxel_ml, settings.label_indices())

@@ -3,6 +3,7 @@
 import os
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,20 +112,33 @@ class LiverTumorInferTask(BasicInferTask):
             write_label(path, label, self.settings.labels, compress=bool(data.get("result_compress")))
         return path, result
 
-    def _read(self, data: dict[str, Any]) -> dict[str, Any]:
-        # Refused before the work, not after it.
-        extension, planes = data.get("result_extension") or ".nrrd", data.get("planes") or None
+    def check(self, request: Mapping[str, Any]) -> PostprocessingSettings:
+        """Refuse a request before the work, not after it.
+
+        Returns:
+            The post-processing that the request asks for.
+
+        Raises:
+            BadInputError: a value that can't be used.
+        """
+        extension, planes = request.get("result_extension") or ".nrrd", request.get("planes") or None
         if extension not in LABEL_SUFFIXES:
             msg = f"result_extension {extension!r} is not one of {', '.join(LABEL_SUFFIXES)}"
             raise BadInputError(msg)
         if planes is not None and planes not in _PLANES:
             msg = f"planes {planes!r} is not one of {', '.join(_PLANES)}"
             raise BadInputError(msg)
-        if (data.get("result_dtype") or "uint8") != "uint8":
-            msg = f"result_dtype {data['result_dtype']!r} is not supported; labels are uint8"
+        if (request.get("result_dtype") or "uint8") != "uint8":
+            msg = f"result_dtype {request['result_dtype']!r} is not supported; labels are uint8"
             raise BadInputError(msg)
-        chosen = {key: data[key] for key in PostprocessingSettings.model_fields if key in data}
-        data["postprocessing"] = self.settings.postprocessing.changed(chosen)
+        if request.get("skip_writer"):
+            msg = "skip_writer is not supported; result_write_to_file = false answers with the figures alone"
+            raise BadInputError(msg)
+        chosen = {key: request[key] for key in PostprocessingSettings.model_fields if key in request}
+        return self.settings.postprocessing.changed(chosen)
+
+    def _read(self, data: dict[str, Any]) -> dict[str, Any]:
+        data["postprocessing"] = self.check(data)
         if not isinstance(data.get("image"), str):
             msg = "the image must be an image id, an uploaded file or a session"
             raise BadInputError(msg)

@@ -30,11 +30,11 @@ def checked_identifier(value: str, what: str) -> str:
 
 @contextmanager
 def named_in_errors(path: str | Path, name: str) -> Iterator[None]:
-    """Replace the name of a temporary file in error messages by what the sender knows it as."""
+    """Replace the path or name of a temporary file in error messages by what the sender knows it as."""
     try:
         yield
     except BadInputError as error:
-        raise BadInputError(str(error).replace(Path(path).name, name)) from error
+        raise BadInputError(str(error).replace(str(path), name).replace(Path(path).name, name)) from error
 
 
 def checked_label(

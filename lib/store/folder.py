@@ -114,6 +114,17 @@ class FolderDatastore(LocalDatastore):
             raise NotFoundError(msg)
         super().remove_label(label_id, label_tag)
 
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """Path of a zip with the labelled images and their labels.
+
+        Raises:
+            NotFoundError: nothing is labelled yet.
+        """
+        if not self.get_labeled_images():
+            msg = "no image is labelled yet, so there is no data set to download"
+            raise NotFoundError(msg)
+        return super().get_dataset_archive(limit_cases)
+
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
         # macOS leaves "._name" beside every file on network shares; ours in the making start with a dot as well.
         found = super()._list_files(path, patterns)

@@ -1,11 +1,12 @@
 """Drawn slices as network input: cut, augmented, windowed, stacked."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from monai.data.thread_buffer import ThreadBuffer
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from lib.volume import AIR_HU
 
 _CPU = torch.device("cpu")
 _READY_BATCHES = 4  # made ahead while the network works on the one before
+_Item = TypeVar("_Item")
 
 
 class Batch(NamedTuple):
@@ -33,9 +35,31 @@ class Batch(NamedTuple):
     target: Tensor
 
 
-def training_batches(cases: Sequence[Case], settings: Settings) -> Iterator[Batch]:
-    """Batches of freshly drawn patches without end, one epoch after the other; made in a thread ahead of use."""
-    return iter(ThreadBuffer(_draw_batches(cases, settings), buffer_size=_READY_BATCHES, timeout=0.05))
+def training_batches(cases: Sequence[Case], settings: Settings) -> Generator[Batch, None, None]:
+    """Batches of freshly drawn patches without end, one epoch after the other; made in a thread ahead of use.
+
+    Making one takes a few percent of a training step on one CPU core. Close the generator to end the thread.
+    """
+    return ahead(_draw_batches(cases, settings), _READY_BATCHES)
+
+
+def ahead(items: Iterator[_Item], count: int) -> Generator[_Item, None, None]:
+    """The same items in the same order, each made in a thread up to `count` items before it is asked for.
+
+    What goes wrong while an item is made is raised when it is asked for.
+    """
+    with ThreadPoolExecutor(1, "batches") as pool:  # one thread: a generator can't be entered twice
+        waiting = deque(pool.submit(next, items) for _ in range(count))
+        try:
+            while True:
+                try:
+                    item = waiting.popleft().result()
+                except StopIteration:
+                    return
+                waiting.append(pool.submit(next, items))
+                yield item
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def validation_batches(cases: Sequence[Case], settings: Settings) -> Iterator[Batch]:

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from lib.networks.checkpoint import save_weights
 from lib.settings import Settings
 from lib.training.batches import Batch, training_batches, validation_batches
 from lib.training.cases import Case
-from lib.training.history import History, Row
+from lib.training.history import History, Row, sentence
 from lib.training.loss import build_loss
 
 logger = logging.getLogger(__name__)
@@ -138,10 +137,9 @@ def fit(
     settings: Settings,
     folder: Path,
     *,
-    max_epochs: int | None = None,
     precision: Precision = "auto",
     on_epoch: Callable[[Row], object] | None = None,
-    on_step: Callable[[int, int], object] | None = None,
+    on_step: Callable[[int, int, float], object] | None = None,
 ) -> FitResult:
     """Train a network.
 
@@ -151,16 +149,15 @@ def fit(
         validation: cases to choose the best epoch by; may be empty.
         settings: recipe, channels, labels.
         folder: gets `history.csv`, `curves.png`, TensorBoard events and the checkpoints `last.pt` and `best.pt`.
-        max_epochs: instead of the settings' number.
         precision: see `lib.inference.device.autocast`.
         on_epoch: called with each row of the history.
-        on_step: called with the step just done and the steps of an epoch.
+        on_step: called with the step just done, the steps of an epoch and the epoch's mean loss so far.
 
     Returns:
         The best weights and the history.
     """
     recipe = settings.training
-    epochs = max_epochs or recipe.max_epochs
+    epochs = recipe.max_epochs
     names = list(settings.label_indices())
     loss_function = build_loss(recipe, settings.classes, next(network.parameters()).device)
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
@@ -185,6 +182,7 @@ def fit(
         seen.add(loss, logits, target)
 
     trainer = Engine(step)
+    trainer.logger.setLevel(logging.WARNING)  # it would repeat each epoch in its own words
 
     @trainer.on(Events.EPOCH_STARTED)
     def start_epoch(_: Engine) -> None:
@@ -196,7 +194,7 @@ def fit(
     def report_step(engine: Engine) -> None:
         done = (engine.state.iteration - 1) % steps + 1
         if on_step:
-            on_step(done, steps)
+            on_step(done, steps, seen.mean_loss)
         if done % max(1, steps // _LOGGED_STEPS) == 0 and done < steps:
             logger.info("epoch %d/%d: step %d/%d, loss %.4f", engine.state.epoch, epochs, done, steps, seen.mean_loss)
 
@@ -222,7 +220,7 @@ def fit(
             if value is not None and key != "epoch":
                 board.add_scalar(key, value, epoch)
         board.flush()
-        logger.info(_sentence(row, epochs, names, validated=bool(validation)))
+        logger.info(sentence(row, epochs))
         if on_epoch:
             on_epoch(row)
 
@@ -231,11 +229,13 @@ def fit(
         stopper = EarlyStopping(recipe.early_stop_patience, lambda _: checked.score or 0.0, trainer)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, stopper)
     torch.manual_seed(recipe.seed)
+    batches = training_batches(training, settings)
     try:
         trainer.state.epoch = 0
         finish_epoch(trainer)  # what the network could do before
-        trainer.run(training_batches(training, settings), max_epochs=epochs, epoch_length=steps)
+        trainer.run(batches, max_epochs=epochs, epoch_length=steps)
     finally:
+        batches.close()
         board.close()
     network.load_state_dict(best.weights)
     return FitResult(network.eval(), history.rows, best.epoch, best.score)
@@ -254,17 +254,3 @@ class _Best:
             return False
         self.epoch, self.score, self.weights = epoch, score, copy.deepcopy(network.state_dict())
         return True
-
-
-def _sentence(row: Row, epochs: int, names: Sequence[str], *, validated: bool) -> str:
-    """One line on an epoch for the log and the client's training status."""
-    epoch, seconds = int(row["epoch"] or 0), float(row["seconds"] or 0)
-    parts = [f"epoch {epoch}/{epochs}:"]
-    if row.get("train_loss") is not None:
-        parts.append(f"loss {row['train_loss']:.4f},")
-    dice = [f"{name} {row[f'dice_{name}']:.3f}" for name in names if row.get(f"dice_{name}") is not None]
-    if dice:
-        parts.append(f"{'validation' if validated else 'training'} Dice {', '.join(dice)},")
-    if epoch:
-        parts.append(f"ETA {timedelta(seconds=round(seconds / epoch * (epochs - epoch)))}")
-    return " ".join(parts).rstrip(",")

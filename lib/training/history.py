@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import matplotlib as mpl
@@ -50,6 +51,22 @@ def read_history(path: Path) -> list[Row]:
     """Rows of a `history.csv`; empty cells become None."""
     with path.open(newline="") as file:
         return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def sentence(row: Row, epochs: int) -> str:
+    """One line on an epoch for the log, the terminal and the client's training status."""
+    epoch, seconds = int(row["epoch"] or 0), float(row["seconds"] or 0)
+    parts = []
+    if row.get("train_loss") is not None:
+        parts.append(f"loss {row['train_loss']:.4f}")
+    prefix = "dice_"
+    dice = [f"{key.removeprefix(prefix)} {row[key]:.3f}" for key in row if key.startswith(prefix) and row[key] is not None]
+    if dice:
+        validated = row.get("validation_loss") is not None
+        parts.append(f"{'validation' if validated else 'training'} Dice {', '.join(dice)}")
+    if 0 < epoch < epochs:
+        parts.append(f"ETA {timedelta(seconds=round(seconds / epoch * (epochs - epoch)))}")
+    return f"epoch {epoch}/{epochs}: {', '.join(parts) or 'before training'}"
 
 
 def draw_curves(rows: Sequence[Row]) -> Figure:

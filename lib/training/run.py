@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from lib.errors import BadInputError
+from lib.errors import BadInputError, ModelError
 from lib.inference.model import load_model, new_network
 from lib.networks.checkpoint import load_weights
 from lib.settings import Settings
@@ -21,6 +21,7 @@ from lib.training.history import Row
 from lib.training.publish import describe, publish
 
 logger = logging.getLogger(__name__)
+CACHE_PREFIX = "cache-"  # of the folder with decoded cases, removed at the end
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,24 @@ def run_training(
     *,
     start: Path | None,
     in_force: Path | None,
-    publish_to: Path,
+    publish_to: Path | None,
     on_epoch: Callable[[Row], object] | None = None,
-    on_step: Callable[[int, int], object] | None = None,
+    on_step: Callable[[int, int, float], object] | None = None,
 ) -> Outcome:
     """Train on labelled cases and publish the result unless the model in force is better.
+
+    The same cases, settings, start, device and number of CPU threads give the same weights on a CPU.
 
     Args:
         files: labelled cases.
         settings: recipe, network, labels.
-        folder: of this run: history, curves, events, checkpoints.
+        folder: of this run: history, curves, events, checkpoints, and the result as `model.pt`.
         device: to train on.
         start: weights to start from; None: fresh ones.
         in_force: weights that annotators get now; the new ones must not be worse on the validation cases.
-        publish_to: where the new weights go.
+        publish_to: where the new weights go; None: nowhere but the run's folder.
         on_epoch: called with each row of the history.
-        on_step: called with the step just done and the steps of an epoch.
+        on_step: see `lib.training.fit.fit`.
 
     Raises:
         BadInputError: there is no labelled case, or one can't be used.
@@ -79,16 +82,16 @@ def run_training(
     if start:
         load_weights(start, network)
     network = network.to(device, memory_format=torch.channels_last)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="cache-") as cache:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=CACHE_PREFIX) as cache:
         training_files, validation_files = split_cases(files, settings.training.validation_fraction)
         logger.info("decoding %d training and %d validation cases", len(training_files), len(validation_files))
         training = _decode(training_files, settings, Path(cache), "training cases")
         validation = _decode(validation_files, settings, Path(cache), "validation cases")
+        before = _score_in_force(in_force, validation, settings, device)
         result = fit(network, training, validation, settings, folder, on_epoch=on_epoch, on_step=on_step)
-        before = None
-        if validation and in_force and in_force.is_file():
-            before = validate(load_model(settings, in_force, device).network, validation, settings).score
     decision, reason = decide(result.best_score, before)
+    if publish_to is None:
+        decision, reason = False, f"not asked to publish; {reason}"
     manifest = describe(
         settings,
         version,
@@ -101,7 +104,7 @@ def run_training(
         reason=reason,
     )
     publish(folder / "model.pt", result.network, manifest)
-    if decision:
+    if decision and publish_to:
         publish(publish_to, result.network, manifest)
     logger.info("model %s %s: %s", version, "published" if decision else "kept, not published", reason)
     return Outcome(version, decision, reason, result)
@@ -112,10 +115,23 @@ def decide(score: float | None, before: float | None) -> tuple[bool, str]:
     if score is None:
         return True, "no validation cases to compare on; label more cases so that models can be compared"
     if before is None:
-        return True, f"first model compared: validation Dice {score:.4f}"
+        return True, f"validation Dice {score:.4f}; there is no model in force to compare it with"
     if score >= before:
         return True, f"validation Dice {score:.4f} against {before:.4f} of the model in force"
     return False, f"validation Dice {score:.4f} is below {before:.4f} of the model in force"
+
+
+def _score_in_force(
+    in_force: Path | None, validation: Sequence[Case], settings: Settings, device: torch.device
+) -> float | None:
+    if not validation or in_force is None or not in_force.is_file():
+        return None
+    try:
+        model = load_model(settings, in_force, device)
+    except ModelError as error:  # labels, windows or network of app.yaml were changed: a new model must be possible
+        logger.warning("the model in force can't be compared: %s", error)
+        return None
+    return validate(model.network, validation, settings).score
 
 
 def _decode(files: Sequence[CaseFiles], settings: Settings, cache: Path, what: str) -> list[Case]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.errors import BadInputError
 from lib.settings import TrainingSettings
 from lib.training.cases import Case
 from lib.volume import AIR_HU
@@ -23,8 +24,9 @@ class SliceChoice:
 def choose_slices(cases: Sequence[Case], settings: TrainingSettings, rng: np.random.Generator) -> list[SliceChoice]:
     """Draw an epoch's slices: as many per case, rare classes as often as the settings ask.
 
-    With `tumor_fraction` a slice holding the highest class that the case has is drawn, with `foreground_fraction`
-    less that one holding any label, otherwise any slice. Cases without labels give any of their slices.
+    With probability `tumor_fraction` a slice that holds every class is drawn, with `foreground_fraction` less that one
+    that holds any label, otherwise any slice. A case without such slices gives what the next kind would. With a
+    `tumor_fraction` of 1, the original's recipe, cases without a slice that holds every class give none.
 
     Args:
         cases: the training cases.
@@ -33,19 +35,30 @@ def choose_slices(cases: Sequence[Case], settings: TrainingSettings, rng: np.ran
 
     Returns:
         The choices of all cases in random order.
+
+    Raises:
+        BadInputError: `tumor_fraction` is 1 and no case has a slice that holds every class.
     """
     choices = []
     for index, case in enumerate(cases):
         labelled = np.flatnonzero(case.presence[:, 1:].any(axis=1))
-        rarest = np.flatnonzero(case.presence[:, -1])
+        complete = np.flatnonzero(case.presence.all(axis=1))
+        if settings.tumor_fraction == 1 and not len(complete):
+            continue
         for _ in range(settings.slices_per_case):
             draw = rng.random()
-            if draw < settings.tumor_fraction and len(rarest):
-                choices.append(SliceChoice(index, int(rng.choice(rarest)), case.presence.shape[1] - 1))
+            if draw < settings.tumor_fraction and len(complete):
+                choices.append(SliceChoice(index, int(rng.choice(complete)), case.presence.shape[1] - 1))
             elif draw < settings.foreground_fraction and len(labelled):
                 choices.append(SliceChoice(index, int(rng.choice(labelled)), 1))
             else:
                 choices.append(SliceChoice(index, int(rng.integers(len(case))), None))
+    if not choices:
+        msg = (
+            f"training.tumor_fraction is 1, but none of the {len(cases)} training cases has a slice with every class; "
+            "lower it, or label cases with tumors"
+        )
+        raise BadInputError(msg)
     order = rng.permutation(len(choices))
     return [choices[i] for i in order]
 

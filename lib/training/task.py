@@ -2,7 +2,8 @@
 
 import json
 import logging
-import os
+import shutil
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from torch import nn
 
 from lib.errors import BadInputError
 from lib.files import atomic_write
-from lib.inference.device import choose_device
+from lib.inference.device import choose_device, set_threads
 from lib.inference.model import ModelSource, new_network
 from lib.settings import Settings, TrainingSettings
 from lib.training.cases import find_cases
 from lib.training.history import Row
 from lib.training.loss import build_loss
-from lib.training.run import Outcome, run_training
+from lib.training.run import CACHE_PREFIX, Outcome, run_training
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +109,10 @@ class LiverTumorTrainTask(BasicTrainTask):
         settings = self.settings.model_copy(update={"training": self._recipe(request)})
         device = choose_device(request["device"])
         if settings.training.threads or device.type == "cpu":
-            torch.set_num_threads(settings.training.threads or max(1, (os.cpu_count() or 2) - 1))
+            set_threads(settings.training.threads)
         folder = self._run_folder(request)
+        for left_over in folder.parent.glob(f"*/{CACHE_PREFIX}*"):  # of a training that was killed; one runs at a time
+            shutil.rmtree(left_over, ignore_errors=True)
         logger.info("training on %s in %s", device, folder)
         rows: list[Row] = []
 
@@ -129,12 +132,21 @@ class LiverTumorTrainTask(BasicTrainTask):
         )
         return self._write_stats(outcome.fit.rows, settings.training.max_epochs, folder, outcome)
 
+    def check(self, request: Mapping[str, Any]) -> None:
+        """Refuse a request at once that would only fail in the training's own process.
+
+        Raises:
+            BadInputError: a value that can't be used.
+        """
+        self._recipe(request)
+
     def _run_folder(self, request: dict[str, Any]) -> Path:
         return Path(self._model_dir) / "runs" / str(request["run_id"])
 
-    def _recipe(self, request: dict[str, Any]) -> TrainingSettings:
+    def _recipe(self, request: Mapping[str, Any]) -> TrainingSettings:
         chosen = {ours: request[theirs] for theirs, ours in _REQUEST.items() if theirs in request}
-        chosen["early_stop_patience"] = max(0, int(chosen.get("early_stop_patience", 0)))  # MONAI Label says -1: off
+        if chosen.get("early_stop_patience") == -1:  # MONAI Label's way to say off
+            chosen["early_stop_patience"] = 0
         try:
             return TrainingSettings.model_validate(self.settings.training.model_dump() | chosen)
         except ValidationError as error:

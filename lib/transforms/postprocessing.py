@@ -163,9 +163,11 @@ def _fill_holes(label: NDArray[np.uint8], keep: NDArray[np.bool_]) -> None:
     box = bounding_box(keep)
     if box is None:
         return
-    body, part = np.ascontiguousarray(keep[box]), label[box]
-    flat = body[0] if len(label) == 1 else body  # in a single slice every voxel lies at the volume's border
-    filled = fill_voids.fill(flat).reshape(body.shape)
+    body, part = keep[box], label[box]
+    if len(label) == 1:
+        body, part = body[0], part[0]  # in a single slice every voxel would lie at the volume's border
+    # fill_voids 2.1.2 sometimes fills a voxel at the border of its array, but never with background all around.
+    filled = fill_voids.fill(np.pad(body, 1))[(slice(1, -1),) * body.ndim]
     part[filled & (part == _BACKGROUND)] = _LIVER
 
 

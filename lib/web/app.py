@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
 from lib.errors import BadInputError, NotFoundError
+from lib.inference.batch import LiverTumorBatchInferTask
 from lib.inference.model import ModelSource
 from lib.inference.task import LiverTumorInferTask
 from lib.settings import load_settings
@@ -23,6 +25,7 @@ from lib.store.door import named_in_errors
 from lib.store.folder import FolderDatastore
 from lib.training.task import LiverTumorTrainTask
 from lib.web.answers import install_answers
+from lib.web.environment import settle_environment
 from lib.web.requests import install_requests
 
 logger = logging.getLogger(__name__)
@@ -44,6 +47,7 @@ class LiverLoopApp(MONAILabelApp):
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        settle_environment()
         folder = Path(app_dir)
         overrides = {key: value for key, value in (conf or {}).items() if key not in _SERVER_KEYS}
         self.settings = load_settings(folder / "app.yaml", overrides)
@@ -86,6 +90,41 @@ class LiverLoopApp(MONAILabelApp):
         }
         return {name: methods[name] for name in self.settings.active_learning.scoring}
 
+    def init_batch_infer(self) -> LiverTumorBatchInferTask:
+        """Batch inference over the pool."""
+        return LiverTumorBatchInferTask()
+
+    def check_inference(self, model: str, params: dict[str, Any]) -> None:
+        """Refuse an inference or a batch of them before it starts.
+
+        Raises:
+            NotFoundError: there is no such model.
+            BadInputError: a value that can't be used.
+        """
+        _check_name("model", model, self._infers)
+        self._infers[model].check(params)
+
+    def check_training(self, model: str, params: dict[str, Any]) -> None:
+        """Refuse a training before a process is started for it.
+
+        Raises:
+            NotFoundError: there is no such model.
+            BadInputError: a value that can't be used, or nothing to train on.
+        """
+        _check_name("model to train", model, self._trainers)
+        self._trainers[model].check(params)
+        if not self.datastore().get_labeled_images():
+            msg = "no image is labelled yet; submit at least one corrected segmentation before training"
+            raise BadInputError(msg)
+
+    def check_scoring(self, method: str) -> None:
+        """Refuse a scoring before a process is started for it.
+
+        Raises:
+            NotFoundError: there is no such scoring method.
+        """
+        _check_name("scoring method", method, self._scoring_methods)
+
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Segment an image of the pool, an upload or a session's image.
 
@@ -93,9 +132,7 @@ class LiverLoopApp(MONAILabelApp):
             NotFoundError: there is no such model or image.
             BadInputError: the image is a path of this machine, or can't be used.
         """
-        if request.get("model") not in self._infers:
-            msg = f"there is no model {str(request.get('model'))[:80]!r}; choose one of {', '.join(self._infers)}"
-            raise NotFoundError(msg)
+        _check_name("model", request.get("model"), self._infers)
         image = request.get("image")
         if isinstance(image, str) and not self._was_sent(image, request):
             uri = (datastore or self.datastore()).get_image_uri(image)
@@ -113,10 +150,17 @@ class LiverLoopApp(MONAILabelApp):
             NotFoundError: there is no such strategy.
         """
         strategy = request.get("strategy") or next(iter(self._strategies))
-        if strategy not in self._strategies:
-            msg = f"there is no strategy {str(strategy)[:80]!r}; choose one of {', '.join(self._strategies)}"
-            raise NotFoundError(msg)
+        _check_name("strategy", strategy, self._strategies)
         return super().next_sample(request | {"strategy": strategy})
+
+    def infer_wsi(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Not for CT.
+
+        Raises:
+            NotFoundError: always.
+        """
+        msg = "this server segments CT and takes no whole-slide images; use /infer/"
+        raise NotFoundError(msg)
 
     def on_init_complete(self) -> None:
         """Called once the server runs: install error answers and request checks on it."""
@@ -139,3 +183,9 @@ class LiverLoopApp(MONAILabelApp):
             return True
         msg = f"{image[:80]!r} is a path of the server; name images by their id, or send the file"
         raise BadInputError(msg)
+
+
+def _check_name(kind: str, name: object, known: Collection[str]) -> None:
+    if name not in tuple(known):  # a client may send anything, unhashable things too
+        msg = f"there is no {kind} {str(name)[:80]!r}; choose one of {', '.join(known)}"
+        raise NotFoundError(msg)

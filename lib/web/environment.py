@@ -79,6 +79,18 @@ def apply_environment(environment: Mapping[str, str]) -> None:
             setattr(config.settings, name, getattr(fresh, name))
 
 
+def settle_environment() -> None:
+    """Apply the defaults once MONAI Label runs, for an app that plain `monailabel start_server` loads.
+
+    MONAI Label writes all its settings into the environment before it loads an app. Only those that it was given
+    count as set by someone; a subprocess is given all of them, so that nothing changes there.
+    """
+    settings: Any = sys.modules["monailabel.config"].settings
+    untouched = set(type(settings).model_fields) - settings.model_fields_set
+    given = {name: value for name, value in os.environ.items() if name not in untouched}
+    apply_environment(server_environment(given))
+
+
 def available_cores(quota_file: Path = _CGROUP_QUOTA) -> int:
     """CPU cores that this process may use: its affinity, and in a container the quota, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

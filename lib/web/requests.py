@@ -6,40 +6,59 @@ are plain functions, which we call from plain endpoints, so that the framework r
 """
 
 import json
+import logging
+import re
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, File, Form, UploadFile
 from fastapi.background import BackgroundTasks
 from monailabel.config import settings
-from monailabel.endpoints import activelearning, batch_infer, datastore, infer, train
+from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.endpoints import activelearning, batch_infer, datastore, infer, scoring, train
 from monailabel.endpoints.user.auth import RBAC, User
 
 from lib.errors import BadInputError, NotFoundError
 from lib.store.door import checked_identifier
 
 # Set by the server itself; a client that sends them could read or write any file.
-_RESERVED = {"image", "label", "session", "image_path", "bundle_path", "model_filename", "train_ds", "val_ds", "model"}
+_RESERVED = {
+    "image", "label", "session", "image_path", "bundle_path", "model_filename", "train_ds", "val_ds", "model", "method",
+}  # fmt: skip
+_GPUS = re.compile(r"all|\d+(,\d+)*|")
+
+
+def parsed_object(text: str | None, what: str) -> dict[str, Any]:
+    """The JSON object in a form's field; `{}` if it is empty.
+
+    Raises:
+        BadInputError: not JSON, or not an object.
+    """
+    try:
+        content = json.loads(text) if text else {}
+    except json.JSONDecodeError as error:
+        msg = f"{what} is not valid JSON: {error}"
+        raise BadInputError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{what} must be a JSON object, not {type(content).__name__}"
+        raise BadInputError(msg)
+    return content
 
 
 def parsed_params(text: str | None) -> dict[str, Any]:
-    """The JSON object in a form's `params`.
+    """The JSON object in a form's `params`, checked.
 
     Raises:
-        BadInputError: not a JSON object, or it sets a key that only the server may set.
+        BadInputError: not a JSON object, or see `checked_params`.
     """
-    try:
-        params = json.loads(text) if text else {}
-    except json.JSONDecodeError as error:
-        msg = f"params is not valid JSON: {error}"
-        raise BadInputError(msg) from error
-    return checked_params(params)
+    return checked_params(parsed_object(text, "params"))
 
 
-def checked_params(params: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever JSON the client sent
+def checked_params(params: Any) -> dict[str, Any]:
     """`params` without keys that only the server may set.
 
     Raises:
-        BadInputError: not an object, or a reserved key is present.
+        BadInputError: not an object, a reserved key is present, or a value that MONAI Label itself would fail on.
     """
     if params is None:
         return {}
@@ -50,8 +69,13 @@ def checked_params(params: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever JS
     if reserved:
         msg = f"params must not hold {', '.join(reserved)}; name images by their id in the request's address"
         raise BadInputError(msg)
-    if "name" in params:
-        checked_identifier(str(params["name"]), "run name")
+    for key, what in (("name", "run name"), ("label_tag", "label tag")):
+        if key in params:
+            checked_identifier(str(params[key]), what)
+    for key, (fits, expected) in _CHECKS.items():
+        if key in params and not fits(params[key]):
+            msg = f"{key} = {params[key]!r} can't be used; expected {expected}"
+            raise BadInputError(msg)
     return params
 
 
@@ -71,15 +95,19 @@ def install_requests(app: FastAPI) -> None:
         label: UploadFile = File(None),  # noqa: B008
         output: infer.ResultType | None = None,
         _: User = user,
-    ) -> Any:  # noqa: ANN401 - a file, JSON or multipart response
-        parsed_params(params)
+    ) -> Any:
+        checked = parsed_params(params)
         if not (image or session_id or file):
             msg = "no image: give an image id, a session_id or a file"
             raise BadInputError(msg)
         if image:
             checked_identifier(image, "image id")
         if session_id:
-            _checked_session(session_id)
+            _check_session(session_id)
+        if output is infer.ResultType.dicom_seg and not isinstance(_app().datastore(), DICOMWebDatastore):
+            msg = "output=dicom_seg needs images from a PACS; this server has a folder of files"
+            raise BadInputError(msg)
+        _app().check_inference(model, checked)
         return infer.run_inference(background_tasks, model, image, session_id, params, file, label, output)
 
     def save_label(
@@ -110,10 +138,33 @@ def install_requests(app: FastAPI) -> None:
     def next_sample(strategy: str, params: dict | None = None, caller: User = user) -> dict:
         return activelearning.sample(strategy, checked_params(params), caller.username)
 
+    def update_image_info(image: str, info: str = Form("{}"), caller: User = annotator) -> None:
+        datastore.update_image_info(image, json.dumps(parsed_object(info, "info")), caller.username)
+
+    def update_label_info(label: str, tag: str, info: str = Form("{}"), caller: User = annotator) -> None:
+        datastore.update_label_info(label, tag, json.dumps(parsed_object(info, "info")), caller.username)
+
     def start_training(
         model: str, params: dict | None = None, run_sync: bool = False, enqueue: bool = False, _: User = admin
-    ) -> Any:  # noqa: ANN401
-        return train.run_model(model, checked_params(params), run_sync, enqueue)
+    ) -> Any:
+        checked = checked_params(params)
+        _app().check_training(model, checked)
+        return train.run_model(model, checked, run_sync, enqueue)
+
+    def start_all_trainings(params: dict | None = None, run_sync: bool = False, _: User = admin) -> Any:
+        for model in _app().info()["trainers"]:
+            _app().check_training(model, checked_params((params or {}).get(model)))
+        return train.run(checked_params(params), run_sync)
+
+    def start_scoring(method: str, params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
+        checked = checked_params(params)
+        _app().check_scoring(method)
+        return scoring.run_method(method, checked, run_sync)
+
+    def start_all_scorings(params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
+        for method in _app().info()["scoring"]:
+            checked_params((params or {}).get(method))
+        return scoring.run(checked_params(params), run_sync)
 
     def start_batch(
         model: str,
@@ -121,8 +172,10 @@ def install_requests(app: FastAPI) -> None:
         params: dict | None = None,
         run_sync: bool = False,
         _: User = admin,
-    ) -> Any:  # noqa: ANN401
-        return batch_infer.run(model, images, checked_params(params), run_sync)
+    ) -> Any:
+        checked = checked_params(params)
+        _app().check_inference(model, checked)
+        return batch_infer.run(model, images, checked, run_sync)
 
     ours = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
     ours.post("/infer/{model}", tags=["Infer"])(run_inference)
@@ -130,17 +183,49 @@ def install_requests(app: FastAPI) -> None:
     ours.put("/datastore/image", tags=["Datastore"])(add_image)
     ours.put("/datastore/", include_in_schema=False)(add_image)
     ours.post("/activelearning/{strategy}", tags=["ActiveLearning"])(next_sample)
+    ours.put("/datastore/image/info", tags=["Datastore"])(update_image_info)
+    ours.put("/datastore/label/info", tags=["Datastore"])(update_label_info)
+    ours.post("/train/", include_in_schema=False)(start_all_trainings)
     ours.post("/train/{model}", tags=["Train"])(start_training)
+    ours.post("/scoring/", include_in_schema=False)(start_all_scorings)
+    ours.post("/scoring/{method}", tags=["Scoring"])(start_scoring)
     ours.post("/batch/infer/{model}", tags=["Infer"])(start_batch)
     app.include_router(ours)
     app.router.routes.insert(0, app.router.routes.pop())  # the first route that matches answers
 
 
-def _checked_session(session_id: str) -> None:
-    from monailabel.interfaces.utils.app import app_instance  # the app exists only once the server runs
+def _app() -> Any:
+    """The running app, which exists only once the server runs."""
+    from monailabel.interfaces.utils.app import app_instance
 
+    return app_instance()
+
+
+def _check_session(session_id: str) -> None:
     checked_identifier(session_id, "session id")
-    sessions = app_instance().sessions()
+    sessions = _app().sessions()
     if sessions is None or sessions.get_session(session_id) is None:
         msg = f"there is no session {session_id!r}; it may have expired, send the image again"
         raise NotFoundError(msg)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _names_devices(value: Any) -> bool:
+    names = value if isinstance(value, list) else [value]
+    return bool(names) and all(isinstance(name, str) for name in names)
+
+
+# What MONAI Label reads from params on its own account, often after it answered.
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "device": (_names_devices, "a device's name such as 'cpu' or 'cuda'"),
+    "gpus": (lambda value: isinstance(value, str) and bool(_GPUS.fullmatch(value)), "'all' or numbers such as '0,1'"),
+    "logging": (
+        lambda value: isinstance(value, str) and value.upper() in logging.getLevelNamesMapping(),
+        "a log level such as 'INFO'",
+    ),
+    "max_batch_size": (_is_count, "a number of images, 0 for all"),
+    "max_workers": (_is_count, "a number of threads, 0 to choose by the cores"),
+}

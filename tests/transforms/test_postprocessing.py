@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import ndimage
 
 from lib.errors import BadInputError
 from lib.transforms.postprocessing import PostprocessingSettings, postprocess
@@ -163,6 +164,16 @@ def test_enclosed_holes_become_liver_even_between_liver_and_tumor() -> None:
     whole[15:18, 20:24, 28:32] = 1
 
     np.testing.assert_array_equal(postprocess(label, MM, only(fill_holes=True)), whole)
+
+
+@settings(max_examples=200, deadline=None)
+@given(label=noisy_labels())
+def test_holes_are_those_of_scipy(label: np.ndarray) -> None:
+    liver = (label > 0).astype(np.uint8)
+    outside = np.pad(liver[0] if len(liver) == 1 else liver, 1)
+    expected = ndimage.binary_fill_holes(outside)[(slice(1, -1),) * outside.ndim].reshape(liver.shape)
+
+    np.testing.assert_array_equal(postprocess(liver, MM, only(fill_holes=True)), expected)
 
 
 def test_vessel_that_leaves_the_liver_stays_open() -> None:

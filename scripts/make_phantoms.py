@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Write synthetic CTs with ground truth for liver and tumors, for tests, benchmarks and trying things out.
+
+    scripts/make_phantoms.py -o studies --count 4 --shape 256 256 80 --with-labels
+    scripts/make_phantoms.py --sample-data
+
+Images become `phantom_0001.nii.gz`, ... in the folder, labels `labels/final/` under it with the same names. The same
+seed and options give the same voxels.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib.console import run
+from lib.errors import BadInputError
+from lib.phantom import Phantom, draw_spec, render
+from lib.volume_io import write_image, write_label
+
+SAMPLE_DATA = Path(__file__).resolve().parents[1] / "sample-data"
+
+# Small enough to commit, different in all that matters to a tool: phase, tumors, orientation, tilt, spacing.
+SAMPLES: dict[str, dict[str, Any]] = {
+    "phantom_0001": {"seed": 1001, "phase": "portal", "tumors": 3, "orientation": "LPS"},
+    "phantom_0002": {"seed": 1002, "phase": "portal", "tumors": 0, "orientation": "RAS"},
+    "phantom_0003": {"seed": 1003, "phase": "native", "tumors": 2, "orientation": "LAS"},
+    "phantom_0004": {"seed": 1004, "phase": "portal", "tumors": 7, "orientation": "RAS", "tilt": 8.0},
+    "phantom_0005": {"seed": 1005, "phase": "portal", "tumors": 1, "orientation": "PSL"},
+    "phantom_0006": {"seed": 1006, "phase": "native", "tumors": 0, "orientation": "LPS"},
+}
+_SAMPLE_SIZE: dict[str, Any] = {"shape": (112, 112, 44), "spacing": (3.3, 3.3, 5.5), "tilt": 0.0}
+
+
+def sample_options(name: str) -> dict[str, Any]:
+    """The options of `draw_spec` that give the committed sample of this name."""
+    return {**_SAMPLE_SIZE, **SAMPLES[name]}
+
+
+def main() -> None:
+    """Parse the command line and write the phantoms."""
+    arguments = _parser().parse_args()
+    if arguments.sample_data:
+        folder = arguments.output or SAMPLE_DATA
+        jobs = [(name, sample_options(name)) for name in SAMPLES]
+    else:
+        if arguments.output is None:
+            msg = "name the folder to write to with -o DIR, or give --sample-data"
+            raise BadInputError(msg)
+        if arguments.count < 1:
+            msg = f"--count must be 1 or more, not {arguments.count}"
+            raise BadInputError(msg)
+        folder = arguments.output
+        jobs = list(_jobs(arguments))
+    if folder.exists() and not folder.is_dir():
+        msg = f"{folder} is a file; name a folder"
+        raise BadInputError(msg)
+    for name, options in tqdm(jobs, unit="phantom", desc="phantoms"):
+        phantom = _make(options)
+        write_image(folder / f"{name}.nii.gz", phantom.image)
+        if arguments.with_labels or arguments.sample_data:
+            write_label(folder / "labels" / "final" / f"{name}.nii.gz", phantom.label)
+
+
+def _jobs(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number in range(arguments.count):
+        options = {
+            "seed": arguments.seed + number,
+            "shape": tuple(arguments.shape) if arguments.shape else None,
+            "spacing": tuple(arguments.spacing) if arguments.spacing else None,
+            "phase": arguments.phase,
+            "tumors": arguments.tumors,
+            "orientation": arguments.orientation,
+        }
+        yield f"phantom_{number + 1:04d}", options
+
+
+def _make(options: dict[str, Any]) -> Phantom:
+    spec = draw_spec(**options)
+    # a bar of its own only for those that take long
+    with tqdm(total=100, unit="%", leave=False, delay=2, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
+
+        def show(share: float) -> None:
+            bar.update(round(100 * share) - bar.n)
+
+        return render(spec, progress=show)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="studies folder to write to; made if missing")
+    parser.add_argument("--count", type=int, default=1, help="how many phantoms (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the first; the next have the next (default: 1)")
+    parser.add_argument(
+        "--shape", type=int, nargs=3, metavar=("X", "Y", "Z"),
+        help="voxels of the axial grid (default: 512 512 and as many slices as a clinical scan has)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"),
+        help="mm between voxels (default: a field of view of 320 to 500 mm; slices such that the liver fits)",
+    )  # fmt: skip
+    parser.add_argument("--phase", choices=["native", "portal"], help="before or after contrast (default: either)")
+    parser.add_argument("--tumors", type=int, help="how many tumors each has (default: 0 to 12)")
+    parser.add_argument("--orientation", help="axis codes of the files, such as LPS or RAS (default: any)")
+    parser.add_argument("--with-labels", action="store_true", help="write the ground truth to DIR/labels/final too")
+    parser.add_argument(
+        "--sample-data", action="store_true", help="regenerate the committed sample-data/ (or the same phantoms in DIR)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

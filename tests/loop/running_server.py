@@ -1,0 +1,221 @@
+"""A real MONAI Label server on a loopback port, with an app folder of its own, ended whatever happens."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import requests
+from monailabel.client import MONAILabelClient
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+APP = REPOSITORY / "apps" / "liver_tumor"
+MODEL = "liver_tumor"
+PATIENCE_S = 240.0  # for what takes seconds on a free machine
+
+_PROGRAMS = Path(sys.executable).parent
+_MAIN_PY = '''"""A second app: its own app.yaml, everything else from LiverLoop."""
+
+import sys
+
+sys.path.insert(0, {repository!r})
+
+from lib.web.app import LiverLoopApp
+
+
+class SecondApp(LiverLoopApp):
+    """What `app.yaml` beside this file describes."""
+'''
+
+
+class Answer(NamedTuple):
+    """Status and reason of an answer, or its JSON where there is no reason."""
+
+    status: int
+    reason: Any
+
+
+def make_app(folder: Path) -> Path:
+    """An app folder outside the repository, as a site would write it: app.yaml, weights and a main.py of a few lines."""
+    folder.mkdir(parents=True)
+    (folder / "main.py").write_text(_MAIN_PY.format(repository=str(REPOSITORY)))
+    (folder / "app.yaml").write_text((APP / "app.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "starter.pt").symlink_to(APP / "starter.pt")  # only ever read
+    return folder
+
+
+def free_port() -> int:
+    """A port on which nothing listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], what: str, pause_s: float = 0.2) -> Any:
+    """The condition's first true result."""
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        if result := condition():
+            return result
+        time.sleep(pause_s)
+    msg = f"waited {PATIENCE_S:.0f} s in vain for {what}"
+    raise TimeoutError(msg)
+
+
+class RunningServer:
+    """Starts a server and waits until it answers; use it as a context manager.
+
+    Args:
+        studies: the studies folder.
+        folder: gets the log, the sessions and the client's downloads.
+        app: an app folder that may be written to.
+        conf: `--conf` overrides of `app.yaml`.
+        environment: variables beside those that every MONAI Label user needs.
+        command: instead of `monailabel start_server`.
+        working_directory: of the server's process.
+    """
+
+    def __init__(
+        self,
+        studies: Path,
+        folder: Path,
+        *,
+        app: Path,
+        conf: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = ("monailabel", "start_server"),
+        working_directory: Path | None = None,
+    ) -> None:
+        self.studies, self.folder, self.app = studies, folder, app
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_file = folder / "server.log"
+        self.exit_code: int | None = None
+        (folder / "downloads").mkdir(parents=True)
+        self._command = [
+            *command,
+            *("--app", str(app), "--studies", str(studies), "--host", "127.0.0.1", "--port", str(self.port)),
+            *(part for key, value in (conf or {}).items() for part in ("--conf", key, str(value))),
+        ]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MONAI_LABEL_")}
+        self._environment = inherited | {
+            "PATH": os.pathsep.join([str(_PROGRAMS), os.environ["PATH"]]),
+            "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
+            "PYTHONUNBUFFERED": "1",
+            **(environment or {}),
+        }
+        self._working_directory = working_directory or folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "RunningServer":
+        with self.log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=self._environment,
+                cwd=self._working_directory,
+                start_new_session=True,  # a process group of its own, which can be ended as a whole
+            )
+        try:
+            wait_until(self._answers, f"the first answer of {' '.join(self._command)}", pause_s=0.3)
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def process(self) -> psutil.Process:
+        """The server's process."""
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
+
+    def client(self, client_id: str = "annotator") -> MONAILabelClient:
+        """MONAI Label's own client, as 3D Slicer uses it."""
+        return MONAILabelClient(self.url, tmpdir=str(self.folder / "downloads"), client_id=client_id)
+
+    def children(self) -> list[psutil.Process]:
+        """Training, scoring or batch processes that the server runs now."""
+        return [child for child in self.process.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+
+    def log(self) -> str:
+        """What server and subprocesses printed so far."""
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    def ask(self, method: str, path: str, **options: Any) -> Answer:
+        """A plain HTTP request; for what the client can't send or hides."""
+        answer = requests.request(method, self.url + path, timeout=PATIENCE_S, **options)
+        try:
+            content = answer.json()
+        except requests.JSONDecodeError:
+            return Answer(answer.status_code, answer.text)
+        return Answer(answer.status_code, content.get("detail", content) if isinstance(content, dict) else content)
+
+    def infer(self, image: str | None = None, params: Any = None, file: Path | None = None, **query: str) -> Answer:
+        """POST to `/infer/`, with `params` as text or as what becomes JSON."""
+        text = params if isinstance(params, str) else json.dumps(params or {})
+        asked = ({} if image is None else {"image": image}) | query
+        if file is None:
+            return self.ask("POST", f"/infer/{MODEL}", params=asked, data={"params": text})
+        with file.open("rb") as content:
+            files = {"file": (file.name, content)}
+            return self.ask("POST", f"/infer/{MODEL}", params=asked, data={"params": text}, files=files)
+
+    def finished(self, path: str) -> dict[str, Any]:
+        """The status of the background task at `/train/`, `/scoring/` or `/batch/infer` once it has ended."""
+
+        def ended() -> dict[str, Any] | None:
+            task = self.ask("GET", path).reason
+            return task if isinstance(task, dict) and task["status"] not in {"SUBMITTED", "RUNNING"} else None
+
+        return dict(wait_until(ended, f"the end of {path}"))
+
+    def interrupt(self) -> int:
+        """Ctrl-C, which a terminal sends to the whole group; returns the exit code."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGINT)
+        self.exit_code = self._process.wait(PATIENCE_S)
+        return self.exit_code
+
+    def end(self) -> None:
+        """End the whole process group, and only that."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                pass
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)  # also a subprocess that the server left behind
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            msg = f"the server ended with {self._process.returncode} before it answered:\n{self.log()[-4000:]}"
+            raise RuntimeError(msg)
+        try:
+            return requests.get(f"{self.url}/info/", timeout=30).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+
+def epoch_lines(details: Sequence[str]) -> list[str]:
+    """The lines of a training's status that tell of finished epochs."""
+    return [line for line in details if re.search(r"epoch \d+/\d+: (loss|training|validation)", line)]

@@ -1,0 +1,52 @@
+"""The folders of `lib` import downwards only, and the core knows nothing of servers."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+LIB = Path(__file__).resolve().parents[1] / "lib"
+# From top to bottom: each may import those after it, and itself.
+ORDER = (
+    "doctor", "web", "samples", "sample_sources", "lits", "lits_slices", "benchmarks", "training", "activelearning", "store",
+    "inference", "settings", "metrics", "networks", "transforms", "phantom", "volume_io", "dicom", "volume", "labels", "files",
+    "console", "errors",
+)  # fmt: skip
+# Files that are MONAI Label's interfaces; everything else is core.
+SHELLS = {
+    "web/app.py", "web/answers.py", "web/requests.py", "store/folder.py", "inference/task.py", "training/task.py",
+    "activelearning/tasks.py", "doctor.py",
+}  # fmt: skip
+FILES = sorted(path.relative_to(LIB) for path in LIB.rglob("*.py") if path.name != "__init__.py")
+
+
+def part(name: str) -> str:
+    """`lib.training.fit` and `training/fit.py` both belong to `training`; all phantom files are one part."""
+    top = name.removeprefix("lib.").removesuffix(".py").replace("/", ".").split(".")[0]
+    return "phantom" if top.startswith("phantom") else top
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse((LIB / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_go_downwards(path: Path) -> None:
+    own = part(path.as_posix())
+    assert own in ORDER, f"say in ORDER where {own} stands"
+    for module in imports(path):
+        if module.startswith("lib."):
+            other = part(module)
+            assert ORDER.index(other) >= ORDER.index(own), f"{path} imports {module}, which stands above it"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.as_posix() not in SHELLS], ids=str)
+def test_the_core_knows_no_server(path: Path) -> None:
+    servers = {"monailabel", "fastapi", "starlette", "uvicorn"}
+    assert not {module.split(".")[0] for module in imports(path)} & servers

@@ -1,0 +1,199 @@
+import http.server
+import socket
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lib.errors import BadInputError, NotFoundError, SettingsError, StorageError
+from lib.web.launch import (
+    announcement,
+    check_address,
+    check_app,
+    check_conf,
+    check_studies,
+    is_loopback,
+    server_url,
+    wait_until_ready,
+)
+
+# Nobody may create files there, not even an administrator.
+UNWRITABLE = Path("/sys")
+
+
+@contextmanager
+def web_server(status):
+    seen = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append((self.path, self.headers.get("Authorization")))
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", seen
+        server.shutdown()
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def app(tmp_path):
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "main.py").write_text("")
+    (folder / "app.yaml").write_text("name: Test\n")
+    return folder
+
+
+def test_a_free_port_is_accepted(free_port):
+    check_address("127.0.0.1", free_port)
+    check_address("localhost", free_port)
+
+
+def test_a_taken_port_is_named():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(
+            BadInputError, match=rf"^port {port} on 127\.0\.0\.1 is taken by another program; .*--port$"
+        ):
+            check_address("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_a_number_that_is_no_port_is_refused(port):
+    with pytest.raises(BadInputError, match=f"--port {port} is not a port; choose one from 1 to 65535"):
+        check_address("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_another_machines_address_is_refused(host, free_port):
+    with pytest.raises(BadInputError, match=f"--host {host} is not an address of this machine"):
+        check_address(host, free_port)
+
+
+def test_an_app_folder_is_made_absolute(app, monkeypatch):
+    monkeypatch.chdir(app.parent)
+    assert check_app(Path("app")) == app.resolve()
+
+
+@pytest.mark.parametrize("name", ["main.py", "app.yaml"])
+def test_an_incomplete_app_says_what_is_missing(app, name):
+    (app / name).unlink()
+    with pytest.raises(NotFoundError, match=rf"is not an app: it has no {name}; give a folder such as"):
+        check_app(app)
+
+
+def test_a_missing_app_is_named(tmp_path):
+    with pytest.raises(NotFoundError, match=r"the app folder .*nowhere does not exist"):
+        check_app(tmp_path / "nowhere")
+
+
+def test_conf_is_validated_with_the_app(app):
+    check_conf(app, [("training.max_epochs", "3")])
+    with pytest.raises(SettingsError, match="unknown key bogus"):
+        check_conf(app, [("bogus", "1")])
+    with pytest.raises(SettingsError, match=r"--conf training\.max_epochs is given twice; keep one"):
+        check_conf(app, [("training.max_epochs", "3"), ("training.max_epochs", "4")])
+
+
+def test_a_studies_folder_is_made_absolute_and_left_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    assert check_studies(tmp_path.name) == str(tmp_path.resolve())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_studies_folder_is_not_made(tmp_path):
+    with pytest.raises(NotFoundError, match=r"the studies folder .*typo does not exist; make it or correct --studies"):
+        check_studies(str(tmp_path / "typo"))
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_file_is_not_a_studies_folder(tmp_path):
+    (tmp_path / "ct.nii.gz").write_bytes(b"")
+    with pytest.raises(BadInputError, match=r"ct\.nii\.gz is a file; give the folder"):
+        check_studies(str(tmp_path / "ct.nii.gz"))
+
+
+@pytest.mark.skipif(not UNWRITABLE.is_dir(), reason="needs a folder that even root can't write")
+def test_an_unwritable_studies_folder_is_refused():
+    with pytest.raises(StorageError, match=r"the studies folder /sys can't be written \(.+\); labels are kept in it"):
+        check_studies(str(UNWRITABLE))
+
+
+def test_a_pacs_is_asked_with_the_login(monkeypatch):
+    monkeypatch.setenv("MONAI_LABEL_DATASTORE_USERNAME", "reader")
+    monkeypatch.setenv("MONAI_LABEL_DATASTORE_PASSWORD", "secret")
+    with web_server(204) as (url, seen):
+        assert check_studies(f"{url}/dicom-web") == f"{url}/dicom-web"
+        assert seen == [("/dicom-web/studies?limit=1", "Basic cmVhZGVyOnNlY3JldA==")]
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(401, r"refuses \(HTTP 401\); set MONAI_LABEL_DATASTORE_USERNAME"), (404, "answers HTTP 404; give the root")],
+)
+def test_a_pacs_that_refuses_is_named(status, message):
+    with web_server(status) as (url, _), pytest.raises(BadInputError, match=message):
+        check_studies(url)
+
+
+def test_a_silent_pacs_is_named(free_port):
+    url = f"http://127.0.0.1:{free_port}/dicom-web"
+    with pytest.raises(NotFoundError, match=rf"nothing answers at {url} \(.*refused\); start the PACS"):
+        check_studies(url)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("::", False), ("10.0.0.1", False)],
+)
+def test_loopback_is_told_from_the_network(host, expected):
+    assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("ct.example", "http://ct.example:8000"),
+    ],
+)
+def test_the_address_to_open(host, url):
+    assert server_url(host, 8000) == url
+
+
+def test_the_announcement_counts_images_once_and_says_what_to_enter(tmp_path):
+    for name in ("a.nii.gz", "b.nii", "c.nrrd", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    text = announcement("http://127.0.0.1:8000", str(tmp_path))
+    assert text.startswith("LiverLoop is ready at http://127.0.0.1:8000\n")
+    assert f"{tmp_path} (3 images)" in text
+    assert "MONAI Label server: http://127.0.0.1:8000" in text
+    assert "scripts/serve --studies DIR" in text
+    assert "http://127.0.0.1:8000/ohif/" in announcement("http://127.0.0.1:8000", "http://pacs/dicom-web")
+
+
+def test_readiness_is_seen():
+    with web_server(200) as (url, seen):
+        assert wait_until_ready(url, patience_s=30)
+        assert seen[0][0] == "/info/"
+
+
+def test_waiting_ends(free_port):
+    assert not wait_until_ready(f"http://127.0.0.1:{free_port}", patience_s=0.05, pause_s=0.01)
