@@ -12,7 +12,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import EnhancedCTImageStorage
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
 
 from lib.errors import BadInputError
 
@@ -73,11 +73,14 @@ def _ct_slices(folder: Path) -> list[FileDataset]:
         if kind == EnhancedCTImageStorage:
             msg = f"{path}: several slices in one file (Enhanced CT); export the series with one file per slice"
             raise BadInputError(msg)
-        if modality != "CT" or "Rows" not in dataset:
+        is_picture = kind != CTImageStorage and "ImagePositionPatient" not in dataset  # such as a dose report
+        if modality != "CT" or is_picture:
             continue
         missing = [name for name in _NEEDED if dataset.get(name) in (None, "")]
         if missing:
-            msg = f"{path}: lacks {', '.join(missing)}; the file is damaged or not a CT slice: copy it again or remove it"
+            msg = (
+                f"{path}: lacks {', '.join(missing)}; the file is damaged or not a CT slice: copy it again or remove it"
+            )
             raise BadInputError(msg)
         series[str(dataset.get("SeriesInstanceUID"))].append(dataset)
     if not series:

@@ -5,9 +5,11 @@ and annotators add, remove, reorder and rename them.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import fastremap
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lib.errors import BadInputError
 
 # Segments that clients carry along and that mean "nothing here".
-_IGNORED = {"background", "foreground scribbles", "background scribbles"}
+IGNORED = {"background", "foreground scribbles", "background scribbles"}
 
 
 class Label(BaseModel):
@@ -48,23 +50,23 @@ def indices(labels: Mapping[str, Label]) -> dict[str, int]:
 
 
 def find_index(name: str, labels: Mapping[str, Label]) -> int | None:
-    """Index of the class that a client calls `name`; case, `_`, `-` and spaces do not matter. None if unknown."""
-    wanted = _plain(name)
+    """Index of the class that a client calls `name`, however it is spelled (see `plain`); None if unknown."""
+    wanted = plain(name)
     for known, label in labels.items():
-        if wanted == _plain(known) or wanted in {_plain(alias) for alias in label.aliases}:
+        if wanted == plain(known) or wanted in {plain(alias) for alias in label.aliases}:
             return label.index
     return None
 
 
 def remap(
-    array: NDArray, label_info: Sequence[Mapping[str, Any]] | None, labels: Mapping[str, Label]
+    array: NDArray[np.uint8], label_info: Sequence[Mapping[str, Any]] | None, labels: Mapping[str, Label]
 ) -> NDArray[np.uint8]:
     """Turn a client's label voxels into our indices, by the names the client gave them.
 
     Args:
-        array: integers of any shape, 0 = background.
-        label_info: `[{"name": "Liver", "idx": 1}, ...]` as 3D Slicer sends it; None or empty: the voxels already
-            hold our indices.
+        array: uint8 of any shape, 0 = background; not changed.
+        label_info: `[{"name": "Liver", "idx": 1}, ...]` as 3D Slicer sends it; an entry without `idx` has its place
+            in the list. None or empty: the voxels already hold our indices.
         labels: our classes.
 
     3D Slicer writes the k-th entry of `label_info` as value k, but its `idx` also counts segments it left out, so
@@ -72,12 +74,13 @@ def remap(
     therefore taken by order; otherwise `idx` is the value.
 
     Returns:
-        uint8 array of the same shape with our indices; classes that nobody painted are simply absent.
+        uint8 array of the same shape with our indices; classes that nobody painted are simply absent, scribbles and
+        "background" become 0.
 
     Raises:
         BadInputError: a painted segment has a name we do not know, or a value has no name.
     """
-    values = [int(value) for value in np.unique(array) if value != 0]
+    values = [int(value) for value in fastremap.unique(array) if value != 0]
     if not label_info:
         known = set(indices(labels).values())
         unknown = [value for value in values if value not in known]
@@ -87,27 +90,49 @@ def remap(
                 "them; send label_info with a name for each value"
             )
             raise BadInputError(msg)
-        return array.astype(np.uint8)
+        return array
 
     named = _names_by_value(values, label_info)
-    table: dict[int, int] = {}
+    table = np.zeros(256, np.uint8)
     for value in values:
-        name = named.get(value)
-        if name is None:
-            msg = f"the label holds the value {value}, which label_info {dict(named)} does not name; add its name"
+        if value not in named:
+            msg = f"the label holds the value {value}, which label_info {_short(named)} does not name; add its name"
             raise BadInputError(msg)
-        index = 0 if _plain(name) in _IGNORED else find_index(name, labels)
-        if index is None:
-            msg = (
-                f"the segment {name!r} is not one of {list(indices(labels))} nor a known spelling of them; rename or "
-                "remove it, or add it to the aliases in app.yaml"
-            )
-            raise BadInputError(msg)
-        table[value] = index
-    result = np.zeros(array.shape, np.uint8)
-    for value, index in table.items():
-        result[array == value] = index
+        table[value] = _known_index(named[value], labels)
+    return array if all(table[value] == value for value in values) else table[array]
+
+
+def merge(
+    segments: Iterable[tuple[str, NDArray[np.uint8]]], shape: Sequence[int], labels: Mapping[str, Label]
+) -> NDArray[np.uint8]:
+    """One array of our indices from masks with names, as a `.seg.nrrd` holds them.
+
+    Args:
+        segments: name and mask (0 or 1) of each; they may overlap: the larger index counts, so that a tumor painted
+            within a liver stays. Empty masks may have any name.
+        shape: of every mask and of the result.
+        labels: our classes.
+
+    Raises:
+        BadInputError: a segment with voxels has a name we do not know.
+    """
+    result = np.zeros(tuple(shape), np.uint8, order="F")
+    for name, mask in segments:
+        if mask.any():
+            np.maximum(result, mask * np.uint8(_known_index(name, labels)), out=result)
     return result
+
+
+def _known_index(name: str, labels: Mapping[str, Label]) -> int:
+    """Index of a segment that has voxels; 0 for scribbles."""
+    index = 0 if plain(name) in IGNORED else find_index(name, labels)
+    if index is None:
+        msg = (
+            f"the segment {_short(name)} is not one of {list(indices(labels))} nor a known spelling of them; rename or "
+            "remove it, or add it to the aliases in app.yaml"
+        )
+        raise BadInputError(msg)
+    return index
 
 
 def _names_by_value(values: Sequence[int], label_info: Sequence[Mapping[str, Any]]) -> dict[int, str]:
@@ -115,16 +140,22 @@ def _names_by_value(values: Sequence[int], label_info: Sequence[Mapping[str, Any
         names = [str(entry["name"]) for entry in label_info]
         numbers = [int(entry.get("idx", position)) for position, entry in enumerate(label_info, start=1)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        msg = f"label_info must be a list of objects with 'name' and 'idx', not {label_info!r}"
+        msg = f"label_info must be a list of objects with 'name' and 'idx', not {_short(label_info)}"
         raise BadInputError(msg) from error
     if len(set(numbers)) != len(numbers):
-        msg = f"label_info gives one idx to several segments: {list(zip(names, numbers, strict=True))}"
+        msg = f"label_info gives one idx to several segments: {_short(list(zip(names, numbers, strict=True)))}"
         raise BadInputError(msg)
     increasing = numbers == sorted(numbers)
-    if increasing and max(values, default=0) <= len(names):
+    if increasing and max(values, default=0) <= len(names):  # values are 1..n in 3D Slicer
         return dict(enumerate(names, start=1))
     return dict(zip(numbers, names, strict=True))
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_\-]+", " ", name).strip().casefold()
+def plain(name: str) -> str:
+    """The form in which names are compared: case, `_`, `-`, spaces and ways to write an accent do not matter."""
+    return re.sub(r"[\s_\-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,6 +1,7 @@
 """Synthetic CT of the trunk with ground truth for liver and tumors, of any size, from a seed.
 
-`draw_spec` holds all randomness, `render` none: the same seed and arguments give the same bytes. Images are int16
+`draw_spec` holds all randomness, `render` none: the same seed and arguments give the same bytes (on another kind of
+processor, whose sines round otherwise, perhaps a few voxels that differ by 1 HU). Images are int16
 HU, labels uint8 (0 background, 1 liver, 2 tumor). Vessels inside the liver are liver; gall bladder and inferior vena
 cava are not.
 

@@ -292,6 +292,8 @@ def _draw_lesion(
         difference = contrast * (rng.uniform(18, 60) if tissue.phase == "portal" else rng.uniform(10, 28))
     else:
         difference = rng.uniform(-6, 6)
+    radii = rng.uniform(0.75, 1.25, 3)
+    radii *= radius / radii.mean()
     rim = 0.0
     if rng.random() < (0.9 if kind == "iso" else 0.25):
         rim = float(rng.uniform(12, 45) * (1 if rng.random() < 0.75 else -0.8))
@@ -302,7 +304,7 @@ def _draw_lesion(
     calcified = rng.random() < 0.05
     return Lesion(
         center=(float(center[0]), float(center[1]), float(center[2])),
-        radii=tuple(float(radius * rng.uniform(0.78, 1.25)) for _ in range(3)),  # type: ignore[arg-type]
+        radii=(float(radii[0]), float(radii[1]), float(radii[2])),
         kind=kind,
         difference=float(difference),
         irregularity=float(rng.uniform(0.04, 0.22)),

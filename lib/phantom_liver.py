@@ -59,7 +59,7 @@ class Liver:
         left_low = s.left_low + np.float32(0.15) * x
         left = smooth_max(smooth_max(face, x - np.float32(s.left_end), 25), left_low - z, 20)
         c = s.caudate
-        caudate = ellipsoid(x, y, z, (-10.0, 17.0, 18.0), (17 * c, 14 * c, 30 * c))
+        caudate = ellipsoid(x, y, z, (-17.0, 8.0, 22.0), (16 * c, 15 * c, 28 * c))
         liver = smooth_min(smooth_min(right, left, 16), caudate, 8)
         liver += self._surface.at(x, y, z)
         if s.nodularity > 0:
@@ -84,7 +84,7 @@ class Liver:
         yield ellipsoid(x, y, z, (-36.0, 58.0, -40.0), (30.0, 32.0, 58.0)), 10
         yield ellipsoid(x, y, z, (-14.0, 6.0, -12.0), (17.0, 9.0, 15.0)), 6  # hilum
         yield ellipsoid(x, y, z, (-20.0, 26.0, 0.0), (12.0, 12.0, 400.0)), 4  # inferior vena cava
-        yield ellipsoid(x, y, z, (10.0, 11.0, 0.0), (14.0, 20.0, 900.0)), 5  # aorta and esophagus
+        yield ellipsoid(x, y, z, (9.0, 12.0, 0.0), (17.0, 18.0, 900.0)), 9  # aorta and esophagus
         yield ellipsoid(x, y, z, (0.0, 42.0, 0.0), (30.0, 26.0, 900.0)), 6  # spine and crura
         tilted = x + np.float32(0.25) * y
         if s.fissure > 0:  # of the round ligament: open to the front and below

@@ -31,8 +31,10 @@ def ellipsoid(x: Field, y: Field, z: Field, center: Triple, radii: Triple, turn:
         slope += square
     np.sqrt(outer, out=outer)
     np.sqrt(slope, out=slope)
-    slope += np.float32(1e-6)
+    tiny = 1e-4  # makes the center, where both are 0, the smallest radius deep
+    slope += np.float32(tiny / min(radii))
     result = outer - np.float32(1)
+    outer += np.float32(tiny)
     result *= outer
     result /= slope
     return result
@@ -43,7 +45,9 @@ def ellipse(x: Field, y: Field, center: tuple[float | Field, float | Field], rad
     x, y = (x - center[0]) / np.float32(radii[0]), (y - center[1]) / np.float32(radii[1])
     outer = np.sqrt(x * x + y * y)
     x, y = x / np.float32(radii[0]), y / np.float32(radii[1])
-    return (outer * (outer - 1) / (np.sqrt(x * x + y * y) + np.float32(1e-6))).astype(np.float32, copy=False)
+    tiny = np.float32(1e-4)
+    slope = np.sqrt(x * x + y * y) + tiny / np.float32(min(radii))
+    return ((outer + tiny) * (outer - 1) / slope).astype(np.float32, copy=False)
 
 
 def capsule(x: Field, y: Field, z: Field, start: Triple, end: Triple, radius: tuple[float, float]) -> Field:

@@ -1,32 +1,60 @@
 """Read CT images and labels, write labels: NIfTI, NRRD, DICOM folders and Slicer's `.seg.nrrd`.
 
-Images are read once, on their stored integers, and refused with a reason when they are not a CT. Files are written
-aside and renamed, so that nobody ever reads half a label.
+Images are read once, on their stored integers, and refused with a reason when they are not a CT. Sizes are checked
+by the header alone, and no more than the header announces is ever unpacked. Files are written aside and renamed, so
+that nobody ever reads half a label.
 """
 
+import bz2
+import io
+import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import nibabel as nib
 import nrrd
 import numpy as np
 from isal import igzip
+from isal.igzip_lib import IsalError
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from lib.dicom import read_series
 from lib.errors import BadInputError, NotFoundError
 from lib.files import atomic_write
 from lib.labels import Label
+from lib.segments import Segment, find_segments, segment_fields
 from lib.volume import AIR_HU, Volume
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 LABEL_SUFFIXES = (".seg.nrrd", *IMAGE_SUFFIXES)
 MAX_IN_PLANE, MAX_SLICES, MAX_VOXELS = 2048, 4096, 1_200_000_000
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, nrrd.NRRDError, KeyError)
+# What truncated and otherwise damaged files make their readers raise.
+_DAMAGED: Any = (EOFError, zlib.error, IsalError, WrapStructError)
+_UNREADABLE: Any = (
+    *_DAMAGED, OSError, ValueError, KeyError, IndexError, OverflowError, ImageFileError, HeaderDataError,
+    nrrd.NRRDError,
+)  # fmt: skip
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_TO_RAS = {
+    **dict.fromkeys(("left-posterior-superior", "lps"), _LPS_TO_RAS),
+    **dict.fromkeys(("right-anterior-superior", "ras"), np.eye(4)),
+    **dict.fromkeys(("left-anterior-superior", "las"), np.diag([-1.0, 1.0, 1.0, 1.0])),
+}
+_NIFTI_BY_HEADER_SIZE = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
+_WIDEST_VOXEL = 8  # bytes
+
+
+class _Stored(NamedTuple):
+    """What a file holds: voxels as stored, RAS+ affine, and the segments of a `.seg.nrrd`."""
+
+    array: NDArray
+    affine: NDArray[np.float64]
+    segments: list[Segment]
 
 
 def suffix_of(path: str | Path, suffixes: tuple[str, ...] = LABEL_SUFFIXES) -> str:
@@ -66,38 +94,57 @@ def read_image(path: str | Path) -> Volume:
     if path.is_dir():
         array, affine = read_series(path)
     else:
-        array, affine = _read_array(path)
-    hu = _as_hounsfield(array, path)
-    try:
-        return Volume(hu, affine)
-    except BadInputError as error:
-        raise BadInputError(f"{path.name}: {error}") from error
+        array, affine, _ = _read(path, IMAGE_SUFFIXES)
+    return _volume(_as_hounsfield(array, path), affine, path)
 
 
 def read_label(path: str | Path) -> Volume:
     """Read a label volume: whole numbers 0..255 as uint8, not yet mapped by name.
+
+    Args:
+        path: `.nii`, `.nii.gz`, `.nrrd` or `.seg.nrrd`. Segments that lie in several layers get the values 1, 2, ...
+            in their order; where they overlap the later one counts.
 
     Raises:
         NotFoundError: there is no such file.
         BadInputError: not readable, not 3D, or the values are not whole numbers in 0..255.
     """
     path = Path(path)
-    array, affine = _read_array(path)
-    if array.dtype != np.uint8:
-        low, high = array.min(), array.max()
-        if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 255:
-            msg = f"{path.name}: label values run from {low} to {high}; expected whole numbers from 0 to 255"
-            raise BadInputError(msg)
-        whole = array.astype(np.uint8)
-        if not np.array_equal(whole, array):
-            msg = f"{path.name}: label values are not whole numbers; save the label without interpolation"
-            raise BadInputError(msg)
-        array = whole
-    return Volume(array, affine)
+    stored = _read(path, LABEL_SUFFIXES)
+    if stored.array.ndim == 4:
+        merged = np.zeros(stored.array.shape[1:], np.uint8, order="F")
+        for value, segment in enumerate(stored.segments, start=1):
+            merged[stored.array[segment.layer] == segment.value] = value
+        return _volume(merged, stored.affine, path)
+    return _volume(_as_classes(stored.array, path), stored.affine, path)
+
+
+def read_segments(path: str | Path) -> list[tuple[str, Volume]]:
+    """Read a `.seg.nrrd` as pairs of segment name and mask (uint8, 0 or 1); masks may overlap.
+
+    Returns:
+        In the file's order; empty when the file names no segments.
+
+    Raises:
+        NotFoundError: there is no such file.
+        BadInputError: not readable, or not 3D.
+    """
+    path = Path(path)
+    array, affine, segments = _read(path, LABEL_SUFFIXES)
+    layers = array if array.ndim == 4 else array[np.newaxis]
+    return [
+        (segment.name, _volume((layers[segment.layer] == segment.value).view(np.uint8), affine, path))
+        for segment in segments
+    ]
 
 
 def write_image(path: str | Path, volume: Volume) -> None:
-    """Write int16 HU as `.nii`, `.nii.gz` or `.nrrd`, whole or not at all."""
+    """Write int16 HU as `.nii`, `.nii.gz` or `.nrrd`, whole or not at all.
+
+    Raises:
+        BadInputError: unknown suffix.
+        StorageError: the disk refused.
+    """
     suffix = suffix_of(path, IMAGE_SUFFIXES)
     with atomic_write(path) as temporary:
         _write(temporary, volume, suffix, {}, compress=suffix == ".nrrd")
@@ -120,12 +167,12 @@ def write_label(
     """
     suffix = suffix_of(path)
     if suffix == ".seg.nrrd" and not labels:
-        msg = "a .seg.nrrd needs the label names"
+        msg = f"{Path(path).name}: a .seg.nrrd needs the label names"
         raise BadInputError(msg)
     volume = Volume(volume.array.astype(np.uint8, copy=False), volume.affine)
+    fields = segment_fields(volume.shape, labels) if suffix == ".seg.nrrd" and labels else {}
     with atomic_write(path) as temporary:
-        header = _segments(volume.array, labels) if suffix == ".seg.nrrd" and labels else {}
-        _write(temporary, volume, suffix, header, compress=compress)
+        _write(temporary, volume, suffix, fields, compress=compress)
 
 
 def write_planes(path: str | Path, volume: Volume, labels: Mapping[str, Label]) -> None:
@@ -133,85 +180,132 @@ def write_planes(path: str | Path, volume: Volume, labels: Mapping[str, Label]) 
 
     Args:
         path: ends in `.seg.nrrd`.
-        volume: uint8 class indices; the result has the axes `(class, X, Y, Z)`.
-        labels: names, indices and colors, in index order.
+        volume: uint8 class indices; the result has the axes `(class, X, Y, Z)`, classes in index order.
+        labels: names, indices and colors.
+
+    Raises:
+        BadInputError: another suffix.
+        StorageError: the disk refused.
     """
     suffix_of(path, (".seg.nrrd",))
-    ordered = sorted(labels.items(), key=lambda item: item[1].index)
-    planes = np.stack([volume.array == label.index for _, label in ordered]).astype(np.uint8)
-    header = _segments(volume.array, labels)
-    for position in range(len(ordered)):
-        header |= {f"Segment{position}_LabelValue": "1", f"Segment{position}_Layer": str(position)}
-    header |= {
+    planes = np.empty((len(labels), *volume.shape), np.uint8, order="F")
+    for plane, index in zip(planes, sorted(label.index for label in labels.values()), strict=True):
+        np.equal(volume.array, index, out=plane, casting="unsafe")
+    fields = segment_fields(volume.shape, labels, layered=True) | {
         "kinds": ["list", "domain", "domain", "domain"],
         "space directions": np.vstack([np.full((1, 3), np.nan), _lps(volume)[:3, :3].T]),
     }
     with atomic_write(path) as temporary:
-        _write_nrrd(temporary, planes, volume, header, compress=True)
+        _write_nrrd(temporary, planes, volume, fields, compress=True)
 
 
-def _read_array(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
+def _read(path: Path, suffixes: tuple[str, ...]) -> _Stored:
     if not path.is_file():
         msg = f"{path.name}: there is no such file"
         raise NotFoundError(msg)
+    suffix = suffix_of(path, suffixes)
     if path.stat().st_size == 0:
         msg = f"{path.name}: the file is empty"
         raise BadInputError(msg)
-    suffix = suffix_of(path)
     try:
-        return _read_nrrd(path) if suffix.endswith("nrrd") else _read_nifti(path)
+        if suffix.endswith(".nrrd"):
+            return _read_nrrd(path, may_be_layered=suffix == ".seg.nrrd")
+        return _read_nifti(path, compressed=suffix == ".nii.gz")
     except BadInputError:
         raise
     except _UNREADABLE as error:
-        reason = "truncated" if isinstance(error, EOFError | zlib.error) else " ".join(str(error).split())
-        msg = f"{path.name}: not a readable {suffix} file ({reason})"
+        reason = _reason(error)
+        msg = f"{path.name}: not a readable {suffix} file ({reason}); copy or export it again"
         raise BadInputError(msg) from error
 
 
-def _read_nifti(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
-    image = nib.load(path)
-    if not isinstance(image, nib.Nifti1Image):  # Nifti2Image derives from it
-        msg = f"{path.name}: holds {type(image).__name__}, not a NIfTI volume"
-        raise BadInputError(msg)
-    shape = _checked_shape(image.shape, path)
-    if image.get_data_dtype().fields or image.get_data_dtype().kind not in "iuf":
-        msg = f"{path.name}: holds {image.get_data_dtype()} pixels (RGB or complex); expected one gray value per voxel"
-        raise BadInputError(msg)
-    slope, intercept = image.header.get_slope_inter()
-    slope, intercept = slope or 1.0, intercept or 0.0
-    raw = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())[:200]
+    if isinstance(error, _DAMAGED) or "Expected" in text or "Size of the data" in text:  # nibabel's and pynrrd's words
+        return "truncated or damaged"
+    return f"its header lacks {text}" if isinstance(error, KeyError) else text
+
+
+def _read_nifti(path: Path, *, compressed: bool) -> _Stored:
+    # isal unpacks three times as fast as zlib, which nib.load takes.
+    opened: Any = igzip.open(path, "rb") if compressed else path.open("rb")
+    with opened as file:
+        start = file.read(4)
+        file.seek(0)
+        sizes = (int.from_bytes(start, order) for order in ("little", "big"))
+        kind = next((_NIFTI_BY_HEADER_SIZE[size] for size in sizes if size in _NIFTI_BY_HEADER_SIZE), None)
+        if kind is None:
+            msg = f"{path.name}: not a NIfTI file (it begins with {start!r}); export it again"
+            raise BadInputError(msg)
+        image = kind.from_stream(file)
+        shape, dtype = _checked_shape(image.shape, path), image.get_data_dtype()
+        if dtype.fields or dtype.kind not in "iuf":
+            msg = f"{path.name}: holds {dtype} voxels (RGB or complex); expected one gray value per voxel"
+            raise BadInputError(msg)
+        # The header's own slope and intercept are cleared on reading; the proxy keeps them.
+        proxy: Any = image.dataobj
+        raw, slope, intercept = proxy.get_unscaled().reshape(shape, order="F"), proxy.slope, proxy.inter
     if slope == 1.0 and intercept == 0.0:
-        return raw, image.affine
-    if raw.dtype.kind in "iu" and float(slope).is_integer() and float(intercept).is_integer():
-        return raw.astype(np.int32) * int(slope) + int(intercept), image.affine
-    return raw.astype(np.float32) * np.float32(slope) + np.float32(intercept), image.affine
+        array = raw
+    else:
+        array = raw.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    return _Stored(array, image.affine, [])
 
 
-def _read_nrrd(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
+def _read_nrrd(path: Path, *, may_be_layered: bool) -> _Stored:
     with path.open("rb") as file:
         header = nrrd.read_header(file)
         if "data file" in header or "datafile" in header:
             # A detached header could name any file of the server.
             msg = f"{path.name}: keeps its voxels in another file; save it as one attached .nrrd"
             raise BadInputError(msg)
-        shape = _checked_shape(tuple(int(size) for size in header["sizes"]), path)
-        array = np.asarray(nrrd.read_data(header, file, index_order="F")).reshape(shape)
-    directions = header.get("space directions")
+        sizes = tuple(int(size) for size in header["sizes"])
+        segments = find_segments(header) if may_be_layered else []
+        if len(sizes) == 4 and segments:
+            shape: tuple[int, ...] = (sizes[0], *_checked_shape(sizes[1:], path, layers=sizes[0]))
+        else:
+            shape = _checked_shape(sizes, path)
+        array = _nrrd_voxels(header, file).reshape(shape, order="F")
+    layers = shape[0] if len(shape) == 4 else 1
+    if any(not 0 <= segment.layer < layers for segment in segments):
+        msg = f"{path.name}: a segment lies in a layer beyond the file's {layers}; save the segmentation again"
+        raise BadInputError(msg)
+    return _Stored(array, _nrrd_affine(header, path), segments)
+
+
+def _nrrd_voxels(header: Mapping[str, Any], file: BinaryIO) -> NDArray:
+    """The voxels behind a header; of compressed ones no more than it announces is unpacked."""
+    openers: dict[str, Any] = {"gzip": igzip.open, "gz": igzip.open, "bzip2": bz2.open, "bz2": bz2.open}
+    encoding = str(header["encoding"]).lower()
+    skips = any(key in header for key in ("byte skip", "byteskip", "line skip", "lineskip"))
+    if encoding in openers and not skips:
+        wanted = math.prod(int(size) for size in header["sizes"]) * _WIDEST_VOXEL
+        with openers[encoding](file, "rb") as packed:
+            header, file = {**header, "encoding": "raw"}, io.BytesIO(packed.read(wanted))
+    return np.asarray(nrrd.read_data(header, file, index_order="F"))
+
+
+def _nrrd_affine(header: Mapping[str, Any], path: Path) -> NDArray[np.float64]:
+    """Voxel index to RAS+ mm; like ITK, LPS where no space is named and 1 mm where no spacing is."""
     affine = np.eye(4)
-    if directions is not None:
+    if (directions := header.get("space directions")) is not None:
         vectors = np.asarray(directions, dtype=np.float64)
-        affine[:3, :3] = vectors[np.isfinite(vectors).all(axis=1)].T
+        vectors = vectors[np.isfinite(vectors).all(axis=1)]
+        if vectors.shape != (3, 3):
+            msg = f"{path.name}: has space directions of shape {vectors.shape}; expected three vectors of three numbers"
+            raise BadInputError(msg)
+        affine[:3, :3] = vectors.T
+    elif (spacings := header.get("spacings")) is not None:
+        affine[:3, :3] = np.diag(np.asarray(spacings, dtype=np.float64)[-3:])
     affine[:3, 3] = np.asarray(header.get("space origin", (0, 0, 0)), dtype=np.float64)
     space = str(header.get("space", "left-posterior-superior")).lower()
-    if space in {"left-posterior-superior", "lps"}:
-        return array, _LPS_TO_RAS @ affine
-    if space in {"right-anterior-superior", "ras"}:
-        return array, affine
-    msg = f"{path.name}: NRRD space {space!r} is not supported; use left-posterior-superior or right-anterior-superior"
-    raise BadInputError(msg)
+    if space not in _TO_RAS:
+        msg = f"{path.name}: NRRD space {space!r} is not supported; use left-posterior-superior"
+        raise BadInputError(msg)
+    return _TO_RAS[space] @ affine
 
 
-def _checked_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
+def _checked_shape(shape: tuple[int, ...], path: Path, layers: int = 1) -> tuple[int, int, int]:
     """Refuse by the header alone, before memory is taken."""
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -220,11 +314,12 @@ def _checked_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
     if len(shape) != 3:
         msg = f"{path.name}: has {len(shape)} axes {shape}; expected one 3D volume"
         raise BadInputError(msg)
-    if min(shape) < 1:
+    if min(shape) < 1 or layers < 1:
         msg = f"{path.name}: has no slices (shape {shape})"
         raise BadInputError(msg)
     first, second, third = sorted(shape)
-    if first > MAX_IN_PLANE or second > MAX_IN_PLANE or third > MAX_SLICES or first * second * third > MAX_VOXELS:
+    voxels = first * second * third * layers
+    if first > MAX_IN_PLANE or second > MAX_IN_PLANE or third > MAX_SLICES or voxels > MAX_VOXELS:
         msg = (
             f"{path.name}: shape {shape} is larger than any CT we take (in plane {MAX_IN_PLANE}, {MAX_SLICES} slices, "
             f"{MAX_VOXELS:,} voxels)"
@@ -248,49 +343,60 @@ def _as_hounsfield(array: NDArray, path: Path) -> NDArray[np.int16]:
         raise BadInputError(msg)
     if array.dtype.kind == "f":
         array = np.rint(array)
-    return np.clip(array, AIR_HU, 32767).astype(np.int16)
+    array = array.astype(np.result_type(array.dtype, np.int16), copy=False)  # int8 can't hold -1024
+    return np.clip(array, AIR_HU, 32767).astype(np.int16, copy=False)
+
+
+def _as_classes(array: NDArray, path: Path) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array
+    low, high = array.min(), array.max()
+    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 255:
+        msg = f"{path.name}: label values run from {low:g} to {high:g}; expected whole numbers from 0 to 255"
+        raise BadInputError(msg)
+    whole = array.astype(np.uint8)
+    if not np.array_equal(whole, array):
+        msg = f"{path.name}: label values are not whole numbers; save the label without interpolation"
+        raise BadInputError(msg)
+    return whole
+
+
+def _volume(array: NDArray, affine: NDArray[np.float64], path: Path) -> Volume:
+    try:
+        return Volume(array, affine)
+    except BadInputError as error:
+        msg = f"{path.name}: {error}"
+        raise BadInputError(msg) from error
 
 
 def _lps(volume: Volume) -> NDArray[np.float64]:
     return _LPS_TO_RAS @ volume.affine
 
 
-def _segments(array: NDArray, labels: Mapping[str, Label]) -> dict[str, str]:
-    """Slicer's segment fields (one shared layer)."""
-    header = {"Segmentation_MasterRepresentation": "Binary labelmap", "Segmentation_ContainedRepresentationNames": ""}
-    extent = " ".join(f"0 {size - 1}" for size in array.shape)
-    for position, (name, label) in enumerate(sorted(labels.items(), key=lambda item: item[1].index)):
-        key = f"Segment{position}"
-        header |= {
-            f"{key}_ID": name,
-            f"{key}_Name": name,
-            f"{key}_LabelValue": str(label.index),
-            f"{key}_Layer": "0",
-            f"{key}_Extent": extent,
-            f"{key}_Color": " ".join(f"{channel / 255:.6f}" for channel in label.color),
-        }
-    return header
-
-
-def _write(temporary: Path, volume: Volume, suffix: str, header: dict, *, compress: bool) -> None:
-    if suffix in {".seg.nrrd", ".nrrd"}:
-        _write_nrrd(temporary, volume.array, volume, header, compress=compress)
+def _write(temporary: Path, volume: Volume, suffix: str, fields: Mapping[str, Any], *, compress: bool) -> None:
+    if suffix.endswith(".nrrd"):
+        _write_nrrd(temporary, volume.array, volume, fields, compress=compress)
         return
     image = nib.Nifti1Image(volume.array, volume.affine)
     image.set_sform(volume.affine, code=1)
-    image.set_qform(None, code=0)  # a quaternion can't hold every affine; readers then use the sform
+    try:
+        # Readers that prefer the quaternion then find the same geometry.
+        image.set_qform(volume.affine, code=1, strip_shears=False)
+    except HeaderDataError:
+        image.set_qform(None, code=0)  # sheared: no quaternion holds it, and only the sform is right
     image.header.set_xyzt_units("mm")
     content = image.to_bytes()
     temporary.write_bytes(igzip.compress(content, compresslevel=1) if suffix == ".nii.gz" else content)
 
 
-def _write_nrrd(temporary: Path, array: NDArray, volume: Volume, header: dict, *, compress: bool) -> None:
+def _write_nrrd(temporary: Path, array: NDArray, volume: Volume, fields: Mapping[str, Any], *, compress: bool) -> None:
     lps = _lps(volume)
-    fields = {
+    header = {
         "space": "left-posterior-superior",
         "kinds": ["domain", "domain", "domain"],
         "space directions": lps[:3, :3].T,
         "space origin": lps[:3, 3],
         "encoding": "gzip" if compress else "raw",
-    } | header
-    nrrd.write(str(temporary), array, fields, index_order="F", compression_level=1)
+        **fields,
+    }
+    nrrd.write(str(temporary), array, header, index_order="F", compression_level=1)

@@ -36,11 +36,16 @@ def autocast(device: torch.device, precision: Precision = "auto") -> AbstractCon
     bfloat16 on CUDA and on CPUs with bfloat16 instructions (AVX512-BF16 or AMX: measured 2.3 times faster here);
     elsewhere emulated bfloat16 would be slower than float32.
     """
-    if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" or has_fast_bfloat16() else "float32"
-    if precision == "float32":
+    if resolve_precision(device, precision) == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def resolve_precision(device: torch.device, precision: Precision) -> Literal["float32", "bfloat16"]:
+    """What "auto" means on this device and machine."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type == "cuda" or has_fast_bfloat16() else "float32"
 
 
 def has_fast_bfloat16() -> bool:

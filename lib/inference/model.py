@@ -54,6 +54,11 @@ class ModelSource:
         self._loaded: dict[str, tuple[_Identity, Model]] = {}
         self._version: tuple[_Identity, str] | None = None
 
+    @classmethod
+    def of_app(cls, settings: Settings, app: str | Path) -> "ModelSource":
+        """The source of an app folder: `model/<model_name>.pt` once there is one, `starter.pt` until then."""
+        return cls(settings, Path(app) / "model" / f"{settings.model_name}.pt", Path(app) / "starter.pt")
+
     @property
     def path(self) -> Path:
         """The weights file in force now.
@@ -61,11 +66,16 @@ class ModelSource:
         Raises:
             ModelError: there is neither a published model nor a starter.
         """
-        for path in (self.published, self.starter):
-            if path.is_file():
-                return path
+        path = self.path_or_none
+        if path is not None:
+            return path
         msg = f"no weights: neither {self.published} nor {self.starter} exists; train a model or import weights"
         raise ModelError(msg)
+
+    @property
+    def path_or_none(self) -> Path | None:
+        """The weights file in force now, None where an app has none yet."""
+        return next((path for path in (self.published, self.starter) if path.is_file()), None)
 
     def get(self, device: torch.device) -> Model:
         """The model in force now, on `device`; safe to call from several threads.
@@ -115,7 +125,7 @@ def load_model(settings: Settings, path: str | Path, device: torch.device) -> Mo
         if key in meta and meta[key] != expected:
             msg = f"{path}: the weights were made for {key} {meta[key]}, but app.yaml says {expected}"
             raise ModelError(msg)
-    network = network.to(device, memory_format=torch.channels_last).eval()
+    network = network.to(device).to(memory_format=torch.channels_last).eval()
     return Model(network, str(meta.get("version") or f"sha256:{file_sha256(path)[:12]}"))
 
 

@@ -14,7 +14,6 @@ from lib.transforms.postprocessing import PostprocessingSettings, postprocess
 from lib.transforms.summary import summarize
 from lib.volume import Volume
 
-
 _KNOWN_CLASSES = 3  # background, liver, tumor
 
 

@@ -2,9 +2,10 @@
 
 To get a pair's union, the program looks for the *predicted* lesion's number in a mask that already holds the
 *reference* lesions' numbers. Where the two happen to differ, the union is that of the reference lesion with another
-pair's prediction, or with nothing. The result depends on the order in which lesions are numbered: a perfect
-prediction of all lesions but the first can score a recall near 0. The scores under the challenge's own names use the true union;
-what is computed here is reported apart, so that a difference to the program's output can be explained.
+pair's prediction, or with nothing. The result depends on the order in which lesions are numbered: where a prediction is
+perfect but for the first lesion, most of the others can come out undetected. The scores under the challenge's own names
+use the true union; what is computed here is reported apart, so that a difference to the program's output can be
+explained.
 """
 
 from lib.metrics.lesions import LesionMatching, LesionPair

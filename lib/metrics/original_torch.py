@@ -24,7 +24,8 @@ def three_class_dice(probabilities: Tensor, one_hot: Tensor) -> Tensor:
         BadInputError: the shapes differ.
     """
     if probabilities.shape != one_hot.shape:
-        msg = f"probabilities {tuple(probabilities.shape)} and one-hot reference {tuple(one_hot.shape)} must have one shape"
+        shapes = f"probabilities {tuple(probabilities.shape)} and one-hot reference {tuple(one_hot.shape)}"
+        msg = f"{shapes} must have one shape"
         raise BadInputError(msg)
     # float32 also under mixed precision: half precision can't count the pixels of one slice.
     predicted = probabilities.float().transpose(0, 1).flatten(1)

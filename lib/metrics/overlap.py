@@ -73,12 +73,12 @@ class Overlap:
 
     @property
     def rvd(self) -> float | None:
-        """Relative volume difference (P - R) / R: positive for over-segmentation. 0 if both are empty, None without R."""
+        """Relative volume difference (P - R) / R, positive for over-segmentation; 0 if both empty, None without R."""
         return _relative(self.prediction, self.reference)
 
     @property
     def rvd_official(self) -> float | None:
-        """(R - P) / P, as the LiTS scorer calls it: positive for under-segmentation. 0 if both are empty, None without P."""
+        """(R - P) / P, as the LiTS scorer has it, positive for under-segmentation; 0 if both empty, None without P."""
         return _relative(self.reference, self.prediction)
 
 

@@ -6,24 +6,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from lib.errors import BadInputError
-from lib.labels import Label, remap
+from lib.labels import Label, merge, remap
 from lib.volume import Volume, corner_distance
-from lib.volume_io import read_label
+from lib.volume_io import read_label, read_segments, suffix_of
 
-_IDENTIFIER = re.compile(r"[\w][\w .,+@=()\[\]-]{0,199}")
+# Any name that a file in the studies folder may have is fine; separators could lead out of it.
+_FORBIDDEN = re.compile(r"^\.|[/\\\x00-\x1f\x7f]")
+_MOST_BYTES = 240  # of the 255 that file systems allow; the rest is for the suffix
 
 
 def checked_identifier(value: str, what: str) -> str:
     """An image id, label tag or session id that is safe as a file name.
 
     Raises:
-        BadInputError: it is empty, too long, starts with a dot or holds a path separator or control character.
+        BadInputError: it is empty, too long, begins with a dot, or holds a path separator or control character.
     """
-    if not _IDENTIFIER.fullmatch(value) or ".." in value:
-        msg = f"{what} {value[:80]!r} is not allowed; use letters, digits, spaces and . , + @ = ( ) [ ] - _"
+    if not value or _FORBIDDEN.search(value) or len(value.encode(errors="replace")) > _MOST_BYTES:
+        msg = (
+            f"{what} {value[:80]!r} is not allowed; it must have 1 to {_MOST_BYTES} bytes, not begin with a dot and hold "
+            "no slash, backslash or control character"
+        )
         raise BadInputError(msg)
     return value
 
@@ -60,7 +66,9 @@ def checked_label(
     Raises:
         BadInputError: unreadable, another shape, another place in the patient, or names we do not know.
     """
-    label = _turned(read_label(path), image)
+    label = _read(Path(path), label_info, labels)
+    if corner_distance(label, image) > tolerance_mm or label.shape != image.shape:
+        label = _turned(label, image)
     if label.shape != image.shape:
         msg = f"the label has {label.shape} voxels, its image {image.shape}; save it on the image's grid"
         raise BadInputError(msg)
@@ -71,11 +79,25 @@ def checked_label(
             "another image or was moved"
         )
         raise BadInputError(msg)
-    return Volume(remap(label.array, label_info, labels), image.affine)
+    return Volume(label.array, image.affine)
+
+
+def _read(path: Path, label_info: Sequence[Mapping[str, Any]] | None, labels: Mapping[str, Label]) -> Volume:
+    """The label with our indices; the names in a `.seg.nrrd` itself come before `label_info`."""
+    segments = read_segments(path) if suffix_of(path) == ".seg.nrrd" else []
+    if segments:
+        first = segments[0][1]
+        return Volume(merge(((name, mask.array) for name, mask in segments), first.shape, labels), first.affine)
+    label = read_label(path)
+    return Volume(remap(label.array, label_info, labels), label.affine)
 
 
 def _turned(label: Volume, image: Volume) -> Volume:
-    """The label with its voxel axes in the image's order and directions; voxels stay where they are."""
-    turn = ornt_transform(io_orientation(label.affine), io_orientation(image.affine))
+    """The label with its voxel axes in the image's order and directions; voxels stay where they are.
+
+    The two affines are compared with each other, not each with the patient: for a volume tilted by 45 degrees,
+    rounding would decide which of the patient's axes is nearest.
+    """
+    turn = io_orientation(np.linalg.inv(image.affine) @ label.affine)
     affine = label.affine @ inv_ornt_aff(turn, label.shape)
-    return Volume(apply_orientation(label.array, turn), affine)
+    return Volume(np.ascontiguousarray(apply_orientation(label.array, turn)), affine)

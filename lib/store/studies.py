@@ -40,7 +40,9 @@ def expand_images(paths: Iterable[Path]) -> list[Path]:
         elif any(entry.is_file() for entry in path.iterdir()):
             found.append(path)
         else:
-            msg = f"{path} holds neither images ({', '.join(IMAGE_SUFFIXES)}) nor DICOM slices; name the folder with them"
+            msg = (
+                f"{path} holds neither images ({', '.join(IMAGE_SUFFIXES)}) nor DICOM slices; name the folder with them"
+            )
             raise BadInputError(msg)
     return list({path.resolve(): path for path in found}.values())
 
@@ -60,8 +62,8 @@ def labelled_images(folder: Path, tag: str = FINAL) -> list[dict[str, str]]:
     pairs = [{"image": str(images[stem]), "label": str(labels[stem])} for stem in sorted(images) if stem in labels]
     if not pairs:
         msg = (
-            f"{folder} has {len(images)} images and {len(labels)} labels in labels/{tag}, but none of one name; a label "
-            "is called like its image"
+            f"{folder} has {len(images)} images and {len(labels)} labels in labels/{tag}, but no pair of one name; a "
+            "label is called like its image"
         )
         raise BadInputError(msg)
     return pairs

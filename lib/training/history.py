@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lib.files import atomic_write
 
@@ -60,13 +61,33 @@ def sentence(row: Row, epochs: int) -> str:
     if row.get("train_loss") is not None:
         parts.append(f"loss {row['train_loss']:.4f}")
     prefix = "dice_"
-    dice = [f"{key.removeprefix(prefix)} {row[key]:.3f}" for key in row if key.startswith(prefix) and row[key] is not None]
+    dice = [
+        f"{key.removeprefix(prefix)} {row[key]:.3f}" for key in row if key.startswith(prefix) and row[key] is not None
+    ]
     if dice:
         validated = row.get("validation_loss") is not None
         parts.append(f"{'validation' if validated else 'training'} Dice {', '.join(dice)}")
     if 0 < epoch < epochs:
         parts.append(f"ETA {timedelta(seconds=round(seconds / epoch * (epochs - epoch)))}")
     return f"epoch {epoch}/{epochs}: {', '.join(parts) or 'before training'}"
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """Epochs side by side for the terminal: one line per figure, one column per epoch."""
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in {"epoch", "seconds"}]
+    table = [("epoch", *(str(row["epoch"]) for row in rows))]
+    table += [(_name(key), *(_cell(row.get(key)) for row in rows)) for key in keys]
+    return "\n".join(f"{name:<18}" + "".join(f"{cell:>12}" for cell in cells) for name, *cells in table)
+
+
+def _name(column: str) -> str:
+    """A column of the history as people call it."""
+    known = {"three_class_dice": "3-class Dice", "mean_iou": "mean IoU"}
+    return known.get(column) or column.replace("dice_", "Dice ").replace("_", " ")
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}" if 0 < value < 1e-3 else f"{value:.4f}"
 
 
 def draw_curves(rows: Sequence[Row]) -> Figure:
@@ -78,9 +99,10 @@ def draw_curves(rows: Sequence[Row]) -> Figure:
         for column in columns or per_class:
             points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
             if points:
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=column.replace("_", " "))
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=_name(column))
         axis.set_title(title)
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
             axis.legend()

@@ -81,7 +81,7 @@ def run_training(
     network = new_network(settings)
     if start:
         load_weights(start, network)
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory(dir=folder, prefix=CACHE_PREFIX) as cache:
         training_files, validation_files = split_cases(files, settings.training.validation_fraction)
         logger.info("decoding %d training and %d validation cases", len(training_files), len(validation_files))

@@ -140,7 +140,7 @@ class LiverLoopApp(MONAILabelApp):
                 msg = f"there is no image {image[:80]!r}"
                 raise NotFoundError(msg)
         sent = isinstance(image, str) and os.path.isabs(image)
-        with named_in_errors(image, "the image sent") if sent else nullcontext():
+        with named_in_errors(str(image), "the image sent") if sent else nullcontext():
             return super().infer(request, datastore)
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A real MONAI Label server on a loopback port, with an app folder of its own, ended whatever happens."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import psutil
 import requests
 from monailabel.client import MONAILabelClient
+from monailabel.client.client import MONAILabelUtils
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 APP = REPOSITORY / "apps" / "liver_tumor"
@@ -44,12 +46,23 @@ class Answer(NamedTuple):
 
 
 def make_app(folder: Path) -> Path:
-    """An app folder outside the repository, as a site would write it: app.yaml, weights and a main.py of a few lines."""
+    """An app folder outside the repository as a site would write it: app.yaml, weights, a main.py of a few lines."""
     folder.mkdir(parents=True)
     (folder / "main.py").write_text(_MAIN_PY.format(repository=str(REPOSITORY)))
     (folder / "app.yaml").write_text((APP / "app.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "starter.pt").symlink_to(APP / "starter.pt")  # only ever read
     return folder
+
+
+def copy_app(folder: Path) -> Path:
+    """The repository's own app with its own main.py, where it may be written to; `lib` is linked beside it."""
+    (folder / "lib").symlink_to(REPOSITORY / "lib")
+    app = folder / "apps" / MODEL
+    app.mkdir(parents=True)
+    for name in ("main.py", "app.yaml"):
+        (app / name).write_bytes((APP / name).read_bytes())
+    (app / "starter.pt").symlink_to(APP / "starter.pt")
+    return app
 
 
 def free_port() -> int:
@@ -99,7 +112,9 @@ class RunningServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = folder / "server.log"
         self.exit_code: int | None = None
-        (folder / "downloads").mkdir(parents=True)
+        self.temporary = folder / "temporary"
+        for path in (folder / "downloads", self.temporary):
+            path.mkdir(parents=True)
         self._command = [
             *command,
             *("--app", str(app), "--studies", str(studies), "--host", "127.0.0.1", "--port", str(self.port)),
@@ -109,6 +124,7 @@ class RunningServer:
         self._environment = inherited | {
             "PATH": os.pathsep.join([str(_PROGRAMS), os.environ["PATH"]]),
             "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
+            "TMPDIR": str(self.temporary),
             "PYTHONUNBUFFERED": "1",
             **(environment or {}),
         }
@@ -195,14 +211,10 @@ class RunningServer:
             return
         if self._process.poll() is None:
             self._process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # also a subprocess that the server left behind
-        except ProcessLookupError:
-            pass
         self._process.wait()
 
     def _answers(self) -> bool:
@@ -214,6 +226,14 @@ class RunningServer:
             return requests.get(f"{self.url}/info/", timeout=30).status_code == 200
         except requests.ConnectionError:
             return False
+
+
+def open_session(server: RunningServer, paths: Sequence[Path]) -> str:
+    """Send the files of one series as OHIF does, which the client's own call can't; returns the session's id."""
+    files = [str(path) for path in paths]
+    status, text, _ = MONAILabelUtils.http_upload("PUT", server.url, "/session/", {}, files)
+    assert status == 200, text
+    return str(json.loads(text)["session_id"])
 
 
 def epoch_lines(details: Sequence[str]) -> list[str]:

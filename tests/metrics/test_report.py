@@ -33,7 +33,7 @@ def evaluated(name, *, tumor=True, pictures=1):
 class Page(HTMLParser):
     """Checks that tags are closed in order and collects what the page refers to."""
 
-    void = {"meta", "br", "img", "link", "input", "hr"}
+    void = frozenset({"meta", "br", "img", "link", "input", "hr"})
 
     def __init__(self, text):
         super().__init__()

@@ -1,5 +1,6 @@
 import csv
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,23 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
 AFFINE = np.diag([-1.0, -1.0, 4.0, 1.0])
 
 
-def evaluate(*arguments):
+def run_as_program(*arguments):
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def evaluate(capfd, monkeypatch):
+    """The script in this process, which spares its start-up time."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        return subprocess.CompletedProcess(sys.argv, stop.value.code, *capfd.readouterr())
+
+    return call
 
 
 def labels(lesion=3):
@@ -50,7 +65,7 @@ def error_of(result):
 
 
 def test_writes_all_reports(folders):
-    result = evaluate(
+    result = run_as_program(
         *required(folders), "--csv", folders / "out.csv", "--html", folders / "out.html", "--images", folders / "i",
         "--workers", 2,
     )  # fmt: skip
@@ -67,7 +82,7 @@ def test_writes_all_reports(folders):
     assert not list(folders.rglob(".writing-*"))
 
 
-def test_unpaired_files_are_named(folders):
+def test_unpaired_files_are_named(folders, evaluate):
     (folders / "p" / "volume-1.nii.gz").rename(folders / "p" / "volume-2.nii.gz")
     error = error_of(evaluate(*required(folders)))
     assert error == (
@@ -77,7 +92,7 @@ def test_unpaired_files_are_named(folders):
     assert not (folders / "out").exists()
 
 
-def test_allow_missing_scores_the_rest_and_lists_them(folders):
+def test_allow_missing_scores_the_rest_and_lists_them(folders, evaluate):
     (folders / "p" / "volume-1.nii.gz").unlink()
     result = evaluate(*required(folders), "--allow-missing")
     assert result.returncode == 0
@@ -87,31 +102,31 @@ def test_allow_missing_scores_the_rest_and_lists_them(folders):
     assert scores["meta"]["reference_only"] == [str(folders / "r" / "segmentation-1.nii")]
 
 
-def test_no_pair_at_all(folders):
+def test_no_pair_at_all(folders, evaluate):
     for path in (folders / "p").iterdir():
         path.rename(path.with_name(f"x-{path.name}"))
     error = error_of(evaluate(*required(folders), "--allow-missing"))
     assert error.startswith("error: no file of the reference folder has a partner in the prediction folder")
 
 
-def test_another_shape(folders):
+def test_another_shape(folders, evaluate):
     write_label(folders / "p" / "volume-1.nii.gz", Volume(labels()[:, :, :6], AFFINE))
     error = error_of(evaluate(*required(folders), "--workers", 1))
     assert "volume-1.nii.gz: its shape (20, 18, 6) differs from the shape (20, 18, 7) of the reference" in error
 
 
-def test_another_affine(folders):
+def test_another_affine(folders, evaluate):
     write_label(folders / "p" / "volume-1.nii.gz", Volume(labels(), np.diag([1.0, -1.0, 4.0, 1.0])))
     assert "volume-1.nii.gz: its affine puts voxels up to 38.00 mm away" in error_of(evaluate(*required(folders)))
     assert evaluate(*required(folders), "--ignore-affine").returncode == 0
 
 
-def test_wrong_values(folders):
+def test_wrong_values(folders, evaluate):
     write_label(folders / "p" / "volume-0.nii.gz", Volume(labels() * 3, AFFINE))
     assert "volume-0.nii.gz: holds the values 3, 6; expected only 0" in error_of(evaluate(*required(folders)))
 
 
-def test_truncated_file(folders):
+def test_truncated_file(folders, evaluate):
     path = folders / "p" / "volume-0.nii.gz"
     path.write_bytes(path.read_bytes()[:60])
     assert "volume-0.nii.gz: not a readable .nii.gz file" in error_of(evaluate(*required(folders)))
@@ -127,10 +142,10 @@ def test_truncated_file(folders):
         (["--nonsense"], "error: unrecognized arguments: --nonsense; see evaluate.py --help"),
     ],
 )
-def test_bad_arguments(folders, arguments, message):
+def test_bad_arguments(folders, evaluate, arguments, message):
     assert error_of(evaluate(*required(folders), *arguments)) == message
 
 
-def test_help_and_missing_folder(tmp_path):
+def test_help_and_missing_folder(tmp_path, evaluate):
     assert "--allow-missing" in evaluate("--help").stdout
     assert error_of(evaluate(*required(tmp_path))) == f"error: {tmp_path / 'r'}: there is no such folder"

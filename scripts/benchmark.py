@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""Measure how long LiverLoop takes and what memory it needs on this machine.
+
+    scripts/benchmark.py infer                                    a phantom of 512 x 512 x 100
+    scripts/benchmark.py infer --volume ct.nii.gz --repeat 3 --json infer.json
+
+Each benchmark compares with a baseline measured in the same run. Exit code: 0, or 2 for wrong input.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib.benchmarks import infer
+from lib.console import Parser, run
+from lib.files import atomic_write
+
+_BENCHMARKS = {"infer": infer}
+
+
+def main() -> None:
+    """Run one benchmark, print its table, write its JSON."""
+    arguments = _arguments()
+    benchmark = _BENCHMARKS[arguments.benchmark]
+    result = benchmark.measure(arguments)
+    print(benchmark.as_text(result))
+    if arguments.json:
+        with atomic_write(arguments.json) as path:
+            path.write_text(json.dumps(result, indent=2), encoding="utf-8")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    subparsers = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    for name, module in _BENCHMARKS.items():
+        subparser = subparsers.add_parser(name, help=module.SUMMARY, description=f"Measure {module.SUMMARY}.")
+        module.add_arguments(subparser)
+        subparser.add_argument("--json", type=Path, metavar="OUT", help="everything that was measured")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main)
