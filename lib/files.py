@@ -17,6 +17,7 @@ _REASONS = {
     errno.EPERM: "no permission; change the folder's permissions or choose another",
     errno.EISDIR: "there is a folder of this name; choose another name",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
+    errno.EEXIST: "a part of the path is a file, not a folder; choose another folder",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
 _KEPT_OF_NAME = 24  # characters; the rest is free for our prefix, since file systems allow 255 bytes

@@ -18,7 +18,7 @@ class Segment(NamedTuple):
     value: int
 
 
-def segment_fields(shape: Sequence[int], labels: Mapping[str, Label], *, layered: bool = False) -> dict[str, Any]:
+def segment_fields(shape: Sequence[int], labels: Mapping[str, Label], *, layered: bool = False) -> dict[str, str]:
     """Header fields for one segment per label, in index order.
 
     Args:
@@ -27,7 +27,7 @@ def segment_fields(shape: Sequence[int], labels: Mapping[str, Label], *, layered
         layered: each segment has a layer of its own and the value 1 there; otherwise all share one layer and are
             marked by their index.
     """
-    fields: dict[str, Any] = {
+    fields = {
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",

@@ -4,22 +4,35 @@
 and what is allowed; nothing starts with half-understood settings.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from lib.errors import SettingsError
-from lib.labels import DEFAULT_LABELS, Label, indices
+from lib.labels import DEFAULT_LABELS, IGNORED, Label, indices, plain
 from lib.transforms.augmentation_settings import AugmentationSettings
 from lib.transforms.postprocessing import PostprocessingSettings
 from lib.transforms.windowing import HISTOGRAM, PRESETS, Window
 
+# Label names become file names of planes, keys in .seg.nrrd headers and words on the screen.
+_LABEL_NAME = re.compile(r"\w[^/\\:\x00-\x1f\x7f]*")
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _switches_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        # In YAML `yes` and `on` are true, which would pass for 1.
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in {int, float}:
+            msg = "expected a number, not true or false"
+            raise ValueError(msg)
+        return value
 
 
 class WindowSettings(_Section):
@@ -55,7 +68,7 @@ class TrainingSettings(_Section):
     plateau_factor: float = Field(default=0.1, gt=0, lt=1)
     minimum_learning_rate: float = Field(default=1e-6, ge=0)
     validation_fraction: float = Field(default=0.2, ge=0, le=0.9)
-    patch_size: int = Field(default=256, ge=32, multiple_of=16)
+    patch_size: int = Field(default=256, ge=32, le=2048, multiple_of=16)
     slices_per_case: int = Field(default=24, ge=1)
     foreground_fraction: float = Field(default=0.7, ge=0, le=1)
     tumor_fraction: float = Field(default=0.4, ge=0, le=1)
@@ -64,9 +77,12 @@ class TrainingSettings(_Section):
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 = all cores but one, at least one")
 
     @model_validator(mode="after")
-    def _fractions_fit(self) -> "TrainingSettings":
+    def _limits_fit(self) -> "TrainingSettings":
         if self.tumor_fraction > self.foreground_fraction:
             msg = f"tumor_fraction {self.tumor_fraction} exceeds foreground_fraction {self.foreground_fraction}"
+            raise ValueError(msg)
+        if self.minimum_learning_rate > self.learning_rate:
+            msg = f"minimum_learning_rate {self.minimum_learning_rate} exceeds learning_rate {self.learning_rate}"
             raise ValueError(msg)
         return self
 
@@ -74,7 +90,9 @@ class TrainingSettings(_Section):
 class ActiveLearningSettings(_Section):
     """Which strategies clients are offered; the first is the default."""
 
-    strategies: tuple[Literal["random", "first", "uncertainty"], ...] = ("random", "first", "uncertainty")
+    strategies: tuple[Literal["random", "first", "uncertainty"], ...] = Field(
+        default=("random", "first", "uncertainty"), min_length=1
+    )
     scoring: tuple[Literal["dice", "uncertainty"], ...] = ("dice", "uncertainty")
     dropout_passes: int = Field(default=5, ge=2, le=50)
     slices_per_score: int = Field(default=16, ge=1, description="slices per volume that uncertainty looks at")
@@ -90,7 +108,9 @@ class Settings(_Section):
     """The whole of `app.yaml`, validated."""
 
     name: str = "LiverLoop"
-    description: str = "Active learning for liver and liver-tumor segmentation in CT. Research software."
+    description: str = (
+        "Active learning for liver and liver-tumor segmentation in CT. Research software, not for clinical use."
+    )
     model_name: str = Field(default="liver_tumor", pattern=r"^[A-Za-z0-9_\-]+$")
     labels: dict[str, Label] = Field(default=DEFAULT_LABELS, min_length=1)
     windows: dict[str, WindowSettings] = {}
@@ -103,17 +123,47 @@ class Settings(_Section):
     active_learning: ActiveLearningSettings = ActiveLearningSettings()
     limits: LimitSettings = LimitSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections_have_defaults(cls, content: Any) -> Any:
+        # A section whose keys are all commented out is null in YAML.
+        return (
+            {key: value for key, value in content.items() if value is not None}
+            if isinstance(content, dict)
+            else content
+        )
+
     @field_validator("labels")
     @classmethod
-    def _indices_are_consecutive(cls, labels: dict[str, Label]) -> dict[str, Label]:
+    def _labels_are_distinct(cls, labels: dict[str, Label]) -> dict[str, Label]:
         found = sorted(label.index for label in labels.values())
         if found != list(range(1, len(labels) + 1)):
             msg = f"label indices must be 1..{len(labels)} without gaps, not {found}"
             raise ValueError(msg)
-        if "background" in labels:
-            msg = "background is index 0 by itself and must not be listed"
-            raise ValueError(msg)
+        spellings: dict[str, str] = {}
+        for name, label in labels.items():
+            if not _LABEL_NAME.fullmatch(name):
+                msg = (
+                    f"the label name {name!r} must begin with a letter or digit and hold no / \\ : or control character"
+                )
+                raise ValueError(msg)
+            for spelling in {plain(name), *map(plain, label.aliases)}:
+                if spelling in IGNORED:
+                    msg = f"{spelling!r} means index 0 to clients and can't name the label {name!r}"
+                    raise ValueError(msg)
+                other = spellings.setdefault(spelling, name)
+                if other != name:
+                    msg = f"the labels {other!r} and {name!r} both go by {spelling!r}; give each name to one label"
+                    raise ValueError(msg)
         return labels
+
+    @field_validator("windows")
+    @classmethod
+    def _windows_are_windows(cls, windows: dict[str, WindowSettings]) -> dict[str, WindowSettings]:
+        if HISTOGRAM in windows:
+            msg = f"{HISTOGRAM!r} is the channel of spread gray values and can't name a window"
+            raise ValueError(msg)
+        return windows
 
     @model_validator(mode="after")
     def _channels_are_known(self) -> "Settings":
@@ -172,9 +222,11 @@ def load_settings(path: str | Path, overrides: Mapping[str, str] | None = None) 
 
 def _override(content: dict[str, Any], key: str, value: str) -> None:
     *parents, last = key.split(".")
-    section: Any = content
+    section = content
     for parent in parents:
-        section = section.setdefault(parent, {})
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
         if not isinstance(section, dict):
             msg = f"--conf {key}: {parent} is a single value in app.yaml, not a section"
             raise SettingsError(msg)
@@ -188,10 +240,18 @@ def _override(content: dict[str, Any], key: str, value: str) -> None:
 def _one_line(error: ValidationError, path: Path, overrides: Mapping[str, str]) -> str:
     problems = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "settings"
-        source = "--conf" if any(key == name or name.startswith(key + ".") for name in overrides) else path.name
+        key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+        overridden = any(f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.") for name in overrides)
+        source = "--conf" if overridden and key else path.name
         if problem["type"] == "extra_forbidden":
             problems.append(f"{source}: unknown key {key}")
+        elif problem["type"] == "missing":
+            problems.append(f"{source}: {key} is missing")
+        elif problem["type"] == "value_error" and isinstance(problem["input"], dict):
+            # Our own checks across several values; their message names those that matter.
+            problems.append(f"{source}: {key}{': ' if key else ''}{problem['msg'].removeprefix('Value error, ')}")
         else:
-            problems.append(f"{source}: {key} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
+            shown = repr(problem["input"])
+            shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
+            problems.append(f"{source}: {key} = {shown}: {problem['msg'].removeprefix('Value error, ')}")
     return "; ".join(problems) + " (docs/configuration.md lists every key)"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lib.errors import BadInputError
 
 AIR_HU = -1024
+MAX_IN_PLANE, MAX_SLICES, MAX_VOXELS = 2048, 4096, 1_200_000_000
 _AXIAL = axcodes2ornt(("L", "P", "S"))
 
 
@@ -81,7 +82,7 @@ class Volume:
             msg = f"axial voxels of shape {array.shape} do not fit this volume's {expected}"
             raise BadInputError(msg)
         back = ornt_transform(_AXIAL, io_orientation(self.affine))
-        return Volume(np.ascontiguousarray(apply_orientation(array.transpose(2, 1, 0), back)), self.affine)
+        return Volume(np.asfortranarray(apply_orientation(array.transpose(2, 1, 0), back)), self.affine)
 
 
 def same_geometry(first: Volume, second: Volume, tolerance_mm: float = 0.01) -> bool:
@@ -94,6 +95,39 @@ def corner_distance(first: Volume, second: Volume) -> float:
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in first.shape], [1])).reshape(4, -1)
     difference = (first.affine - second.affine)[:3] @ corners
     return float(np.linalg.norm(difference, axis=0).max())
+
+
+def checked_shape(shape: tuple[int, ...], name: str, layers: int = 1) -> tuple[int, int, int]:
+    """The shape `(X, Y, Z)` that a header announces, before memory is taken for it.
+
+    Args:
+        shape: of the stored array; trailing axes of length one are dropped, a 2D image is one slice.
+        name: of the file, for the message.
+        layers: how many such volumes the file holds.
+
+    Raises:
+        BadInputError: another count of axes, an empty one, or larger than any CT.
+    """
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    if len(shape) != 3:
+        msg = f"{name}: has {len(shape)} axes {shape}; expected one 3D volume"
+        raise BadInputError(msg)
+    if min(shape) < 1 or layers < 1:
+        msg = f"{name}: has no slices (shape {shape})"
+        raise BadInputError(msg)
+    first, second, third = sorted(shape)
+    voxels = first * second * third * layers
+    if first > MAX_IN_PLANE or second > MAX_IN_PLANE or third > MAX_SLICES or voxels > MAX_VOXELS:
+        msg = (
+            f"{name}: shape {shape} is larger than any CT we take (in plane {MAX_IN_PLANE}, {MAX_SLICES} slices, "
+            f"{MAX_VOXELS:,} voxels)"
+        )
+        raise BadInputError(msg)
+    x, y, z = shape
+    return x, y, z
 
 
 def _to_axial(affine: NDArray[np.float64]) -> NDArray[np.float64]:

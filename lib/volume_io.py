@@ -5,13 +5,10 @@ by the header alone, and no more than the header announces is ever unpacked. Fil
 that nobody ever reads half a label.
 """
 
-import bz2
-import io
-import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import nrrd
@@ -27,34 +24,19 @@ from lib.dicom import read_series
 from lib.errors import BadInputError, NotFoundError
 from lib.files import atomic_write
 from lib.labels import Label
-from lib.segments import Segment, find_segments, segment_fields
-from lib.volume import AIR_HU, Volume
+from lib.nrrd_file import Nrrd, read_nrrd, write_nrrd
+from lib.segments import segment_fields
+from lib.volume import AIR_HU, Volume, checked_shape
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 LABEL_SUFFIXES = (".seg.nrrd", *IMAGE_SUFFIXES)
-MAX_IN_PLANE, MAX_SLICES, MAX_VOXELS = 2048, 4096, 1_200_000_000
 # What truncated and otherwise damaged files make their readers raise.
 _DAMAGED: Any = (EOFError, zlib.error, IsalError, WrapStructError)
 _UNREADABLE: Any = (
     *_DAMAGED, OSError, ValueError, KeyError, IndexError, OverflowError, ImageFileError, HeaderDataError,
     nrrd.NRRDError,
 )  # fmt: skip
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_TO_RAS = {
-    **dict.fromkeys(("left-posterior-superior", "lps"), _LPS_TO_RAS),
-    **dict.fromkeys(("right-anterior-superior", "ras"), np.eye(4)),
-    **dict.fromkeys(("left-anterior-superior", "las"), np.diag([-1.0, 1.0, 1.0, 1.0])),
-}
 _NIFTI_BY_HEADER_SIZE = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
-_WIDEST_VOXEL = 8  # bytes
-
-
-class _Stored(NamedTuple):
-    """What a file holds: voxels as stored, RAS+ affine, and the segments of a `.seg.nrrd`."""
-
-    array: NDArray
-    affine: NDArray[np.float64]
-    segments: list[Segment]
 
 
 def suffix_of(path: str | Path, suffixes: tuple[str, ...] = LABEL_SUFFIXES) -> str:
@@ -191,15 +173,12 @@ def write_planes(path: str | Path, volume: Volume, labels: Mapping[str, Label]) 
     planes = np.empty((len(labels), *volume.shape), np.uint8, order="F")
     for plane, index in zip(planes, sorted(label.index for label in labels.values()), strict=True):
         np.equal(volume.array, index, out=plane, casting="unsafe")
-    fields = segment_fields(volume.shape, labels, layered=True) | {
-        "kinds": ["list", "domain", "domain", "domain"],
-        "space directions": np.vstack([np.full((1, 3), np.nan), _lps(volume)[:3, :3].T]),
-    }
     with atomic_write(path) as temporary:
-        _write_nrrd(temporary, planes, volume, fields, compress=True)
+        fields = segment_fields(volume.shape, labels, layered=True)
+        write_nrrd(temporary, planes, volume.affine, fields, compress=True)
 
 
-def _read(path: Path, suffixes: tuple[str, ...]) -> _Stored:
+def _read(path: Path, suffixes: tuple[str, ...]) -> Nrrd:
     if not path.is_file():
         msg = f"{path.name}: there is no such file"
         raise NotFoundError(msg)
@@ -209,8 +188,9 @@ def _read(path: Path, suffixes: tuple[str, ...]) -> _Stored:
         raise BadInputError(msg)
     try:
         if suffix.endswith(".nrrd"):
-            return _read_nrrd(path, may_be_layered=suffix == ".seg.nrrd")
-        return _read_nifti(path, compressed=suffix == ".nii.gz")
+            return read_nrrd(path, may_be_layered=suffix == ".seg.nrrd")
+        array, affine = _read_nifti(path, compressed=suffix == ".nii.gz")
+        return Nrrd(array, affine, [])
     except BadInputError:
         raise
     except _UNREADABLE as error:
@@ -226,19 +206,22 @@ def _reason(error: Exception) -> str:
     return f"its header lacks {text}" if isinstance(error, KeyError) else text
 
 
-def _read_nifti(path: Path, *, compressed: bool) -> _Stored:
+def _read_nifti(path: Path, *, compressed: bool) -> tuple[NDArray, NDArray[np.float64]]:
     # isal unpacks three times as fast as zlib, which nib.load takes.
     opened: Any = igzip.open(path, "rb") if compressed else path.open("rb")
     with opened as file:
-        start = file.read(4)
+        start = file.read(348)
         file.seek(0)
-        sizes = (int.from_bytes(start, order) for order in ("little", "big"))
+        sizes = (int.from_bytes(start[:4], order) for order in ("little", "big"))
         kind = next((_NIFTI_BY_HEADER_SIZE[size] for size in sizes if size in _NIFTI_BY_HEADER_SIZE), None)
         if kind is None:
-            msg = f"{path.name}: not a NIfTI file (it begins with {start!r}); export it again"
+            msg = f"{path.name}: not a NIfTI file (it begins with {start[:4]!r}); export it again"
+            raise BadInputError(msg)
+        if (start[344:346] if kind is nib.Nifti1Image else start[4:6]) == b"ni":
+            msg = f"{path.name}: holds a header only, its voxels are in an .img file; export it as one .nii"
             raise BadInputError(msg)
         image = kind.from_stream(file)
-        shape, dtype = _checked_shape(image.shape, path), image.get_data_dtype()
+        shape, dtype = checked_shape(image.shape, path.name), image.get_data_dtype()
         if dtype.fields or dtype.kind not in "iuf":
             msg = f"{path.name}: holds {dtype} voxels (RGB or complex); expected one gray value per voxel"
             raise BadInputError(msg)
@@ -249,84 +232,7 @@ def _read_nifti(path: Path, *, compressed: bool) -> _Stored:
         array = raw
     else:
         array = raw.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    return _Stored(array, image.affine, [])
-
-
-def _read_nrrd(path: Path, *, may_be_layered: bool) -> _Stored:
-    with path.open("rb") as file:
-        header = nrrd.read_header(file)
-        if "data file" in header or "datafile" in header:
-            # A detached header could name any file of the server.
-            msg = f"{path.name}: keeps its voxels in another file; save it as one attached .nrrd"
-            raise BadInputError(msg)
-        sizes = tuple(int(size) for size in header["sizes"])
-        segments = find_segments(header) if may_be_layered else []
-        if len(sizes) == 4 and segments:
-            shape: tuple[int, ...] = (sizes[0], *_checked_shape(sizes[1:], path, layers=sizes[0]))
-        else:
-            shape = _checked_shape(sizes, path)
-        array = _nrrd_voxels(header, file).reshape(shape, order="F")
-    layers = shape[0] if len(shape) == 4 else 1
-    if any(not 0 <= segment.layer < layers for segment in segments):
-        msg = f"{path.name}: a segment lies in a layer beyond the file's {layers}; save the segmentation again"
-        raise BadInputError(msg)
-    return _Stored(array, _nrrd_affine(header, path), segments)
-
-
-def _nrrd_voxels(header: Mapping[str, Any], file: BinaryIO) -> NDArray:
-    """The voxels behind a header; of compressed ones no more than it announces is unpacked."""
-    openers: dict[str, Any] = {"gzip": igzip.open, "gz": igzip.open, "bzip2": bz2.open, "bz2": bz2.open}
-    encoding = str(header["encoding"]).lower()
-    skips = any(key in header for key in ("byte skip", "byteskip", "line skip", "lineskip"))
-    if encoding in openers and not skips:
-        wanted = math.prod(int(size) for size in header["sizes"]) * _WIDEST_VOXEL
-        with openers[encoding](file, "rb") as packed:
-            header, file = {**header, "encoding": "raw"}, io.BytesIO(packed.read(wanted))
-    return np.asarray(nrrd.read_data(header, file, index_order="F"))
-
-
-def _nrrd_affine(header: Mapping[str, Any], path: Path) -> NDArray[np.float64]:
-    """Voxel index to RAS+ mm; like ITK, LPS where no space is named and 1 mm where no spacing is."""
-    affine = np.eye(4)
-    if (directions := header.get("space directions")) is not None:
-        vectors = np.asarray(directions, dtype=np.float64)
-        vectors = vectors[np.isfinite(vectors).all(axis=1)]
-        if vectors.shape != (3, 3):
-            msg = f"{path.name}: has space directions of shape {vectors.shape}; expected three vectors of three numbers"
-            raise BadInputError(msg)
-        affine[:3, :3] = vectors.T
-    elif (spacings := header.get("spacings")) is not None:
-        affine[:3, :3] = np.diag(np.asarray(spacings, dtype=np.float64)[-3:])
-    affine[:3, 3] = np.asarray(header.get("space origin", (0, 0, 0)), dtype=np.float64)
-    space = str(header.get("space", "left-posterior-superior")).lower()
-    if space not in _TO_RAS:
-        msg = f"{path.name}: NRRD space {space!r} is not supported; use left-posterior-superior"
-        raise BadInputError(msg)
-    return _TO_RAS[space] @ affine
-
-
-def _checked_shape(shape: tuple[int, ...], path: Path, layers: int = 1) -> tuple[int, int, int]:
-    """Refuse by the header alone, before memory is taken."""
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) == 2:
-        shape = (*shape, 1)
-    if len(shape) != 3:
-        msg = f"{path.name}: has {len(shape)} axes {shape}; expected one 3D volume"
-        raise BadInputError(msg)
-    if min(shape) < 1 or layers < 1:
-        msg = f"{path.name}: has no slices (shape {shape})"
-        raise BadInputError(msg)
-    first, second, third = sorted(shape)
-    voxels = first * second * third * layers
-    if first > MAX_IN_PLANE or second > MAX_IN_PLANE or third > MAX_SLICES or voxels > MAX_VOXELS:
-        msg = (
-            f"{path.name}: shape {shape} is larger than any CT we take (in plane {MAX_IN_PLANE}, {MAX_SLICES} slices, "
-            f"{MAX_VOXELS:,} voxels)"
-        )
-        raise BadInputError(msg)
-    x, y, z = shape
-    return x, y, z
+    return array, image.affine
 
 
 def _as_hounsfield(array: NDArray, path: Path) -> NDArray[np.int16]:
@@ -369,13 +275,9 @@ def _volume(array: NDArray, affine: NDArray[np.float64], path: Path) -> Volume:
         raise BadInputError(msg) from error
 
 
-def _lps(volume: Volume) -> NDArray[np.float64]:
-    return _LPS_TO_RAS @ volume.affine
-
-
 def _write(temporary: Path, volume: Volume, suffix: str, fields: Mapping[str, Any], *, compress: bool) -> None:
     if suffix.endswith(".nrrd"):
-        _write_nrrd(temporary, volume.array, volume, fields, compress=compress)
+        write_nrrd(temporary, volume.array, volume.affine, fields, compress=compress)
         return
     image = nib.Nifti1Image(volume.array, volume.affine)
     image.set_sform(volume.affine, code=1)
@@ -387,16 +289,3 @@ def _write(temporary: Path, volume: Volume, suffix: str, fields: Mapping[str, An
     image.header.set_xyzt_units("mm")
     content = image.to_bytes()
     temporary.write_bytes(igzip.compress(content, compresslevel=1) if suffix == ".nii.gz" else content)
-
-
-def _write_nrrd(temporary: Path, array: NDArray, volume: Volume, fields: Mapping[str, Any], *, compress: bool) -> None:
-    lps = _lps(volume)
-    header = {
-        "space": "left-posterior-superior",
-        "kinds": ["domain", "domain", "domain"],
-        "space directions": lps[:3, :3].T,
-        "space origin": lps[:3, 3],
-        "encoding": "gzip" if compress else "raw",
-        **fields,
-    }
-    nrrd.write(str(temporary), array, header, index_order="F", compression_level=1)

@@ -4,8 +4,8 @@
     scripts/make_phantoms.py -o studies --count 4 --shape 256 256 80 --with-labels
     scripts/make_phantoms.py --sample-data
 
-Images become `phantom_0001.nii.gz`, ... in the folder, labels `labels/final/` under it with the same names. The same
-seed and options give the same voxels.
+Images become `phantom_<seed>.nii.gz` in the folder, labels `labels/final/` under it with the same names. The same seed
+and options give the same voxels.
 """
 
 import argparse
@@ -62,9 +62,9 @@ def main() -> None:
         raise BadInputError(msg)
     for name, options in tqdm(jobs, unit="phantom", desc="phantoms"):
         phantom = _make(options)
-        write_image(folder / f"{name}.nii.gz", phantom.image)
-        if arguments.with_labels or arguments.sample_data:
+        if arguments.with_labels or arguments.sample_data:  # first, as a server may be watching the folder for images
             write_label(folder / "labels" / "final" / f"{name}.nii.gz", phantom.label)
+        write_image(folder / f"{name}.nii.gz", phantom.image)
 
 
 def _jobs(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -77,7 +77,7 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]
             "tumors": arguments.tumors,
             "orientation": arguments.orientation,
         }
-        yield f"phantom_{number + 1:04d}", options
+        yield f"phantom_{arguments.seed + number:04d}", options
 
 
 def _make(options: dict[str, Any]) -> Phantom:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # MONAI Label loads this file by its path
 
-from lib.web.app import LiverLoopApp  # noqa: E402 - only importable after the line above
+from lib.web.app import LiverLoopApp
 
 
 class LiverTumorApp(LiverLoopApp):

@@ -123,4 +123,5 @@ def _candidate(image_id: str, info: dict[str, Any], version: str) -> Candidate:
 
 def _device(request: dict[str, Any]) -> str | None:
     device = request.get("device")
-    return device[0] if isinstance(device, list) and device else device
+    first = device[0] if isinstance(device, list) and device else device
+    return str(first) if first else None

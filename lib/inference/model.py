@@ -4,7 +4,7 @@ import hashlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -113,15 +113,24 @@ def new_network(settings: Settings) -> nn.Module:
     return build_network(network.name, len(settings.channels), settings.classes, network.arguments)
 
 
+def made_for(settings: Settings) -> dict[str, Any]:
+    """What weights are bound to beside the network: labels, channels, and the site's own windows among these."""
+    return {
+        "labels": settings.label_indices(),
+        "channels": list(settings.channels),
+        "windows": {name: settings.windows[name].model_dump() for name in settings.channels if name in settings.windows},
+    }
+
+
 def load_model(settings: Settings, path: str | Path, device: torch.device) -> Model:
     """Load weights strictly into the network of `app.yaml`.
 
     Raises:
-        ModelError: damaged weights, or they do not fit.
+        ModelError: damaged weights, or they do not fit the network, labels, channels or windows.
     """
     network = new_network(settings)
     meta = load_weights(path, network)
-    for key, expected in (("channels", list(settings.channels)), ("labels", settings.label_indices())):
+    for key, expected in made_for(settings).items():
         if key in meta and meta[key] != expected:
             msg = f"{path}: the weights were made for {key} {meta[key]}, but app.yaml says {expected}"
             raise ModelError(msg)

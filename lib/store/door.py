@@ -27,8 +27,8 @@ def checked_identifier(value: str, what: str) -> str:
     """
     if not value or _FORBIDDEN.search(value) or len(value.encode(errors="replace")) > _MOST_BYTES:
         msg = (
-            f"{what} {value[:80]!r} is not allowed; it must have 1 to {_MOST_BYTES} bytes, not begin with a dot and hold "
-            "no slash, backslash or control character"
+            f"{what} {value[:80]!r} is not allowed; it must have 1 to {_MOST_BYTES} bytes, not begin with a dot and "
+            "hold no slash, backslash or control character"
         )
         raise BadInputError(msg)
     return value

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lib.files import atomic_write
+from lib.inference.model import made_for
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings
 
@@ -20,9 +21,7 @@ def describe(settings: Settings, version: str, **facts: Any) -> dict[str, Any]:
     return {
         "version": version,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "labels": settings.label_indices(),
-        "channels": list(settings.channels),
-        "windows": {name: window.model_dump() for name, window in settings.windows.items()},
+        **made_for(settings),
         "network": settings.network.model_dump(),
         "software": {"python": platform.python_version(), "torch": str(torch.__version__), "monai": monai.__version__},
         **facts,

@@ -7,11 +7,12 @@ from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelError
 from monailabel.interfaces.exception import MONAILabelException as ServerException
 
-from lib.errors import BadInputError, LiverLoopError, ModelError, NotFoundError, StorageError
+from lib.errors import BadInputError, LiverLoopError, ModelError, NotFoundError, SettingsError, StorageError
 
 logger = logging.getLogger(__name__)
 
 _STATUS: tuple[tuple[type[LiverLoopError], int], ...] = (
+    (SettingsError, 500),  # a bad input of whoever runs the server, not of its caller
     (NotFoundError, 404),
     (BadInputError, 400),
     (StorageError, 507),

@@ -8,7 +8,8 @@ are plain functions, which we call from plain endpoints, so that the framework r
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, File, Form, UploadFile
@@ -20,6 +21,7 @@ from monailabel.endpoints.user.auth import RBAC, User
 
 from lib.errors import BadInputError, NotFoundError
 from lib.store.door import checked_identifier
+from lib.volume_io import stem_of
 
 # Set by the server itself; a client that sends them could read or write any file.
 _RESERVED = {
@@ -36,7 +38,7 @@ def parsed_object(text: str | None, what: str) -> dict[str, Any]:
     """
     try:
         content = json.loads(text) if text else {}
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         msg = f"{what} is not valid JSON: {error}"
         raise BadInputError(msg) from error
     if not isinstance(content, dict):
@@ -108,7 +110,8 @@ def install_requests(app: FastAPI) -> None:
             msg = "output=dicom_seg needs images from a PACS; this server has a folder of files"
             raise BadInputError(msg)
         _app().check_inference(model, checked)
-        return infer.run_inference(background_tasks, model, image, session_id, params, file, label, output)
+        with _tidied(background_tasks):
+            return infer.run_inference(background_tasks, model, image, session_id, params, file, label, output)
 
     def save_label(
         background_tasks: BackgroundTasks,
@@ -121,7 +124,8 @@ def install_requests(app: FastAPI) -> None:
         parsed_params(params)
         checked_identifier(image, "image id")
         checked_identifier(tag or "final", "label tag")
-        return datastore.save_label(background_tasks, image, params, tag, label, caller.username)
+        with _tidied(background_tasks):
+            return datastore.save_label(background_tasks, image, params, tag, label, caller.username)
 
     def add_image(
         background_tasks: BackgroundTasks,
@@ -131,9 +135,10 @@ def install_requests(app: FastAPI) -> None:
         caller: User = annotator,
     ) -> dict:
         parsed_params(params)
-        if image:
-            checked_identifier(image, "image id")
-        return datastore.add_image(background_tasks, image, params, file, caller.username)
+        # MONAI Label takes everything from the first dot for the suffix: case.1.2.nii.gz would become "case".
+        image = checked_identifier(image or stem_of(file.filename or ""), "image id")
+        with _tidied(background_tasks):
+            return datastore.add_image(background_tasks, image, params, file, caller.username)
 
     def next_sample(strategy: str, params: dict | None = None, caller: User = user) -> dict:
         return activelearning.sample(strategy, checked_params(params), caller.username)
@@ -192,6 +197,17 @@ def install_requests(app: FastAPI) -> None:
     ours.post("/batch/infer/{model}", tags=["Infer"])(start_batch)
     app.include_router(ours)
     app.router.routes.insert(0, app.router.routes.pop())  # the first route that matches answers
+
+
+@contextmanager
+def _tidied(tasks: BackgroundTasks) -> Iterator[None]:
+    """Delete the received files of a refused request too; the framework does so only after an answer."""
+    try:
+        yield
+    except Exception:
+        for task in tasks.tasks:
+            task.func(*task.args, **task.kwargs)
+        raise
 
 
 def _app() -> Any:

@@ -58,12 +58,21 @@ def _truncated(path: Path, volume: Volume) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def _flat_affine(path: Path, volume: Volume) -> None:
+    image = nib.Nifti1Image(volume.array, volume.affine)
+    for name in ("srow_x", "srow_y", "srow_z"):
+        image.header[name] = (1, 0, 0, 0)
+    content = image.header.binaryblock + b"\0" * 4 + volume.array.tobytes(order="F")
+    with nib.openers.ImageOpener(str(path), "wb") as file:
+        file.write(content)
+
+
 def _set(index: int, value: float) -> Callable[[np.ndarray], object]:
-    return lambda array: array.ravel().__setitem__(slice(index, index + 3), value)
+    return lambda array: array.flat.__setitem__(slice(index, index + 3), value)
 
 
 BAD_IMAGES = {
-    "truncated": BadImage(_truncated, ".nii.gz", "not a readable .nii.gz file (truncated)"),
+    "truncated": BadImage(_truncated, ".nii.gz", "not a readable .nii.gz file (truncated"),
     "empty": BadImage(lambda path, _: path.write_bytes(b""), ".nii.gz", "the file is empty"),
     "text": BadImage(lambda path, _: path.write_text("no image"), ".nii.gz", "not a readable .nii.gz file"),
     "normalized": BadImage(
@@ -76,7 +85,7 @@ BAD_IMAGES = {
         ".nii.gz",
         "values run from -1000 to -1000, which is not a CT",
     ),
-    "rgb": BadImage(_rgb, ".nii.gz", "pixels (RGB or complex); expected one gray value per voxel"),
+    "rgb": BadImage(_rgb, ".nii.gz", "(RGB or complex); expected one gray value per voxel"),
     "four_axes": BadImage(
         lambda path, volume: _nifti(path, np.stack([volume.array] * 2, axis=-1)),
         ".nii.gz",
@@ -116,7 +125,7 @@ BAD_IMAGES = {
         "keeps its voxels in another file; save it as one attached .nrrd",
     ),
     "flat_affine": BadImage(
-        lambda path, volume: _nifti(path, volume.array, np.diag([1.0, 1.0, 0.0, 1.0])),
+        lambda path, volume: _flat_affine(path, volume),
         ".nii.gz",
         "the affine must be an invertible, finite 4x4 matrix",
     ),

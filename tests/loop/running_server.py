@@ -56,9 +56,9 @@ def make_app(folder: Path) -> Path:
 
 def copy_app(folder: Path) -> Path:
     """The repository's own app with its own main.py, where it may be written to; `lib` is linked beside it."""
-    (folder / "lib").symlink_to(REPOSITORY / "lib")
     app = folder / "apps" / MODEL
     app.mkdir(parents=True)
+    (folder / "lib").symlink_to(REPOSITORY / "lib")
     for name in ("main.py", "app.yaml"):
         (app / name).write_bytes((APP / name).read_bytes())
     (app / "starter.pt").symlink_to(APP / "starter.pt")
@@ -111,7 +111,6 @@ class RunningServer:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = folder / "server.log"
-        self.exit_code: int | None = None
         self.temporary = folder / "temporary"
         for path in (folder / "downloads", self.temporary):
             path.mkdir(parents=True)
@@ -198,12 +197,11 @@ class RunningServer:
 
         return dict(wait_until(ended, f"the end of {path}"))
 
-    def interrupt(self) -> int:
-        """Ctrl-C, which a terminal sends to the whole group; returns the exit code."""
+    def interrupt(self, signal_number: int = signal.SIGINT) -> int:
+        """Ctrl-C, or another signal to the server alone; returns the exit code."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGINT)
-        self.exit_code = self._process.wait(PATIENCE_S)
-        return self.exit_code
+        self._process.send_signal(signal_number)
+        return self._process.wait(PATIENCE_S)
 
     def end(self) -> None:
         """End the whole process group, and only that."""

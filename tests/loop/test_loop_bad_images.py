@@ -20,14 +20,19 @@ def small():
 def pool(server, small):
     """The bad files lie in the studies folder, as a site may have put them there."""
     paths = {name: server.studies / f"bad_{name}{bad.suffix}" for name, bad in BAD_IMAGES.items()}
-    for name, path in paths.items():
-        BAD_IMAGES[name].write(path, small)
-    listed = lambda: {name for name in server.client().datastore()["objects"] if name.startswith("bad_")}  # noqa: E731
-    wait_until(lambda: len(listed()) == len(paths), "the server to see the files")
-    yield paths
-    for path in paths.values():
-        path.unlink()
-    wait_until(lambda: not listed(), "the server to see that the files are gone")
+
+    def listed():
+        return {name for name in server.client().datastore()["objects"] if name.startswith("bad_")}
+
+    try:
+        for name, path in paths.items():
+            BAD_IMAGES[name].write(path, small)
+        wait_until(lambda: len(listed()) == len(paths), "the server to see the files")
+        yield paths
+    finally:
+        for path in paths.values():
+            path.unlink(missing_ok=True)
+        wait_until(lambda: not listed(), "the server to see that the files are gone")
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)
@@ -150,3 +155,4 @@ def test_a_damaged_file_in_a_session_is_refused(server, downloads):
     answer = server.infer(session_id=session)
     assert answer.status == 400
     assert answer.reason.startswith("the image sent: not a readable .nii.gz file")
+    server.client().remove_session(session)

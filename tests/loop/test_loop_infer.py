@@ -157,7 +157,7 @@ def test_a_session_holds_one_file(client, server, small, downloads):
     answer, _ = client.infer(MODEL, "", {"result_extension": ".nii.gz"}, session_id=session)
     assert np.array_equal(nifti_geometry(answer)[1], nifti_geometry(path)[1])
     client.remove_session(session)
-    assert not list((server.folder / "sessions").glob("*/image.nii.gz"))
+    assert not (server.folder / "sessions" / session).exists()
     refused = server.infer(session_id=session)
     assert (refused.status, refused.reason) == (
         404,
@@ -204,4 +204,7 @@ def test_nothing_of_a_request_stays_behind(client, server, small, downloads):
     path = downloads / "image.nii.gz"
     write_image(path, small)
     client.infer(MODEL, "", {}, file=str(path))
-    wait_until(lambda: not list(server.temporary.iterdir()), "an empty temporary folder")
+    path.write_bytes(path.read_bytes()[:1000])
+    assert server.infer(file=path).status == 400
+    endings = (".nii.gz", ".nii", ".nrrd", ".zip")
+    wait_until(lambda: not any(entry.name.endswith(endings) for entry in server.temporary.iterdir()), "an empty folder")

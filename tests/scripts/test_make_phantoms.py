@@ -35,7 +35,7 @@ def files(folder):
 def test_writes_a_studies_folder_with_labels(make, tmp_path):
     folder = tmp_path / "new"
     assert make("-o", folder, "--count", 2, "--seed", 5, "--with-labels", *TINY).returncode == 0
-    names = ["phantom_0001.nii.gz", "phantom_0002.nii.gz"]
+    names = ["phantom_0005.nii.gz", "phantom_0006.nii.gz"]
     assert files(folder) == [*(f"labels/final/{name}" for name in names), *names]
     image, label = read_image(folder / names[1]), read_label(folder / "labels" / "final" / names[1])
     expected = make_phantom(6, shape=(32, 32, 12), spacing=(11.0, 11.0, 18.0))

@@ -1,0 +1,60 @@
+"""A small network with its weights on disk, and a small CT in any orientation."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+
+from lib.inference.model import Model, load_model, new_network
+from lib.networks.checkpoint import save_weights
+from lib.settings import Settings
+from lib.volume import Volume
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    return Settings.model_validate(
+        {"network": {"arguments": {"filters": [4, 4, 8, 8, 8]}}, "inference": {"precision": "float32"}}
+    )
+
+
+@pytest.fixture(scope="session")
+def weights(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights that give every class somewhere."""
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    save_weights(path, new_network(settings), {"version": "v-test"})
+    return path
+
+
+@pytest.fixture
+def model(settings: Settings, weights: Path) -> Model:
+    return load_model(settings, weights, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def ct() -> Volume:
+    """40 x 36 x 5 voxels in LPS: air, a body, something bright in it, nothing symmetric."""
+    rng = np.random.default_rng(0)
+    hu = np.full((40, 36, 5), -1000.0)
+    hu[4:36, 6:30] = 40
+    hu[8:22, 10:26, 1:] = 110
+    hu[12:16, 14:20, 2:4] = 20
+    hu += rng.normal(0, 8, hu.shape)
+    affine = np.array([[-0.9, 0, 0, 12.0], [0, -0.9, 0, 7.0], [0, 0, 3.0, -50.0], [0, 0, 0, 1.0]])
+    return Volume(hu.round().clip(-1024).astype(np.int16), affine)
+
+
+@pytest.fixture(scope="session")
+def turned() -> Callable[[Volume, str], Volume]:
+    """The same volume with its voxel axes in another order and direction; every voxel stays where it is."""
+
+    def turn_volume(volume: Volume, codes: str) -> Volume:
+        turn = ornt_transform(axcodes2ornt(("L", "P", "S")), axcodes2ornt(tuple(codes)))
+        array = np.ascontiguousarray(apply_orientation(volume.array, turn))
+        return Volume(array, volume.affine @ inv_ornt_aff(turn, volume.shape))
+
+    return turn_volume

@@ -1,0 +1,248 @@
+"""The loop closed: correct, train, infer with the new model; score, batch, stop. The tests build on each other."""
+
+import json
+import re
+import threading
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monailabel.client.client import MONAILabelClientException
+
+from lib.inference.model import load_model
+from lib.settings import load_settings
+from lib.training.publish import describe, publish
+from tests.loop.running_server import MODEL, RunningServer, epoch_lines, make_app, wait_until
+from tests.loop.studies import manifest, write_studies
+
+pytestmark = pytest.mark.server
+
+_LABELLED, _UNLABELLED = range(40, 42), range(42, 44)
+_RECIPE = {
+    "training.patch_size": 64,
+    "training.slices_per_case": 4,
+    "training.threads": 1,
+    "active_learning.dropout_passes": 2,
+    "active_learning.slices_per_score": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server with two labelled and two unlabelled phantoms and a file that is no image."""
+    folder = tmp_path_factory.mktemp("training")
+    studies = folder / "studies"
+    write_studies(studies, _LABELLED, labelled=True)
+    write_studies(studies, _UNLABELLED)
+    (studies / "damaged.nii.gz").write_bytes(b"")
+    with RunningServer(studies, folder / "run", app=make_app(folder / "app"), conf=_RECIPE) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    return server.client()
+
+
+def version(server):
+    return server.infer("case_40", output="json").reason["model_version"]
+
+
+class Requests(threading.Thread):
+    """One annotator after another asks for a segmentation until told to stop."""
+
+    def __init__(self, server):
+        super().__init__()
+        self._server, self._end = server, threading.Event()
+        self.versions, self.errors = [], []
+
+    def run(self):
+        client = self._server.client()
+        while not self._end.is_set():
+            try:
+                answer, params = client.infer(MODEL, "case_42", {"result_extension": ".nii"})
+                assert nib.load(answer).shape == (96, 96, 16)
+                self.versions.append(params["model_version"])
+            except Exception as error:
+                self.errors.append(getattr(error, "msg", None) or repr(error))
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        self.join()
+
+
+def test_labels_that_lie_in_the_folder_count_as_labelled(client):
+    status = client.info()["datastore"]
+    assert (status["total"], status["completed"]) == (5, 2)
+
+
+def test_training_shows_its_progress_and_the_next_inference_uses_the_new_model(server, client):
+    before = version(server)
+    studies = manifest(server.studies)
+    started = client.train_start(MODEL, {"max_epochs": 3, "val_split": 0})
+    assert started["status"] in {"SUBMITTED", "RUNNING"}
+    with pytest.raises(MONAILabelClientException) as refusal:
+        client.train_start(MODEL, {"max_epochs": 3})
+    assert "Status: 429" in refusal.value.msg
+    lines: dict[str, None] = {}
+    running_stats: list[dict] = []
+
+    def ended():
+        status = client.train_status()
+        lines.update(dict.fromkeys(status.get("details", [])))
+        running = client.train_status(check_if_running=True)
+        if running:
+            running_stats.append(client.info()["train_stats"][MODEL])
+        return not running and status["status"] not in {"SUBMITTED", "RUNNING"}
+
+    with Requests(server) as requests:
+        wait_until(ended, "the end of the training")
+        after = version(server)
+    status = client.train_status()
+    assert status["status"] == "DONE", "\n".join(lines)
+    shown = epoch_lines(list(lines))
+    for epoch in (1, 2, 3):
+        (line,) = (line for line in shown if f"epoch {epoch}/3" in line)
+        assert re.search(r"loss \d+\.\d+", line), line
+        assert epoch == 3 or re.search(r"ETA \d+:\d\d:\d\d", line), line
+    assert requests.errors == []
+    assert after != before
+    assert set(requests.versions) <= {before, after}
+    assert version(server) == after
+    stats = client.info()["train_stats"][MODEL]
+    assert (stats["epoch"], stats["total_epochs"]) == (3, 3)
+    assert 0 <= stats["best_metric"] <= 1
+    assert re.fullmatch(r"\d+:\d\d:\d\d", stats["total_time"])
+    assert (stats["published"], stats["version"]) == (True, after)
+    assert all(stats.get("total_epochs", 3) == 3 for stats in running_stats)
+    assert manifest(server.studies) == studies
+
+
+def test_a_training_leaves_its_history_curves_and_weights(server, client):
+    (run,) = (server.app / "model" / "runs").iterdir()
+    assert {"history.csv", "curves.png", "events", "model.pt", "best.pt"} <= {path.name for path in run.iterdir()}
+    assert len((run / "history.csv").read_text().splitlines()) == 1 + 4  # epoch 0 is the network before
+    published = json.loads((server.app / "model" / f"{MODEL}.json").read_text())
+    assert published["version"] == version(server)
+    assert published["training_cases"] == ["case_40", "case_41"]
+    assert not list(run.glob("cache*"))
+
+
+def test_models_are_replaced_under_running_requests_without_an_error(server, client):
+    settings = load_settings(server.app / "app.yaml")
+    published = server.app / "model" / f"{MODEL}.pt"
+    network = load_model(settings, published, torch.device("cpu")).network
+    names = [f"version-{number}" for number in range(6)]
+    with Requests(server) as first, Requests(server) as second:
+        for name in names:
+            seen = len(first.versions)
+            publish(published, network, describe(settings, name))
+            wait_until(lambda seen=seen: len(first.versions) > seen or first.errors, "an answer", pause_s=0.01)
+    assert first.errors == second.errors == []
+    assert len({*first.versions, *second.versions} & set(names)) >= 3
+    order = [names.index(name) for name in first.versions if name in names]
+    assert order == sorted(order)  # never back to an older one
+    assert version(server) == names[-1]
+
+
+def test_a_batch_goes_on_after_a_file_it_can_not_read(server, client):
+    started = server.ask("POST", f"/batch/infer/{MODEL}?images=unlabeled", json={"result_extension": ".nrrd"})
+    assert started.status == 200
+    done = server.finished("/batch/infer")
+    assert done["status"] == "DONE", "\n".join(done["details"])
+    assert "damaged.nii.gz: the file is empty" in server.log()
+    assert "segmented 2 of 3 images" in server.log()
+
+    def originals():
+        entries = client.datastore()["objects"]
+        return sorted(name for name, entry in entries.items() if "original" in entry["labels"])
+
+    wait_until(lambda: originals() == ["case_42", "case_43"], "the labels to be seen")
+    for name in originals():
+        label = nib.load(client.download_label(name, "original"))
+        assert np.array_equal(label.affine, nib.load(server.studies / f"{name}.nii.gz").affine)
+        assert label.get_data_dtype() == np.uint8
+    info = client.datastore()["objects"]["case_42"]["labels"]["original"]["info"]
+    assert info["params"]["label_names"] == {"liver": 1, "tumor": 2}
+    assert client.info()["datastore"]["completed"] == 2  # a pre-segmentation is no label
+
+
+def test_a_batch_over_all_images_within_the_request(server, client):
+    answer = server.ask("POST", f"/batch/infer/{MODEL}?images=all&run_sync=true", json={})
+    assert answer.status == 200
+    assert set(answer.reason) == {"case_40", "case_41", "case_42", "case_43", "damaged"}
+    assert answer.reason["damaged"] == {"error": "damaged.nii.gz: the file is empty"}
+    assert client.info()["datastore"]["label_tags"] == {"final": 2, "original": 4}
+
+
+def test_dice_compares_what_was_submitted_with_what_was_proposed(server, client):
+    answer = server.ask("POST", "/scoring/dice?run_sync=true", json={})
+    assert answer.status == 200
+    assert set(answer.reason) == {"case_40", "case_41"}
+    for name, scores in answer.reason.items():
+        truth, proposed = (
+            np.asarray(nib.load(client.download_label(name, tag)).dataobj) for tag in ("final", "original")
+        )
+        for label, index in (("liver", 1), ("tumor", 2)):
+            both, total = (
+                ((truth == index) & (proposed == index)).sum(),
+                (truth == index).sum() + (proposed == index).sum(),
+            )
+            assert scores[label] == pytest.approx(2 * both / total if total else 1.0)
+        assert client.datastore()["objects"][name]["image"]["info"]["dice"] == scores
+
+
+def test_uncertainty_scores_the_unlabelled_images_for_the_strategy(server, client):
+    assert server.ask("POST", "/scoring/uncertainty").status == 200
+    done = server.finished("/scoring/")
+    assert done["status"] == "DONE", "\n".join(done["details"])
+    assert "not scored: damaged.nii.gz: the file is empty" in server.log()
+
+    def scores():
+        entries = client.datastore()["objects"].items()
+        return {name: entry["image"]["info"].get("uncertainty") for name, entry in entries}
+
+    wait_until(lambda: sum(score is not None for score in scores().values()) == 2, "the scores to be seen")
+    found = {name: score for name, score in scores().items() if score}
+    assert set(found) == {"case_42", "case_43"}
+    assert all(score["score"] >= 0 and score["model_version"] == version(server) for score in found.values())
+    sample = client.next_sample("uncertainty", {})
+    best = max(found, key=lambda name: (found[name]["score"], name))
+    assert (sample["id"], sample["score"]) == (best, found[best]["score"])
+    assert "least sure" in sample["reason"]
+
+
+def test_a_stopped_training_ends_at_once_and_changes_no_model(server, client):
+    before, studies = version(server), manifest(server.studies)
+    client.train_start(MODEL, {"max_epochs": 5000, "val_split": 0})
+    wait_until(lambda: epoch_lines(client.train_status().get("details", [])), "the first epoch")
+    (process,) = server.children()
+    stopped = client.train_stop()
+    assert stopped["status"] == "STOPPED"
+    wait_until(lambda: not process.is_running() or process.status() == "zombie", "the end of the process")
+    wait_until(lambda: not server.children(), "no process to be left")
+    assert client.train_status()["status"] == "STOPPED"
+    assert not client.train_status(check_if_running=True)
+    assert version(server) == before
+    assert manifest(server.studies) == studies
+
+
+def test_a_corrected_case_leaves_the_pool_and_trains_next_time(server, client, tmp_path):
+    answer, _ = client.infer(MODEL, "case_42", {"result_extension": ".nii.gz"})
+    client.save_label(
+        "case_42", answer, params={"label_info": [{"name": "liver", "idx": 1}, {"name": "tumor", "idx": 2}]}
+    )
+    assert client.info()["datastore"]["completed"] == 3
+    assert {client.next_sample("random", {})["id"] for _ in range(6)} == {"case_43", "damaged"}
+    answer = server.ask("POST", f"/train/{MODEL}?run_sync=true", json={"max_epochs": 1, "val_split": 0.4})
+    assert answer.status == 200, answer.reason
+    manifest_file = next(server.app.glob(f"model/runs/{answer.reason['run']}/model.json"))
+    described = json.loads(manifest_file.read_text())
+    assert sorted(described["training_cases"] + described["validation_cases"]) == ["case_40", "case_41", "case_42"]
+    assert len(described["validation_cases"]) >= 1
+    assert answer.reason["reason"]

@@ -1,0 +1,132 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from lib.errors import BadInputError
+from lib.inference.predict import to_input
+from lib.training.batches import _draw_batches, _shifted, ahead, training_batches, validation_batches
+from lib.transforms.augmentation import AugmentationParameters, apply
+from lib.transforms.windowing import blend
+
+VARIED = {"augmentation": {f"{name}_probability": 1 for name in ("elastic", "grid", "affine", "hu", "noise")}}
+
+
+def take(iterator, count):
+    try:
+        return [next(iterator) for _ in range(count)]
+    finally:
+        iterator.close()
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for left, right in zip(first, second, strict=True) for a, b in zip(left, right))
+
+
+@pytest.mark.parametrize("others", [None, VARIED])
+def test_batches_have_the_right_form(cases, tiny, others):
+    for batch in take(training_batches(cases, tiny(others, batch_size=4)), 8):
+        assert batch.image.shape == (4, 3, 32, 32)
+        assert batch.image.dtype == torch.float32
+        assert batch.target.shape == (4, 32, 32)
+        assert batch.target.dtype == torch.uint8
+        assert 0 <= batch.image.min() <= batch.image.max() <= 1
+        assert set(batch.target.unique().tolist()) <= {0, 1, 2}
+
+
+def test_the_same_seed_gives_the_same_batches(cases, tiny):
+    first, again, other = (take(training_batches(cases, tiny(VARIED, seed=seed)), 12) for seed in (5, 5, 6))
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_epochs_are_drawn_anew(cases, tiny):
+    settings = tiny(VARIED, batch_size=8, slices_per_case=2)
+    assert not same(*([batch] for batch in take(training_batches(cases, settings), 2)))
+
+
+def test_the_last_batch_of_an_epoch_may_be_short(cases, tiny):
+    batches = take(training_batches(cases, tiny(batch_size=5, slices_per_case=3)), 6)
+    assert [len(batch.image) for batch in batches] == [5, 5, 2, 5, 5, 2]
+
+
+def test_an_unchanged_patch_looks_as_in_its_whole_slice(cases, tiny):
+    """The histogram channel of a crop must come from the gray values of its whole slice."""
+    whole = {}
+    for case in cases:
+        for hu, label in zip(case.image, case.label, strict=True):
+            blended = blend(np.ascontiguousarray(hu)[None])[0]
+            for y in range(hu.shape[0] - 31):
+                for x in range(hu.shape[1] - 31):
+                    crop = np.ascontiguousarray(blended[:, y : y + 32, x : x + 32])
+                    whole[hash(crop.tobytes())] = label[y : y + 32, x : x + 32]
+    for batch in take(training_batches(cases, tiny()), 6):
+        for image, target in zip(batch.image, batch.target, strict=True):
+            np.testing.assert_array_equal(whole[hash(image.numpy().tobytes())], target)
+
+
+def test_gray_values_that_decide_the_histogram_are_shifted_like_the_patch(cases):
+    hu, label = np.array(cases[0].image[4]), np.array(cases[0].label[4])
+    for parameters in (
+        AugmentationParameters(),
+        AugmentationParameters(hu_gain=1.07, hu_shift=-12.3),
+        AugmentationParameters(hu_gain=0.93, hu_shift=0),
+        AugmentationParameters(hu_shift=-200),
+    ):
+        np.testing.assert_array_equal(_shifted(hu, parameters), apply(parameters, hu, label)[0])
+
+
+def test_validation_batches_are_whole_slices_and_always_the_same(cases, tiny):
+    settings = tiny(VARIED, batch_size=3, slices_per_case=7)
+    batches = list(validation_batches(cases, settings))
+    assert same(batches, list(validation_batches(cases, settings)))
+    assert sum(len(batch.image) for batch in batches) == 4 * 7
+    assert all(len(batch.image) <= 3 for batch in batches)
+    assert all(batch.image.shape[1:] == (3, 48, 48) for batch in batches)  # 48 x 40, padded to multiples of 16
+    chosen = np.unique(np.linspace(0, len(cases[0]) - 1, 7).round().astype(int))
+    images, targets = (torch.cat(parts)[:7] for parts in zip(*batches, strict=True))
+    hu = np.stack([cases[0].image[z] for z in chosen])
+    assert torch.equal(images, to_input(hu, settings.blend_channels(), torch.device("cpu")))
+    np.testing.assert_array_equal(targets[:, :, :40], np.stack([cases[0].label[z] for z in chosen]))
+    assert not targets[:, :, 40:].any()
+
+
+def test_fewer_slices_than_asked_for_are_taken_once(cases, tiny):
+    batches = list(validation_batches(cases[:1], tiny(slices_per_case=1000)))
+    assert sum(len(batch.image) for batch in batches) == len(cases[0])
+
+
+def test_making_ahead_keeps_the_order_and_ends():
+    assert list(ahead(iter(range(10)), 3)) == list(range(10))
+    assert list(ahead(iter(()), 3)) == []
+
+
+def test_making_ahead_happens_in_one_thread_that_ends():
+    makers = []
+
+    def items():
+        while True:
+            makers.append(threading.current_thread())
+            yield len(makers)
+
+    assert take(ahead(items(), 2), 3) == [1, 2, 3]
+    assert len(set(makers)) == 1
+    assert len(makers) <= 6
+    assert not makers[0].is_alive()
+
+
+def test_an_error_while_making_is_not_lost(cases, tiny):
+    def items():
+        yield 1
+        msg = "broken"
+        raise OSError(msg)
+
+    iterator = ahead(items(), 4)
+    assert next(iterator) == 1
+    with pytest.raises(OSError, match="broken"):
+        next(iterator)
+    with pytest.raises(BadInputError, match="tumor_fraction is 1"):
+        next(training_batches(cases[3:], tiny(tumor_fraction=1, foreground_fraction=1)))
+    with pytest.raises(BadInputError, match="tumor_fraction is 1"):
+        next(_draw_batches(cases[3:], tiny(tumor_fraction=1, foreground_fraction=1)))

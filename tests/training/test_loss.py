@@ -1,0 +1,64 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lib.errors import SettingsError
+from lib.settings import TrainingSettings
+from lib.training.loss import DiceCrossEntropy, build_loss
+
+CPU = torch.device("cpu")
+# Two pixels, three classes: probabilities 1/2, 1/4, 1/4 and 1/8, 3/4, 1/8; the truth is 0 and 1.
+LOGITS = torch.log(torch.tensor([[[[1 / 2, 1 / 8]], [[1 / 4, 3 / 4]], [[1 / 4, 1 / 8]]]]))
+TARGET = torch.tensor([[[0, 1]]])
+CROSS_ENTROPY = (math.log(2) + math.log(4 / 3)) / 2
+DICE = ((2 * 3 / 4 + 1) / (1 + 1 + 1) + 1 / (3 / 8 + 0 + 1)) / 2
+
+
+def loss_of(name, **options):
+    return build_loss(TrainingSettings(loss=name, **options), 3, CPU)
+
+
+def test_cross_entropy_is_the_originals():
+    loss = loss_of("cross_entropy")
+    assert isinstance(loss, nn.CrossEntropyLoss)
+    assert loss(LOGITS, TARGET).item() == pytest.approx(CROSS_ENTROPY)
+
+
+def test_dice_cross_entropy_by_hand():
+    assert loss_of("dice_cross_entropy")(LOGITS, TARGET).item() == pytest.approx(CROSS_ENTROPY + 1 - DICE)
+
+
+def test_class_weights_by_hand():
+    # torch divides the weighted sum by the sum of the weights.
+    expected = (1 * math.log(2) + 3 * math.log(4 / 3)) / 4
+    loss = loss_of("cross_entropy", class_weights=(1, 3, 2))
+    assert loss(LOGITS, TARGET).item() == pytest.approx(expected)
+    both = loss_of("dice_cross_entropy", class_weights=(1, 3, 2))
+    assert both(LOGITS, TARGET).item() == pytest.approx(expected + 1 - DICE)
+
+
+def test_wrong_number_of_weights():
+    with pytest.raises(SettingsError, match=r"class_weights must have 3 values \(background first\), not 2"):
+        loss_of("cross_entropy", class_weights=(1, 2))
+
+
+def test_a_perfect_prediction_costs_nothing_and_a_worse_one_more():
+    target = torch.randint(0, 3, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    perfect = 50 * nn.functional.one_hot(target, 3).movedim(-1, 1).float()
+    loss = DiceCrossEntropy()
+    assert loss(perfect, target).item() == pytest.approx(0, abs=1e-4)
+    assert loss(-perfect, target) > loss(0 * perfect, target) > loss(perfect, target)
+
+
+def test_an_empty_class_is_no_division_by_zero_and_half_precision_is_summed_in_float32():
+    target = torch.zeros(1, 512, 512, dtype=torch.int64)
+    logits = torch.zeros(1, 3, 512, 512, dtype=torch.bfloat16, requires_grad=True)
+    value = DiceCrossEntropy()(logits, target)
+    expected = math.log(3) + 1 - 1 / (512 * 512 / 3 + 1)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected, rel=1e-4)
+    value.backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
