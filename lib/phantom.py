@@ -19,13 +19,13 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from lib.phantom_anatomy import Nodes, anatomy_of
-from lib.phantom_canvas import Canvas
-from lib.phantom_draw import draw_spec
-from lib.phantom_liver_paint import paint_liver
-from lib.phantom_scanner import Noise, average, circle, frame_of, paint_table, sample_positions, samples_per_slice
-from lib.phantom_spec import Body, Lesion, LiverShape, PhantomSpec, Scan, Tissue
-from lib.phantom_trunk import paint_trunk
+from lib.anatomy.body import Nodes, anatomy_of
+from lib.anatomy.canvas import Canvas
+from lib.anatomy.draw import draw_spec
+from lib.anatomy.liver_paint import paint_liver
+from lib.anatomy.scanner import Noise, average, circle, frame_of, paint_table, sample_positions, samples_per_slice
+from lib.anatomy.spec import Body, Lesion, LiverShape, PhantomSpec, Scan, Tissue
+from lib.anatomy.trunk import paint_trunk
 from lib.volume import AIR_HU, Volume
 
 __all__ = [

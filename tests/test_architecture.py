@@ -9,7 +9,7 @@ LIB = Path(__file__).resolve().parents[1] / "lib"
 # From top to bottom: each may import those after it, and itself.
 ORDER = (
     "doctor", "web", "samples", "sample_sources", "lits", "lits_slices", "benchmarks", "training", "activelearning",
-    "store", "inference", "settings", "metrics", "networks", "transforms", "phantom", "volume_io",
+    "store", "inference", "settings", "metrics", "networks", "transforms", "phantom", "anatomy", "volume_io",
     "nrrd_file", "segments", "dicom", "volume", "labels", "files", "console", "errors",
 )  # fmt: skip
 # Files that are MONAI Label's interfaces; everything else is core.

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from lib.anatomy.body import Anatomy, anatomy_of
+from lib.anatomy.shapes import Triple
+from lib.anatomy.spec import Body, Lesion, LesionKind, LiverShape, PhantomSpec, Phase, Scan, Tissue
 from lib.errors import BadInputError
-from lib.phantom_anatomy import Anatomy, anatomy_of
-from lib.phantom_shapes import Triple
-from lib.phantom_spec import Body, Lesion, LesionKind, LiverShape, PhantomSpec, Phase, Scan, Tissue
 
 _LIVER_Z = (-125.0, 95.0)  # mm: the range that holds a common liver
 _ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "LPI", "RAI", "PSL", "ASR", "SPL")

@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from lib.phantom_canvas import Canvas, Frame
-from lib.phantom_shapes import Field
-from lib.phantom_spec import Scan
+from lib.anatomy.canvas import Canvas, Frame
+from lib.anatomy.shapes import Field
+from lib.anatomy.spec import Scan
 
 _THIN = 1.6  # mm; slices up to this thickness are sampled once, thicker ones averaged from several samples
 

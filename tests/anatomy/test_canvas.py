@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lib.phantom_canvas import Canvas, Frame
-from lib.phantom_shapes import ellipse
+from lib.anatomy.canvas import Canvas, Frame
+from lib.anatomy.shapes import ellipse
 
 SIZE = 61
 

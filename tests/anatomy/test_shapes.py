@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lib.phantom_shapes import Grain, Waves, capsule, ellipse, ellipsoid, rotation, smooth_max, smooth_min
+from lib.anatomy.shapes import Grain, Waves, capsule, ellipse, ellipsoid, rotation, smooth_max, smooth_min
 
 
 def points(*rows: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lib.phantom_shapes import Field
+from lib.anatomy.shapes import Field
 
 Box = tuple[slice, slice, slice]
 

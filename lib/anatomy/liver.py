@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lib.phantom_shapes import Field, Triple, Waves, ellipsoid, smooth_max, smooth_min
-from lib.phantom_spec import Body, LiverShape
+from lib.anatomy.shapes import Field, Triple, Waves, ellipsoid, smooth_max, smooth_min
+from lib.anatomy.spec import Body, LiverShape
 
 _GAP = 1.2  # mm of peritoneum and fat between liver and wall, on average: mostly the liver touches the wall
 _DIAPHRAGM = 2.0  # mm

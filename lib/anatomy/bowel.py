@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.phantom_shapes import Triple, rotation
-from lib.phantom_spec import Body
+from lib.anatomy.shapes import Triple, rotation
+from lib.anatomy.spec import Body
 
 _COLON: tuple[Triple, ...] = (
     (-88, 10, -190), (-92, 16, -150), (-90, 8, -118), (-78, -18, -104), (-52, -52, -98), (-15, -66, -92),

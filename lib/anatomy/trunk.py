@@ -4,10 +4,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from lib.phantom_anatomy import Anatomy, Nodes
-from lib.phantom_canvas import Canvas
-from lib.phantom_shapes import capsule, ellipse, ellipsoid, smooth_max
-from lib.phantom_spec import Tissue
+from lib.anatomy.body import Anatomy, Nodes
+from lib.anatomy.canvas import Canvas
+from lib.anatomy.shapes import capsule, ellipse, ellipsoid, smooth_max
+from lib.anatomy.spec import Tissue
 
 _HALF_VERTEBRA, _VERTEBRA = 14.0, 34.0  # mm: half a body's height; a body and a disc
 

@@ -5,11 +5,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lib.phantom_bowel import Bowel
-from lib.phantom_canvas import Box, Canvas, Frame
-from lib.phantom_liver import Liver
-from lib.phantom_shapes import Field, Grain, Triple, Waves, ellipse, ellipsoid, smooth_max, smooth_min
-from lib.phantom_spec import Body, LiverShape
+from lib.anatomy.bowel import Bowel
+from lib.anatomy.canvas import Box, Canvas, Frame
+from lib.anatomy.liver import Liver
+from lib.anatomy.shapes import Field, Grain, Triple, Waves, ellipse, ellipsoid, smooth_max, smooth_min
+from lib.anatomy.spec import Body, LiverShape
 
 REFERENCE_WIDTH, REFERENCE_DEPTH = 130.0, 95.0  # half axes in mm of the average patient's trunk cavity
 _REACH = 12.0  # mm that the smooth deformation may move a point

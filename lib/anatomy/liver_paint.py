@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lib.phantom_anatomy import Anatomy, Nodes
-from lib.phantom_canvas import Box, Canvas
-from lib.phantom_liver import Liver, Segment
-from lib.phantom_shapes import Field, Waves, capsule, ellipse, ellipsoid, smooth_max
-from lib.phantom_spec import Lesion, Tissue
+from lib.anatomy.body import Anatomy, Nodes
+from lib.anatomy.canvas import Box, Canvas
+from lib.anatomy.liver import Liver, Segment
+from lib.anatomy.shapes import Field, Waves, capsule, ellipse, ellipsoid, smooth_max
+from lib.anatomy.spec import Lesion, Tissue
 
 _FAR = 6.0  # mm; farther from a vessel its exact distance does not matter
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.phantom_shapes import Triple
+from lib.anatomy.shapes import Triple
 
 Phase = Literal["native", "portal"]
 LesionKind = Literal["hypo", "iso", "hyper"]

@@ -1,0 +1,1 @@
+"""The synthetic patient and scanner behind `lib.phantom`."""
