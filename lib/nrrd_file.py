@@ -105,7 +105,7 @@ def write_nrrd(
 
 def _header(file: BinaryIO) -> dict[str, Any]:
     """Header fields; segment names are UTF-8, which pynrrd by itself would strip to ASCII."""
-    if not file.read(4) == b"NRRD":
+    if file.read(4) != b"NRRD":
         msg = "it does not begin with NRRD"
         raise ValueError(msg)
     file.seek(0)

@@ -118,7 +118,9 @@ def made_for(settings: Settings) -> dict[str, Any]:
     return {
         "labels": settings.label_indices(),
         "channels": list(settings.channels),
-        "windows": {name: settings.windows[name].model_dump() for name in settings.channels if name in settings.windows},
+        "windows": {
+            name: settings.windows[name].model_dump() for name in settings.channels if name in settings.windows
+        },
     }
 
 

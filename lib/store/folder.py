@@ -1,30 +1,28 @@
 """A studies folder: images at the top, labels in `labels/<tag>/`, as MONAI Label users know it.
 
-MONAI Label's `LocalDatastore` does the bookkeeping; this class decides what is let in and how it is written. Every
+`lib.store.table` does the bookkeeping; this class decides what is let in and how it is written. Every
 label is stored as `.nii.gz` with our indices on exactly the image's grid, so that whatever reads the folder can trust
 it. A folder that MONAI Label's own store has kept so far is taken over as it is, its labels mapped by their names.
 """
 
 import hashlib
-import json
 import logging
 import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from monailabel.config import settings as server
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from lib.errors import BadInputError, LiverLoopError, NotFoundError
 from lib.files import atomic_write
 from lib.labels import find_index
 from lib.settings import Settings
 from lib.store.door import checked_identifier, checked_label, named_in_errors
+from lib.store.table import TableDatastore
 from lib.volume_io import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_image, stem_of, suffix_of, write_label
 
 logger = logging.getLogger(__name__)
@@ -34,7 +32,7 @@ _INDICES = "label_indices"  # in a label's info: what its values mean; only labe
 _ASIDE = ".replaced"  # folder within the studies folder
 
 
-class FolderDatastore(LocalDatastore):
+class FolderDatastore(TableDatastore):
     """MONAI Label datastore over a folder that refuses what could not be trained on.
 
     Args:
@@ -53,8 +51,6 @@ class FolderDatastore(LocalDatastore):
             auto_reload=server.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=server.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
-        if self._auto_reload:
-            self._handler.on_moved = self._on_moved  # copying tools write aside and rename, as we do
         if not server.MONAI_LABEL_DATASTORE_READ_ONLY:
             self._take_over_labels()
 
@@ -111,12 +107,11 @@ class FolderDatastore(LocalDatastore):
             msg = f"there is already another image {image_id!r}; upload this one under a different id"
             raise BadInputError(msg)
         name = f"{image_id}{suffix}"
-        with FileLock(self._lock_file):
+        info = {**(image_info or {}), "ts": int(time.time()), "name": name}
+        with self._changing() as objects:
             with atomic_write(self._images() / name) as temporary:
                 shutil.copyfile(image_filename, temporary)
-            info = {**(image_info or {}), "ts": int(time.time()), "name": name}
-            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
-            self._update_datastore_file(lock=False)
+            objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
         return image_id
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
@@ -128,7 +123,8 @@ class FolderDatastore(LocalDatastore):
             StorageError: the disk refused.
         """
         checked_identifier(label_tag, "label tag")
-        image = read_image(self.image_path(image_id))
+        image_path = self.image_path(image_id)
+        image = read_image(image_path)
         info = dict(label_info or {})
         client_names = info.get("label_info")
         tolerance = self._settings.limits.affine_tolerance_mm
@@ -141,9 +137,10 @@ class FolderDatastore(LocalDatastore):
         name = f"{image_id}{_STORED}"
         info |= {_INDICES: indices, "ts": int(time.time()), "name": name}
         write_label(self._labels(label_tag) / name, label)
-        with FileLock(self._lock_file):
-            self._datastore.objects[image_id].labels[label_tag] = DataModel(info=info, ext=_STORED)
-            self._update_datastore_file(lock=False)
+        with self._changing() as objects:
+            entry = objects.get(image_id) or ImageLabelModel(image=DataModel(ext=suffix_of(image_path)))
+            labels = {**entry.labels, label_tag: DataModel(info=info, ext=_STORED)}
+            objects[image_id] = ImageLabelModel(image=entry.image, labels=labels)
         return image_id
 
     def remove_image(self, image_id: str) -> None:
@@ -224,48 +221,6 @@ class FolderDatastore(LocalDatastore):
                 logger.warning("the label %s of %s can't be mapped to our names: %s", tag, image_id, error)
             else:
                 logger.info("the label %s of %s was mapped by its names; the original is %s", tag, image_id, kept)
-
-    def _to_id(self, file: str) -> tuple[str, str]:
-        suffix = suffix_of(file)
-        return file[: -len(suffix)], file[-len(suffix) :]
-
-    def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
-        """Files of our formats in a folder, one per name; links to files count, hidden files do not."""
-        # macOS leaves "._name" beside every file on network shares; ours in the making start with a dot as well.
-        is_images = os.path.realpath(path) == str(self._images())
-        suffixes = (_STORED, *(suffix for suffix in LABEL_SUFFIXES if suffix != _STORED))
-        found: dict[str, str] = {}
-        with os.scandir(path) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
-        for suffix in suffixes:
-            for name in sorted(names):
-                wanted = name.lower().endswith(LABEL_SUFFIXES) and suffix_of(name) == suffix
-                if wanted and not (is_images and suffix == ".seg.nrrd"):
-                    found.setdefault(stem_of(name), name)
-        return {name: name for name in found.values()}
-
-    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        try:
-            super()._init_from_datastore_file(throw_exception)
-        except ValueError as error:
-            msg = (
-                f"{self._datastore_config_path} is damaged; move it away: images and labels are found again without "
-                "it, only notes about them are lost"
-            )
-            raise BadInputError(msg) from error
-
-    def _update_datastore_file(self, lock: bool = True) -> None:
-        with FileLock(self._lock_file) if lock else nullcontext():
-            content = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
-            with atomic_write(self._datastore_config_path) as temporary:
-                temporary.write_text(content, encoding="utf-8")
-            self._config_ts = os.stat(self._datastore_config_path).st_mtime
-
-    def _on_moved(self, event: Any) -> None:
-        if event.dest_path == self._datastore_config_path:
-            self._init_from_datastore_file()  # does nothing when it was our own writing
-        else:
-            self._on_any_event(event)
 
 
 def _spelled_as(named: Any, settings: Settings) -> list[dict[str, Any]] | None:

@@ -3,10 +3,10 @@
 import json
 import platform
 from datetime import UTC, datetime
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
-import monai
 import torch
 from torch import nn
 
@@ -23,7 +23,11 @@ def describe(settings: Settings, version: str, **facts: Any) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **made_for(settings),
         "network": settings.network.model_dump(),
-        "software": {"python": platform.python_version(), "torch": str(torch.__version__), "monai": monai.__version__},
+        "software": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "monai": version_of("monai"),
+        },
         **facts,
     }
 

@@ -8,16 +8,19 @@ are plain functions, which we call from plain endpoints, so that the framework r
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, File, Form, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, UploadFile
 from fastapi.background import BackgroundTasks
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.endpoints import activelearning, batch_infer, datastore, infer, scoring, train
 from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.utils.async_tasks.utils import tasks
 
 from lib.errors import BadInputError, NotFoundError
 from lib.store.door import checked_identifier
@@ -27,6 +30,7 @@ from lib.volume_io import stem_of
 _RESERVED = {
     "image", "label", "session", "image_path", "bundle_path", "model_filename", "train_ds", "val_ds", "model", "method",
 }  # fmt: skip
+_STARTING = threading.Lock()
 _GPUS = re.compile(r"all|\d+(,\d+)*|")
 
 
@@ -154,7 +158,8 @@ def install_requests(app: FastAPI) -> None:
     ) -> Any:
         checked = checked_params(params)
         _app().check_training(model, checked)
-        return train.run_model(model, checked, run_sync, enqueue)
+        start = partial(train.run_model, model, checked, run_sync, enqueue)
+        return start() if run_sync or enqueue else _started_alone("train", start)
 
     def start_all_trainings(params: dict | None = None, run_sync: bool = False, _: User = admin) -> Any:
         for model in _app().info()["trainers"]:
@@ -164,7 +169,8 @@ def install_requests(app: FastAPI) -> None:
     def start_scoring(method: str, params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
         checked = checked_params(params)
         _app().check_scoring(method)
-        return scoring.run_method(method, checked, run_sync)
+        start = partial(scoring.run_method, method, checked, run_sync)
+        return start() if run_sync else _started_alone("scoring", start)
 
     def start_all_scorings(params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
         for method in _app().info()["scoring"]:
@@ -180,7 +186,8 @@ def install_requests(app: FastAPI) -> None:
     ) -> Any:
         checked = checked_params(params)
         _app().check_inference(model, checked)
-        return batch_infer.run(model, images, checked, run_sync)
+        start = partial(batch_infer.run, model, images, checked, run_sync)
+        return start() if run_sync else _started_alone("batch_infer", start)
 
     ours = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
     ours.post("/infer/{model}", tags=["Infer"])(run_inference)
@@ -199,14 +206,24 @@ def install_requests(app: FastAPI) -> None:
     app.router.routes.insert(0, app.router.routes.pop())  # the first route that matches answers
 
 
+def _started_alone(method: str, start: Callable[[], Any]) -> Any:
+    """Start a background task unless one waits or runs; MONAI Label counts only those whose process exists already."""
+    with _STARTING:
+        if any(task["status"] in {"SUBMITTED", "RUNNING"} for task in tasks(method)):
+            what = method.replace("_", " ")
+            msg = f"a {what} task is running already; wait for its end or stop it"
+            raise HTTPException(429, msg)
+        return start()
+
+
 @contextmanager
-def _tidied(tasks: BackgroundTasks) -> Iterator[None]:
+def _tidied(removals: BackgroundTasks) -> Iterator[None]:
     """Delete the received files of a refused request too; the framework does so only after an answer."""
     try:
         yield
     except Exception:
-        for task in tasks.tasks:
-            task.func(*task.args, **task.kwargs)
+        for removal in removals.tasks:
+            removal.func(*removal.args, **removal.kwargs)
         raise
 
 

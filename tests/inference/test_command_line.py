@@ -23,14 +23,14 @@ def test_the_default_app_and_overrides():
 
 def test_a_key_given_twice_or_unknown():
     twice = parsed("--conf", "training.max_epochs", "7")
-    with pytest.raises(SettingsError, match="--conf training.max_epochs is given twice, or once with an option"):
+    with pytest.raises(SettingsError, match=r"--conf training.max_epochs is given twice, or once with an option"):
         settings_from(twice, {"training.max_epochs": 5})
-    with pytest.raises(SettingsError, match="unknown key training.epochs"):
+    with pytest.raises(SettingsError, match=r"unknown key training.epochs"):
         settings_from(parsed("--conf", "training.epochs", "7"))
 
 
 def test_no_app_folder(tmp_path):
-    with pytest.raises(NotFoundError, match="is not an app folder: it has no app.yaml"):
+    with pytest.raises(NotFoundError, match=r"is not an app folder: it has no app.yaml"):
         settings_from(parsed("--app", str(tmp_path)))
 
 

@@ -83,14 +83,16 @@ def test_publishing_under_load(settings, source):
 def test_no_weights_at_all(settings, tmp_path):
     source = ModelSource.of_app(settings, tmp_path)
     assert source.path_or_none is None
-    with pytest.raises(ModelError, match=r"no weights: neither .*liver_tumor\.pt nor .*starter\.pt exists; train a model"):
+    with pytest.raises(
+        ModelError, match=r"no weights: neither .*liver_tumor\.pt nor .*starter\.pt exists; train a model"
+    ):
         source.get(CPU)
 
 
 def test_damaged_weights_are_named(settings, source):
     source.published.parent.mkdir()
     source.published.write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(ModelError, match="liver_tumor.pt is no checkpoint"):
+    with pytest.raises(ModelError, match=r"liver_tumor.pt is no checkpoint"):
         source.get(CPU)
 
 
@@ -102,7 +104,10 @@ def test_weights_of_another_network_are_refused(settings, source):
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
-        ({"labels": {"liver": 2, "tumor": 1}}, r"made for labels \{'liver': 2, 'tumor': 1\}, but app.yaml says \{'liver': 1"),
+        (
+            {"labels": {"liver": 2, "tumor": 1}},
+            r"made for labels \{'liver': 2, 'tumor': 1\}, but app.yaml says \{'liver': 1",
+        ),
         ({"channels": ["liver", "custom", "lungs"]}, r"made for channels \['liver', 'custom', 'lungs'\], but app.yaml"),
     ],
 )

@@ -79,7 +79,9 @@ def test_memory_layout_does_not_matter(model):
 
 def test_progress_and_stopwatch(model):
     done, watch = [], Stopwatch()
-    predict_axial(model.network, random_hu((7, 16, 16)), DEFAULT_CHANNELS, batch_slices=3, progress=done.append, watch=watch)
+    predict_axial(
+        model.network, random_hu((7, 16, 16)), DEFAULT_CHANNELS, batch_slices=3, progress=done.append, watch=watch
+    )
     assert done == [3, 3, 1]
     assert list(watch.seconds) == ["windows", "network"]
 

@@ -1,4 +1,4 @@
-"""One server that most tests of the loop share; tests that train or stop have their own."""
+"""One server that most tests of the loop share; tests that train, stop or start one have their own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +12,22 @@ from tests.loop.studies import write_studies
 
 
 @pytest.fixture(scope="session")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Phantom]:
-    """The phantoms of the shared server by image id."""
-    return write_studies(tmp_path_factory.mktemp("shared") / "studies", range(20, 24))
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared server's folder: `studies`, `app` and `run`."""
+    return tmp_path_factory.mktemp("shared")
 
 
 @pytest.fixture(scope="session")
-def server(cases: dict[str, Phantom], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def cases(shared_folder: Path) -> dict[str, Phantom]:
+    """The phantoms of the shared server by image id."""
+    return write_studies(shared_folder / "studies", range(20, 24))
+
+
+@pytest.fixture(scope="session")
+def server(cases: dict[str, Phantom], shared_folder: Path) -> Iterator[RunningServer]:
     """A server over the phantoms, started from an app folder outside the repository."""
-    folder = next(path for path in tmp_path_factory.getbasetemp().glob("shared*") if path.is_dir())
-    app = make_app(folder / "app")
-    conf = {"active_learning.dropout_passes": 2, "active_learning.slices_per_score": 3}
-    with RunningServer(folder / "studies", folder / "run", app=app, conf=conf) as running:
+    app = make_app(shared_folder / "app")
+    with RunningServer(shared_folder / "studies", shared_folder / "run", app=app) as running:
         yield running
 
 
@@ -31,9 +35,3 @@ def server(cases: dict[str, Phantom], tmp_path_factory: pytest.TempPathFactory) 
 def client(server: RunningServer) -> MONAILabelClient:
     """MONAI Label's own client, connected to the shared server."""
     return server.client()
-
-
-@pytest.fixture
-def downloads(tmp_path: Path) -> Path:
-    """A folder for files that a test sends."""
-    return tmp_path

@@ -2,7 +2,6 @@ import numpy as np
 import pydicom
 import pytest
 
-from lib.volume import Volume
 from lib.volume_io import write_image
 from tests.loop.bad_images import BAD_IMAGES
 from tests.loop.running_server import MODEL, open_session, wait_until
@@ -48,8 +47,8 @@ def test_a_file_of_the_pool_is_refused_by_its_name(server, client, pool, name):
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)
-def test_a_file_sent_for_inference_is_refused(server, small, downloads, name):
-    path = downloads / f"sent{BAD_IMAGES[name].suffix}"
+def test_a_file_sent_for_inference_is_refused(server, small, tmp_path, name):
+    path = tmp_path / f"sent{BAD_IMAGES[name].suffix}"
     BAD_IMAGES[name].write(path, small)
     before = manifest(server.studies)
     answer = server.infer(file=path)
@@ -60,8 +59,8 @@ def test_a_file_sent_for_inference_is_refused(server, small, downloads, name):
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)
-def test_a_file_sent_for_the_pool_is_refused_and_not_kept(server, client, small, downloads, name):
-    path = downloads / f"scan{BAD_IMAGES[name].suffix}"
+def test_a_file_sent_for_the_pool_is_refused_and_not_kept(server, client, small, tmp_path, name):
+    path = tmp_path / f"scan{BAD_IMAGES[name].suffix}"
     BAD_IMAGES[name].write(path, small)
     before = manifest(server.studies)
     with path.open("rb") as content:
@@ -73,8 +72,8 @@ def test_a_file_sent_for_the_pool_is_refused_and_not_kept(server, client, small,
     assert "scan" not in client.datastore()["objects"]
 
 
-def test_other_kinds_of_files_are_refused(server, downloads):
-    path = downloads / "photo.png"
+def test_other_kinds_of_files_are_refused(server, tmp_path):
+    path = tmp_path / "photo.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n")
     before = manifest(server.studies)
     with path.open("rb") as content:
@@ -85,8 +84,8 @@ def test_other_kinds_of_files_are_refused(server, downloads):
     assert manifest(server.studies) == before
 
 
-def test_another_image_under_a_taken_id_is_refused(server, small, downloads):
-    path = downloads / "scan.nii.gz"
+def test_another_image_under_a_taken_id_is_refused(server, small, tmp_path):
+    path = tmp_path / "scan.nii.gz"
     write_image(path, small)
     before = manifest(server.studies)
     with path.open("rb") as content:
@@ -136,10 +135,9 @@ _SERIES = {
 
 
 @pytest.mark.parametrize("case", _SERIES)
-def test_a_series_that_is_no_volume_is_refused_without_the_servers_paths(server, small, downloads, case):
+def test_a_series_that_is_no_volume_is_refused_without_the_servers_paths(server, small, tmp_path, case):
     change, reason = _SERIES[case]
-    series = Volume(small.array, small.affine)
-    session = open_session(server, change(write_series(downloads / "series", series)))
+    session = open_session(server, change(write_series(tmp_path / "series", small)))
     answer = server.infer(session_id=session)
     assert answer.status == 400
     assert answer.reason.startswith("the image sent")
@@ -148,8 +146,8 @@ def test_a_series_that_is_no_volume_is_refused_without_the_servers_paths(server,
     server.client().remove_session(session)
 
 
-def test_a_damaged_file_in_a_session_is_refused(server, downloads):
-    path = downloads / "image.nii.gz"
+def test_a_damaged_file_in_a_session_is_refused(server, tmp_path):
+    path = tmp_path / "image.nii.gz"
     path.write_bytes(b"\x1f\x8b")
     session = open_session(server, [path])
     answer = server.infer(session_id=session)

@@ -46,8 +46,8 @@ def test_an_encoded_path_is_one_too(server, encoded):
 
 
 @pytest.mark.parametrize("image", _PATHS)
-def test_an_image_is_not_stored_outside_the_folder(server, downloads, image):
-    path = downloads / "x.nii.gz"
+def test_an_image_is_not_stored_outside_the_folder(server, tmp_path, image):
+    path = tmp_path / "x.nii.gz"
     path.write_bytes(b"")
     answer = server.ask("PUT", "/datastore/image", params={"image": image}, files={"file": ("x.nii.gz", b"")})
     assert answer.status == 400

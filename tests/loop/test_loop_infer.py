@@ -46,8 +46,8 @@ def reference(server, small, tmp_path_factory):
 
 
 @pytest.mark.parametrize("geometry", _GEOMETRIES)
-def test_the_label_has_exactly_the_images_grid(client, small, downloads, geometry):
-    path = downloads / "image.nii.gz"
+def test_the_label_has_exactly_the_images_grid(client, small, tmp_path, geometry):
+    path = tmp_path / "image.nii.gz"
     write_image(path, _GEOMETRIES[geometry](small))
     answer, _ = client.infer(MODEL, "", {"result_extension": ".nii.gz"}, file=str(path))
     (shape, affine), (label, label_affine) = nifti_geometry(path), nifti(answer)
@@ -57,8 +57,8 @@ def test_the_label_has_exactly_the_images_grid(client, small, downloads, geometr
 
 
 @pytest.mark.parametrize("geometry", ["LPS", "RPI", "SAL", "oblique"])
-def test_the_nrrd_label_lies_where_another_reader_puts_the_image(client, small, downloads, geometry):
-    path = downloads / "image.nii.gz"
+def test_the_nrrd_label_lies_where_another_reader_puts_the_image(client, small, tmp_path, geometry):
+    path = tmp_path / "image.nii.gz"
     write_image(path, _GEOMETRIES[geometry](small))
     answer, _ = client.infer(MODEL, "", {}, file=str(path))
     label, image = SimpleITK.ReadImage(answer), SimpleITK.ReadImage(str(path))
@@ -69,16 +69,16 @@ def test_the_nrrd_label_lies_where_another_reader_puts_the_image(client, small, 
 
 
 @pytest.mark.parametrize("codes", ["RAS", "SAL"])
-def test_the_stored_order_changes_nothing_in_the_patient(client, small, reference, downloads, codes):
-    path = downloads / "image.nii.gz"
+def test_the_stored_order_changes_nothing_in_the_patient(client, small, reference, tmp_path, codes):
+    path = tmp_path / "image.nii.gz"
     write_image(path, oriented(small, codes))
     answer, _ = client.infer(MODEL, "", {"result_extension": ".nii.gz"}, file=str(path))
     np.testing.assert_array_equal(nifti(answer)[0], oriented(reference, codes).array)
 
 
 @pytest.mark.parametrize("extension", [".nrrd", ".nii.gz", ".nii", ".seg.nrrd"])
-def test_every_format_holds_the_same_voxels(client, reference, small, downloads, extension):
-    path = downloads / "image.nii.gz"
+def test_every_format_holds_the_same_voxels(client, reference, small, tmp_path, extension):
+    path = tmp_path / "image.nii.gz"
     write_image(path, small)
     answer, params = client.infer(MODEL, "", {"result_extension": extension}, file=str(path))
     assert Path(answer).name.endswith(extension)
@@ -94,8 +94,8 @@ def test_every_format_holds_the_same_voxels(client, reference, small, downloads,
     assert params["label_names"] == {"liver": 1, "tumor": 2}
 
 
-def test_planes_come_as_layers_of_a_segmentation(client, reference, small, downloads):
-    path = downloads / "image.nii.gz"
+def test_planes_come_as_layers_of_a_segmentation(client, reference, small, tmp_path):
+    path = tmp_path / "image.nii.gz"
     write_image(path, small)
     answer, _ = client.infer(MODEL, "", {"planes": "seg.nrrd"}, file=str(path))
     voxels, header = nrrd.read(answer)
@@ -103,8 +103,8 @@ def test_planes_come_as_layers_of_a_segmentation(client, reference, small, downl
     assert [header["Segment0_Layer"], header["Segment1_Layer"]] == ["0", "1"]
 
 
-def test_planes_come_as_images(client, reference, small, downloads):
-    path = downloads / "image.nii.gz"
+def test_planes_come_as_images(client, reference, small, tmp_path):
+    path = tmp_path / "image.nii.gz"
     write_image(path, small)
     answer, _ = client.infer(MODEL, "", {"planes": "images"}, file=str(path))
     with zipfile.ZipFile(answer) as archive:
@@ -135,8 +135,8 @@ def test_each_postprocessing_step_can_be_switched_for_one_request(client):
     assert all(usual["postprocessing"][key] for key in switches)
 
 
-def test_an_uploaded_image_joins_the_pool_as_it_is(client, server, small, downloads):
-    path = downloads / "anything.nii.gz"
+def test_an_uploaded_image_joins_the_pool_as_it_is(client, server, small, tmp_path):
+    path = tmp_path / "anything.nii.gz"
     write_image(path, small)
     assert client.upload_image(str(path), "uploaded")["image"] == "uploaded"
     try:
@@ -149,8 +149,8 @@ def test_an_uploaded_image_joins_the_pool_as_it_is(client, server, small, downlo
         assert server.ask("DELETE", "/datastore/image?id=uploaded").status == 200
 
 
-def test_a_session_holds_one_file(client, server, small, downloads):
-    path = downloads / "image.nii.gz"
+def test_a_session_holds_one_file(client, server, small, tmp_path):
+    path = tmp_path / "image.nii.gz"
     write_image(path, oriented(small, "RAS"))
     session = client.create_session(str(path))["session_id"]
     assert client.get_session(session)["name"] == session
@@ -166,9 +166,9 @@ def test_a_session_holds_one_file(client, server, small, downloads):
 
 
 @pytest.mark.parametrize("geometry", ["LPS", "oblique"])
-def test_a_session_holds_the_files_of_a_dicom_series(client, server, small, downloads, geometry):
+def test_a_session_holds_the_files_of_a_dicom_series(client, server, small, tmp_path, geometry):
     volume = _GEOMETRIES[geometry](small)
-    session = open_session(server, write_series(downloads / "series", volume))
+    session = open_session(server, write_series(tmp_path / "series", volume))
     answer, params = client.infer(MODEL, "", {"result_extension": ".nii.gz"}, session_id=session)
     label, affine = nifti(answer)
     assert label.shape == volume.shape
@@ -177,15 +177,15 @@ def test_a_session_holds_the_files_of_a_dicom_series(client, server, small, down
     client.remove_session(session)
 
 
-def test_a_series_gives_the_same_label_as_its_volume(client, server, small, reference, downloads):
-    session = open_session(server, write_series(downloads / "series", small))
+def test_a_series_gives_the_same_label_as_its_volume(client, server, small, reference, tmp_path):
+    session = open_session(server, write_series(tmp_path / "series", small))
     answer, _ = client.infer(MODEL, "", {"result_extension": ".nii.gz"}, session_id=session)
     np.testing.assert_array_equal(nifti(answer)[0], reference.array)
     client.remove_session(session)
 
 
-def test_other_requests_are_answered_while_an_inference_runs(server, downloads):
-    path = downloads / "large.nii.gz"
+def test_other_requests_are_answered_while_an_inference_runs(server, tmp_path):
+    path = tmp_path / "large.nii.gz"
     small = phantom(5, (192, 192, 4)).image
     write_image(path, Volume(np.tile(small.array, (1, 1, 12)), small.affine))
     answers = []
@@ -200,8 +200,8 @@ def test_other_requests_are_answered_while_an_inference_runs(server, downloads):
     assert answers[0].status == 200
 
 
-def test_nothing_of_a_request_stays_behind(client, server, small, downloads):
-    path = downloads / "image.nii.gz"
+def test_nothing_of_a_request_stays_behind(client, server, small, tmp_path):
+    path = tmp_path / "image.nii.gz"
     write_image(path, small)
     client.infer(MODEL, "", {}, file=str(path))
     path.write_bytes(path.read_bytes()[:1000])

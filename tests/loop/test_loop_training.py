@@ -89,6 +89,7 @@ def test_training_shows_its_progress_and_the_next_inference_uses_the_new_model(s
     with pytest.raises(MONAILabelClientException) as refusal:
         client.train_start(MODEL, {"max_epochs": 3})
     assert "Status: 429" in refusal.value.msg
+    assert "a train task is running already; wait for its end or stop it" in refusal.value.msg
     lines: dict[str, None] = {}
     running_stats: list[dict] = []
 

@@ -21,7 +21,9 @@ def take(iterator, count):
 
 
 def same(first, second):
-    return all(torch.equal(a, b) for left, right in zip(first, second, strict=True) for a, b in zip(left, right))
+    return all(
+        torch.equal(a, b) for left, right in zip(first, second, strict=True) for a, b in zip(left, right, strict=True)
+    )
 
 
 @pytest.mark.parametrize("others", [None, VARIED])

@@ -55,7 +55,7 @@ def test_history_starts_before_training_and_has_every_figure(trained):
 
 
 def test_files_are_there_after_each_epoch(trained):
-    _, folder, result, _, _, files = trained
+    _, folder, _, _, _, files = trained
     assert all(names == ["best.pt", "curves.png", "events", "history.csv", "last.pt"] for names in files)
     events = EventAccumulator(str(folder / "events"))
     events.Reload()
@@ -84,7 +84,9 @@ def test_every_step_is_told(trained):
 
 def test_the_same_seed_gives_the_same_weights(cases, tiny, tmp_path):
     settings = tiny({"augmentation": {}}, max_epochs=1, slices_per_case=4)
-    settings = settings.model_copy(update={"network": tiny().network.model_copy(update={"arguments": {"filters": [4] * 5}})})
+    settings = settings.model_copy(
+        update={"network": tiny().network.model_copy(update={"arguments": {"filters": [4] * 5}})}
+    )
     first, again = (
         fit(start(settings), cases[1:], cases[:1], settings, tmp_path / name).network.state_dict() for name in "ab"
     )
@@ -97,16 +99,16 @@ def test_the_same_seed_gives_the_same_weights(cases, tiny, tmp_path):
 
 
 def test_stops_early_where_nothing_gets_better(cases, tiny, tmp_path):
-    settings = tiny(max_epochs=50, slices_per_case=2, learning_rate=1e-12, minimum_learning_rate=0, early_stop_patience=2)
+    settings = tiny(
+        max_epochs=50, slices_per_case=2, learning_rate=1e-12, minimum_learning_rate=0, early_stop_patience=2
+    )
     result = fit(start(settings), cases[1:], cases[:1], settings, tmp_path)
     assert len(result.rows) - 1 == 3
     assert result.best_epoch == 0
 
 
 def test_the_learning_rate_falls_on_a_plateau_down_to_its_minimum(cases, tiny, tmp_path):
-    settings = tiny(
-        max_epochs=4, slices_per_case=2, learning_rate=1e-7, minimum_learning_rate=2e-8, plateau_patience=0
-    )
+    settings = tiny(max_epochs=4, slices_per_case=2, learning_rate=1e-7, minimum_learning_rate=2e-8, plateau_patience=0)
     rates = [row["learning_rate"] for row in fit(start(settings), cases[1:], cases[:1], settings, tmp_path).rows]
     assert rates == pytest.approx([1e-7, 1e-7, 2e-8, 2e-8, 2e-8])
 

@@ -31,7 +31,9 @@ def train(studies, tiny, tmp_path):
 def test_the_first_model_is_published_with_its_manifest(train, studies, tmp_path):
     settings, outcome = train()
     assert outcome.published
-    assert outcome.reason == f"validation Dice {outcome.fit.best_score:.4f}; there is no model in force to compare it with"
+    assert (
+        outcome.reason == f"validation Dice {outcome.fit.best_score:.4f}; there is no model in force to compare it with"
+    )
     model = load_model(settings, tmp_path / "model" / "liver_tumor.pt", CPU)
     assert model.version == outcome.version
     manifest = json.loads((tmp_path / "model" / "liver_tumor.json").read_text())
@@ -51,10 +53,12 @@ def test_every_training_has_a_version_of_its_own(train):
 
 
 def test_a_worse_model_is_kept_aside(train, tmp_path):
-    settings, good = train("good", recipe={"max_epochs": 3, "slices_per_case": 8})
+    settings, good = train("good", recipe={"max_epochs": 6, "slices_per_case": 8})
     published = tmp_path / "model" / "liver_tumor.pt"
     before = published.read_bytes()
-    _, bad = train("bad", recipe={"learning_rate": 1e-12, "minimum_learning_rate": 0}, in_force=published)
+    _, bad = train(
+        "bad", recipe={"learning_rate": 1e-12, "minimum_learning_rate": 0, "slices_per_case": 8}, in_force=published
+    )
     assert not bad.published
     assert bad.reason == (
         f"validation Dice {bad.fit.best_score:.4f} is below {good.fit.best_score:.4f} of the model in force"
@@ -67,7 +71,9 @@ def test_going_on_from_the_model_in_force_is_never_worse(train, tmp_path):
     _, first = train("first")
     published = tmp_path / "model" / "liver_tumor.pt"
     _, second = train("second", start=published, in_force=published)
-    assert second.fit.rows[0]["dice_liver"] == pytest.approx(first.fit.rows[first.fit.best_epoch]["dice_liver"], abs=1e-6)
+    assert second.fit.rows[0]["dice_liver"] == pytest.approx(
+        first.fit.rows[first.fit.best_epoch]["dice_liver"], abs=1e-6
+    )
     assert second.published
     assert json.loads(published.with_suffix(".json").read_text())["started_from"] == "liver_tumor.pt"
 

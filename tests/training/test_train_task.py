@@ -11,7 +11,6 @@ from lib.training.publish import describe, publish
 from lib.training.run import CACHE_PREFIX
 from lib.training.task import LiverTumorTrainTask
 
-
 pytestmark = pytest.mark.usefixtures("quick_curves")
 
 

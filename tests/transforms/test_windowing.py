@@ -127,6 +127,41 @@ def test_blend_covers_all_of_int16():
     np.testing.assert_allclose(blend(slices), naive_blend(slices), atol=1e-6)
 
 
+def test_blend_of_crops_with_the_histogram_of_their_whole_slices():
+    whole = abdomen((35, 40, 30))
+    crops = whole[:, 10:26, 4:20]
+    result = blend(crops, histogram_of=whole)
+    np.testing.assert_array_equal(result, blend(whole)[:, :, 10:26, 4:20])
+    assert not np.array_equal(result[:, 2], blend(crops)[:, 2])
+    np.testing.assert_array_equal(result[:, :2], blend(crops)[:, :2])  # windows do not look at other pixels
+
+
+def test_histogram_of_the_slices_themselves_changes_nothing():
+    slices = abdomen((3, 9, 8))
+    np.testing.assert_array_equal(blend(slices, histogram_of=slices), blend(slices))
+
+
+def test_gray_values_outside_the_histogram_are_its_ends():
+    whole = np.arange(100, 200, dtype=np.int16).reshape(1, 10, 10)
+    crop = np.array([[[-32768, 0, 99, 100, 199, 200, 32767]]], np.int16)
+    scaled = blend(crop, ("histogram",), histogram_of=whole)[0, 0, 0]
+    assert scaled[:4].tolist() == [0, 0, 0, 0]
+    assert scaled[4:].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("histogram_of", "message"),
+    [
+        (np.zeros((2, 4, 4), np.int16), r"histogram_of must have as many slices as slices \(3\), not 2"),
+        (np.zeros((3, 4, 4), np.int32), "HU must be int16, not int32"),
+        (np.zeros((4, 4), np.int16), r"\(Z, Y, X\) with at least one pixel, not with shape \(4, 4\)"),
+    ],
+)
+def test_unfit_histogram_slices_are_refused(histogram_of, message):
+    with pytest.raises(BadInputError, match=message):
+        blend(abdomen((3, 8, 8)), histogram_of=histogram_of)
+
+
 def test_blend_with_channels_of_choice():
     slices = abdomen((3, 8, 8))
     result = blend(slices, ("histogram", Window(400, 40), "lungs", "liver"))

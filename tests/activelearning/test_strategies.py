@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from lib.activelearning.strategies import DESCRIPTIONS, STRATEGIES, Candidate, Choice, first, random, uncertainty
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+POOL = [Candidate("c", 0.2), Candidate("a", 0.5, last_served=7.0), Candidate("b")]
+
+
+def test_first_goes_by_name():
+    assert first(POOL, rng()) == Choice("a", "first unlabelled image by name", 0.5)
+
+
+def test_random_takes_those_that_waited_longest_and_all_of_them_sometimes():
+    chosen = {random(POOL, rng(seed)).image_id for seed in range(50)}
+    assert chosen == {"b", "c"}
+    assert random(POOL, rng()).reason == "drawn at random from 2 unlabelled images"
+
+
+def test_random_is_fair():
+    pool = [Candidate(str(number)) for number in range(4)]
+    generator = rng()
+    counts = np.bincount([int(random(pool, generator).image_id) for _ in range(2000)])
+    assert counts.min() > 420
+
+
+def test_uncertainty_takes_the_highest_score():
+    choice = uncertainty(POOL, rng())
+    assert (choice.image_id, choice.score) == ("a", 0.5)
+    assert choice.reason == "the model is least sure of this one among 2 scored images (score 0.5000)"
+
+
+def test_uncertainty_falls_back_to_random_and_says_so():
+    pool = [Candidate("b"), Candidate("a")]
+    choice = uncertainty(pool, rng())
+    assert choice.image_id == random(pool, rng()).image_id
+    assert choice.score is None
+    assert choice.reason.endswith("; none has an uncertainty score of the current model yet")
+
+
+def test_a_score_of_zero_is_a_score():
+    assert uncertainty([Candidate("a"), Candidate("b", 0.0)], rng()).image_id == "b"
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_strategies_depend_on_nothing_but_candidates_and_the_generator(name):
+    strategy, before = STRATEGIES[name], list(POOL)
+    for seed in range(10):
+        choice = strategy(POOL, rng(seed))
+        assert choice == strategy(POOL, rng(seed))
+        assert choice.image_id == strategy(POOL[::-1], rng(seed)).image_id  # a folder has no order
+        assert choice.image_id in {candidate.image_id for candidate in POOL}
+        assert " " in choice.reason
+    assert before == POOL
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_single_candidate(name):
+    assert STRATEGIES[name]([Candidate("only")], rng()).image_id == "only"
+
+
+def test_each_strategy_is_described():
+    assert set(DESCRIPTIONS) == set(STRATEGIES)

@@ -1,0 +1,62 @@
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib.inference.model import new_network
+from lib.networks.checkpoint import save_weights
+from lib.settings import Settings
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark.py"
+NETWORK = {"filters": [4, 4, 8, 8, 8]}
+
+
+@pytest.fixture
+def benchmark(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        output = capsys.readouterr()
+        return exited.value.code, output.out, output.err
+
+    return run
+
+
+def test_table_and_json(benchmark, tmp_path):
+    save_weights(tmp_path / "w.pt", new_network(Settings.model_validate({"network": {"arguments": NETWORK}})))
+    code, output, _ = benchmark(
+        "infer", "--volume", 3, "--size", 40, "--repeat", 2, "--json", tmp_path / "out" / "infer.json",
+        "--weights", tmp_path / "w.pt", "--conf", "network.arguments", json.dumps(NETWORK), "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0
+    result = json.loads((tmp_path / "out" / "infer.json").read_text())
+    assert result["benchmark"] == "infer"
+    assert len(result["ours"]["totals"]) == 2
+    assert f"MONAI's way takes {result['speedup']:.2f} times as long." in output
+    assert "postprocessing" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "error: the following arguments are required: BENCHMARK; see benchmark.py --help"),
+        (("speed",), "error: argument BENCHMARK: invalid choice: 'speed'"),
+        (("infer", "--repeat", "0"), "error: --repeat must be at least 1, not 0"),
+        (("infer", "--volume", "nowhere"), "error: --volume nowhere: neither a number of slices nor an existing image"),
+    ],
+)
+def test_wrong_input_is_one_line(benchmark, arguments, message):
+    code, _, error = benchmark(*arguments)
+    assert code == 2
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_help(benchmark):
+    assert "one auto-segmentation" in benchmark("--help")[1]
+    assert "--no-baseline" in benchmark("infer", "--help")[1]

@@ -1,0 +1,147 @@
+import hashlib
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib.networks.checkpoint import load_weights
+from lib.networks.unet import MulticlassUNet
+from lib.phantom import make_phantom
+from lib.volume_io import write_image, write_label
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "scripts" / "train.py"
+FILTERS = [4, 4, 8, 8, 8]
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studies")
+    for seed, (image, label) in enumerate(((".nii.gz", ".nrrd"), (".nrrd", ".nii.gz"), (".nii", ".nii"))):
+        phantom = make_phantom(seed, shape=(48, 48, 10), tumors=4)
+        write_image(folder / f"case_{seed}{image}", phantom.image)
+        write_label(folder / "labels" / "final" / f"case_{seed}{label}", phantom.label)
+    return folder
+
+
+@pytest.fixture
+def app(tmp_path):
+    (tmp_path / "app").mkdir()
+    shutil.copy(REPOSITORY / "apps" / "liver_tumor" / "app.yaml", tmp_path / "app")
+    return tmp_path / "app"
+
+
+@pytest.fixture
+def train(app, monkeypatch, capsys):
+    """Runs the script in this process, as importing torch takes longer than these trainings."""
+    threads = torch.get_num_threads()
+
+    def run(*arguments):
+        conf = {
+            "network.arguments": json.dumps({"filters": FILTERS}), "training.patch_size": 48,
+            "training.slices_per_case": 4,
+        }  # fmt: skip
+        given = [part for key, value in conf.items() for part in ("--conf", key, str(value))]
+        options = ["--app", str(app), "--device", "cpu", *given]  # first, so that a test can choose another device
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options, *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        output = capsys.readouterr()
+        return exited.value.code, output.out, output.err
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def tensors(path):
+    network = MulticlassUNet(filters=FILTERS)
+    meta = load_weights(path, network)
+    return meta, network.state_dict()
+
+
+def content(folder):
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_same_seed_data_and_threads_give_the_same_weights_and_the_app_is_left_alone(train, studies, app, tmp_path):
+    before = content(app)
+    common = (studies, "--start", "scratch", "--epochs", 2, "--threads", 1)
+    code, output, progress = train(*common, "-o", tmp_path / "first")
+    assert code == 0
+    assert content(app) == before
+    assert train(*common, "-o", tmp_path / "again")[0] == 0
+    (meta, first), (_, again) = (tensors(tmp_path / name / "model.pt") for name in ("first", "again"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+    assert "epoch 2/2" in progress
+    assert "loss=" in progress
+    assert "1 training and 2 validation cases" in output or "2 training and 1 validation cases" in output
+    assert "cpu, 1 threads; start: new weights" in output
+    assert [line for line in output.splitlines() if line.startswith("epoch 2/2: loss ")]
+    assert "before training and the best epoch of 2:" in output
+    for name in ("curves.png", "history.csv", "model.pt"):
+        assert (tmp_path / "first" / name).is_file()
+        assert str(tmp_path / "first" / name) in output
+    assert "not published: not asked to publish; validation Dice " in output
+    assert meta["recipe"]["max_epochs"] == 2
+
+
+def test_publishing_and_going_on_from_it(train, studies, app, tmp_path):
+    code, output, _ = train(studies, "-o", tmp_path / "a", "--start", "scratch", "--epochs", 1, "--publish")
+    published = app / "model" / "liver_tumor.pt"
+    assert code == 0
+    assert f"in force     {published}" in output
+    version = tensors(published)[0]["version"]
+    code, output, _ = train(studies, "-o", tmp_path / "b", "--epochs", 1)
+    assert f"start: {published}" in output
+    assert tensors(tmp_path / "b" / "model.pt")[0]["started_from"] == "liver_tumor.pt"
+    assert tensors(published)[0]["version"] == version
+    code, output, _ = train(studies, "-o", tmp_path / "c", "--epochs", 1, "--start", tmp_path / "a" / "best.pt")
+    assert f"start: {tmp_path / 'a' / 'best.pt'}" in output
+
+
+def test_a_label_of_another_numbering_is_refused_by_name(train, studies, tmp_path):
+    copied = shutil.copytree(studies, tmp_path / "studies")
+    phantom = make_phantom(0, shape=(48, 48, 10), tumors=4)
+    label = type(phantom.label)(phantom.label.array * np.uint8(5), phantom.label.affine)
+    write_label(copied / "labels" / "final" / "case_0.nrrd", label)
+    code, _, error = train(copied, "-o", tmp_path / "run", "--start", "scratch")
+    assert code == 2
+    assert error.splitlines()[-1].endswith("error: case_0: the label holds 10, but only 0 to 2 are classes")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "error: there is no studies folder nowhere"),
+        (["STUDIES"], "error: no weights: neither "),
+        (["STUDIES", "--start", "nowhere.pt"], "error: --start nowhere.pt: there is no such file; name one, or use"),
+        (["STUDIES", "--epochs", "0"], "error: --conf: training.max_epochs = 0: Input should be greater than"),
+        (["STUDIES", "--epochs", "x"], "error: argument --epochs: invalid int value: 'x'; see train.py --help"),
+        (
+            ["STUDIES", "--start", "scratch", "-o", "STUDIES"],
+            "exists and is no empty folder; give each training a folder",
+        ),
+        (
+            ["STUDIES", "--start", "scratch", "--device", "cuda:99"],
+            "error: --device cuda:99: this machine has cpu and ",
+        ),
+        ([], "error: the following arguments are required: STUDIES; see train.py --help"),
+    ],
+)
+def test_wrong_input_is_one_line(train, studies, arguments, message):
+    code, _, error = train(*(studies if argument == "STUDIES" else argument for argument in arguments))
+    assert code == 2
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_help(train):
+    code, output, _ = train("--help")
+    assert code == 0
+    assert all(option in output for option in ("--start", "--publish", "--epochs", "--conf", "labels/final"))

@@ -1,0 +1,333 @@
+"""`app.yaml`: what it takes, what it refuses, and that file, defaults and documentation agree."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from lib.errors import SettingsError
+from lib.labels import DEFAULT_LABELS
+from lib.settings import Settings, TrainingSettings, load_settings
+from lib.transforms.windowing import HISTOGRAM, Window
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+APP_YAML = REPOSITORY / "apps" / "liver_tumor" / "app.yaml"
+CONFIGURATION = REPOSITORY / "docs" / "configuration.md"
+ENDING = " (docs/configuration.md lists every key)"
+
+
+def write(folder, text):
+    path = folder / "app.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(folder, text, overrides=None):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(folder, text), overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def dotted_keys(model=Settings, prefix=""):
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from dotted_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def flat(content, prefix=""):
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+# The app's own file
+
+
+def test_the_file_of_the_app_says_what_the_defaults_say():
+    """Who deletes a line of app.yaml must get what the line said."""
+    written = dict(flat(yaml.safe_load(APP_YAML.read_text(encoding="utf-8"))))
+    defaults = dict(flat(Settings().model_dump(mode="json")))
+    assert {key: defaults.get(key) for key in written} == written
+    assert load_settings(APP_YAML) == Settings()
+
+
+def test_the_file_of_the_app_names_every_section():
+    written = yaml.safe_load(APP_YAML.read_text(encoding="utf-8"))
+    assert set(written) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("key", list(dotted_keys()))
+def test_every_key_is_documented(key):
+    assert f"`{key}`" in CONFIGURATION.read_text(encoding="utf-8"), f"describe `{key}` in docs/configuration.md"
+
+
+def test_no_key_is_documented_that_does_not_exist():
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]*) \|", CONFIGURATION.read_text(encoding="utf-8"), re.MULTILINE)
+    known = {*dotted_keys(), *(f"labels.NAME.{key}" for key in ("index", "color", "aliases"))}
+    known |= {"windows.NAME.width", "windows.NAME.level"}
+    assert {key for key, _ in rows} <= known
+
+
+def test_the_documented_defaults_are_the_defaults():
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]*) \|", CONFIGURATION.read_text(encoding="utf-8"), re.MULTILINE)
+    defaults = dict(flat(Settings().model_dump(mode="json")))
+    compared = {key: yaml.safe_load(text) for key, text in rows if key in defaults and text.strip() not in {"", "..."}}
+    assert len(compared) > 40
+    assert {key: defaults[key] for key in compared} == compared
+
+
+# Loading
+
+
+def test_an_empty_file_and_empty_sections_give_the_defaults(tmp_path):
+    assert load_settings(write(tmp_path, "")) == Settings()
+    text = "augmentation:\n# elastic_probability: 0.1\ntraining:\nwindows:\nlabels:\n"
+    assert load_settings(write(tmp_path, text)) == Settings()
+
+
+def test_values_are_taken_and_the_rest_has_defaults(tmp_path):
+    settings = load_settings(write(tmp_path, "name: Mine\ntraining: {max_epochs: 7, learning_rate: 1e-3}"))
+    assert settings.name == "Mine"
+    assert (settings.training.max_epochs, settings.training.learning_rate) == (7, 0.001)
+    assert settings.training.batch_size == TrainingSettings().batch_size
+
+
+def test_settings_can_be_saved_and_loaded(tmp_path):
+    first = load_settings(APP_YAML, {"windows": "{narrow: {width: 100, level: 60}}", "channels": "[narrow, histogram]"})
+    text = yaml.safe_dump(first.model_dump(mode="json"))
+    assert load_settings(write(tmp_path, text)) == first
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- 1\n- 2", " must hold keys and values, not list"),
+        ("just text", " must hold keys and values, not str"),
+        ("a: [1\nb: 2", " is not valid YAML: while parsing a flow sequence"),
+        ("\tname: x", " is not valid YAML: while scanning for the next token found character"),
+    ],
+)
+def test_files_that_are_not_yaml(tmp_path, text, expected):
+    assert refused(tmp_path, text).startswith(f"{tmp_path / 'app.yaml'}{expected}")
+
+
+def test_a_file_in_another_encoding(tmp_path):
+    (tmp_path / "app.yaml").write_bytes("name: Hígado".encode("latin-1"))
+    with pytest.raises(SettingsError, match="is not valid YAML: 'utf-8' codec can't decode"):
+        load_settings(tmp_path / "app.yaml")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(tmp_path / "app.yaml")
+    assert str(caught.value) == f"can't read the settings {tmp_path / 'app.yaml'}: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("color: red", "app.yaml: unknown key color"),
+        ("training: {epochs: 5}", "app.yaml: unknown key training.epochs"),
+        ("labels: {liver: {index: 1, colour: [1, 2, 3]}}", "app.yaml: unknown key labels.liver.colour"),
+        ("postprocessing: {holes: true}", "app.yaml: unknown key postprocessing.holes"),
+        ("1: 2", "app.yaml: 1 = 1: Keys should be strings"),
+        (
+            "training: {max_epochs: 0}",
+            "app.yaml: training.max_epochs = 0: Input should be greater than or equal to 1",
+        ),
+        (
+            "training: {max_epochs: many}",
+            "app.yaml: training.max_epochs = 'many': Input should be a valid integer, unable to parse string as an "
+            "integer",
+        ),
+        ("training: {max_epochs: yes}", "app.yaml: training.max_epochs = True: expected a number, not true or false"),
+        ("training: {patch_size: 100}", "app.yaml: training.patch_size = 100: Input should be a multiple of 16"),
+        (
+            "training: {patch_size: 16}",
+            "app.yaml: training.patch_size = 16: Input should be greater than or equal to 32",
+        ),
+        (
+            "training: {patch_size: 4096}",
+            "app.yaml: training.patch_size = 4096: Input should be less than or equal to 2048",
+        ),
+        ("training: {learning_rate: 0}", "app.yaml: training.learning_rate = 0: Input should be greater than 0"),
+        (
+            "training: {learning_rate: .nan}",
+            "app.yaml: training.learning_rate = nan: Input should be less than or equal to 1",
+        ),
+        (
+            "training: {loss: focal}",
+            "app.yaml: training.loss = 'focal': Input should be 'cross_entropy' or 'dice_cross_entropy'",
+        ),
+        (
+            "training: {tumor_fraction: 0.9}",
+            "app.yaml: training: tumor_fraction 0.9 exceeds foreground_fraction 0.7",
+        ),
+        (
+            "training: {learning_rate: 1e-7}",
+            "app.yaml: training: minimum_learning_rate 1e-06 exceeds learning_rate 1e-07",
+        ),
+        (
+            "active_learning: {strategies: [random, best]}",
+            "app.yaml: active_learning.strategies.1 = 'best': Input should be 'random', 'first' or 'uncertainty'",
+        ),
+        (
+            "active_learning: {strategies: []}",
+            "app.yaml: active_learning.strategies = []: Tuple should have at least 1 item after validation, not 0",
+        ),
+        ("windows: {a: {width: 0, level: 4}}", "app.yaml: windows.a.width = 0: Input should be greater than 0"),
+        ("windows: {a: {width: 5}}", "app.yaml: windows.a.level is missing"),
+        (
+            "windows: {histogram: {width: 5, level: 1}}",
+            "app.yaml: windows: 'histogram' is the channel of spread gray values and can't name a window",
+        ),
+        ("training: 5", "app.yaml: training = 5: Input should be a valid dictionary or instance of TrainingSettings"),
+        ("model_name: ../x", "app.yaml: model_name = '../x': String should match pattern '^[A-Za-z0-9_\\-]+$'"),
+        ("name: 5", "app.yaml: name = 5: Input should be a valid string"),
+        (
+            "limits: {affine_tolerance_mm: 0}",
+            "app.yaml: limits.affine_tolerance_mm = 0: Input should be greater than 0",
+        ),
+        (
+            "augmentation: {scale: [1.2, 0.9]}",
+            "app.yaml: augmentation.scale = [1.2, 0.9]: the lower limit 1.2 is above the upper limit 0.9",
+        ),
+    ],
+)
+def test_wrong_keys_and_values_are_one_line(tmp_path, text, expected):
+    assert refused(tmp_path, text) == expected + ENDING
+
+
+def test_unknown_channels_are_named_with_the_known_ones(tmp_path):
+    message = refused(tmp_path, "channels: [liver, bone]\nwindows: {narrow: {width: 9, level: 1}}")
+    assert message.startswith("app.yaml: channels ['liver', 'bone'] must be one or more of ['abdomen_soft', ")
+    assert "'histogram'" in message
+    assert "'narrow'" in message
+    assert "channels [] must be one or more of" in refused(tmp_path, "channels: []")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ("{liver: {index: 2}}", "label indices must be 1..1 without gaps, not [2]"),
+        ("{liver: {index: 1}, tumor: {index: 3}}", "label indices must be 1..2 without gaps, not [1, 3]"),
+        ("{liver: {index: 1}, tumor: {index: 1}}", "label indices must be 1..2 without gaps, not [1, 1]"),
+        ("{Background: {index: 1}}", "'background' means index 0 to clients and can't name the label 'Background'"),
+        (
+            "{liver: {index: 1}, tumor: {index: 2, aliases: [LIVER]}}",
+            "the labels 'liver' and 'tumor' both go by 'liver'; give each name to one label",
+        ),
+        (
+            "{a/b: {index: 1}}",
+            "the label name 'a/b' must begin with a letter or digit and hold no / \\ : or control character",
+        ),
+    ],
+)
+def test_labels_that_could_be_mixed_up_are_refused(tmp_path, labels, expected):
+    assert refused(tmp_path, f"labels: {labels}") == f"app.yaml: labels: {expected}{ENDING}"
+
+
+def test_a_label_needs_an_index(tmp_path):
+    assert (
+        refused(tmp_path, "labels: {liver: {color: [1, 2, 3]}}") == f"app.yaml: labels.liver.index is missing{ENDING}"
+    )
+
+
+def test_several_problems_are_all_told(tmp_path):
+    message = refused(tmp_path, "color: red\ntraining: {epochs: 5}")
+    assert "app.yaml: unknown key color" in message
+    assert "app.yaml: unknown key training.epochs" in message
+    assert message.count(ENDING) == 1
+
+
+def test_a_long_value_is_cut(tmp_path):
+    assert len(refused(tmp_path, f"training: {{max_epochs: {'x' * 5000}}}")) < 400
+
+
+# --conf
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "read", "expected"),
+    [
+        ("training.max_epochs", "5", lambda s: s.training.max_epochs, 5),
+        ("training.learning_rate", "1e-3", lambda s: s.training.learning_rate, 0.001),
+        ("training.class_weights", "[1, 2, 4.5]", lambda s: s.training.class_weights, (1, 2, 4.5)),
+        ("training.class_weights", "null", lambda s: s.training.class_weights, None),
+        ("postprocessing.fill_holes", "false", lambda s: s.postprocessing.fill_holes, False),
+        ("postprocessing.fill_holes", "off", lambda s: s.postprocessing.fill_holes, False),
+        ("active_learning.strategies", "[first]", lambda s: s.active_learning.strategies, ("first",)),
+        ("network.arguments.dropout", "0.2", lambda s: s.network.arguments, {"dropout": 0.2}),
+        ("labels.liver.aliases", "[bauch]", lambda s: s.labels["liver"].aliases, ("bauch",)),
+        ("channels", "[lungs, liver, histogram]", lambda s: s.channels, ("lungs", "liver", HISTOGRAM)),
+        ("name", "Our site", lambda s: s.name, "Our site"),
+    ],
+)
+def test_overrides_win_over_the_file(key, value, read, expected):
+    assert read(load_settings(APP_YAML, {key: value})) == expected
+
+
+def test_overrides_reach_into_empty_sections_and_leave_the_rest(tmp_path):
+    path = write(tmp_path, "training:\nwindows: {}")
+    settings = load_settings(path, {"training.seed": "4", "windows.a.width": "80", "windows.a.level": "40"})
+    assert settings.training == TrainingSettings(seed=4)
+    assert settings.windows["a"].width == 80
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"training.epochs": "5"}, "--conf: unknown key training.epochs" + ENDING),
+        ({"bogus": "5"}, "--conf: unknown key bogus" + ENDING),
+        (
+            {"training.max_epochs": "0"},
+            "--conf: training.max_epochs = 0: Input should be greater than or equal to 1" + ENDING,
+        ),
+        (
+            {"training.tumor_fraction": "0.9"},
+            "--conf: training: tumor_fraction 0.9 exceeds foreground_fraction 0.7" + ENDING,
+        ),
+        ({"name.first": "x"}, "--conf name.first: name is a single value in app.yaml, not a section"),
+        ({"channels": "[liver"}, "--conf channels: '[liver' is not a valid YAML value"),
+    ],
+)
+def test_wrong_overrides_are_one_line(tmp_path, overrides, expected):
+    assert refused(tmp_path, "name: x", overrides) == expected
+
+
+def test_the_file_is_blamed_for_what_the_file_says(tmp_path):
+    message = refused(tmp_path, "training: {max_epochs: 0}", {"training.seed": "1"})
+    assert message.startswith("app.yaml: training.max_epochs = 0")
+
+
+# What the rest of the app reads
+
+
+def test_classes_and_indices():
+    settings = Settings(labels={"b": {"index": 2}, "a": {"index": 1}, "c": {"index": 3}})
+    assert settings.classes == 4
+    assert list(settings.label_indices().items()) == [("a", 1), ("b", 2), ("c", 3)]
+    assert Settings().labels == DEFAULT_LABELS
+
+
+def test_site_windows_come_before_presets():
+    settings = Settings(
+        windows={"liver": {"width": 100, "level": 60}, "mine": {"width": 9, "level": 1}},
+        channels=("liver", "mine", "custom", HISTOGRAM),
+    )
+    assert settings.blend_channels() == (Window(100, 60), Window(9, 1), "custom", HISTOGRAM)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().training.max_epochs = 3
+    assert math.isclose(Settings().training.learning_rate, 1e-4)

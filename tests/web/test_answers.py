@@ -1,0 +1,73 @@
+"""Every error says whose fault it is."""
+
+import logging
+
+import pytest
+from fastapi import FastAPI, HTTPException
+from fastapi.testclient import TestClient
+from monailabel.interfaces.exception import (
+    ImageNotFoundException,
+    LabelNotFoundException,
+    MONAILabelError,
+    MONAILabelException,
+)
+
+from lib.errors import BadInputError, LiverLoopError, ModelError, NotFoundError, SettingsError, StorageError
+from lib.web.answers import install_answers, status_of
+
+CASES = [
+    (NotFoundError("no"), 404),
+    (BadInputError("no"), 400),
+    (StorageError("no"), 507),
+    (ModelError("no"), 503),
+    (SettingsError("no"), 500),
+    (LiverLoopError("no"), 500),
+    (ImageNotFoundException("no"), 404),
+    (LabelNotFoundException("no"), 404),
+    (MONAILabelException(MONAILabelError.INVALID_INPUT, "no"), 400),
+    (MONAILabelException(MONAILabelError.INFERENCE_ERROR, "no"), 500),
+]
+
+
+@pytest.mark.parametrize(("error", "status"), CASES, ids=lambda value: getattr(type(value), "__name__", value))
+def test_status_and_reason(error, status, caplog):
+    app = FastAPI()
+
+    @app.get("/fail")
+    def fail():
+        raise error
+
+    install_answers(app)
+    with caplog.at_level(logging.WARNING), TestClient(app) as client:
+        answer = client.get("/fail")
+    assert status_of(error) == status
+    assert (answer.status_code, answer.json()) == (status, {"detail": "no"})
+    assert [
+        (record.levelname, record.getMessage()) for record in caplog.records if record.name == "lib.web.answers"
+    ] == [("ERROR" if status >= 500 else "WARNING", "/fail no")]
+
+
+def test_a_stack_that_was_built_before_is_built_again():
+    app = FastAPI()
+
+    @app.get("/fail")
+    def fail():
+        raise BadInputError("no")
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.get("/fail").status_code == 500
+        install_answers(app)
+        assert client.get("/fail").json() == {"detail": "no"}
+
+
+def test_what_is_not_ours_is_left_alone():
+    app = FastAPI()
+
+    @app.get("/gone")
+    def gone():
+        raise HTTPException(410, "moved")
+
+    install_answers(app)
+    with TestClient(app) as client:
+        assert (client.get("/gone").status_code, client.get("/gone").json()) == (410, {"detail": "moved"})
+    assert status_of(ZeroDivisionError()) == 500

@@ -1,0 +1,224 @@
+"""Requests are refused before MONAI Label's handlers see them."""
+
+import json
+import threading
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from monailabel.endpoints import activelearning, datastore, infer
+
+from lib.errors import BadInputError
+from lib.web import requests
+from lib.web.answers import install_answers
+from lib.web.requests import checked_params, install_requests, parsed_object, parsed_params
+
+
+def refused(function, *arguments):
+    with pytest.raises(BadInputError) as caught:
+        function(*arguments)
+    return str(caught.value)
+
+
+class FakeApp:
+    """Knows one session and accepts every model."""
+
+    def sessions(self):
+        return self
+
+    def get_session(self, name):
+        return name == "known" or None
+
+    def datastore(self):
+        return None
+
+    def check_inference(self, model, params):
+        pass
+
+
+@pytest.fixture
+def client(monkeypatch):
+    """A server with an endpoint of MONAI Label's kind and ours in front of it; calls that get through are recorded."""
+    app = FastAPI()
+
+    @app.post("/infer/{model}")
+    async def theirs():
+        return {"called": "theirs"}
+
+    @app.get("/info/")
+    async def info():
+        return {}
+
+    def recorder(name):
+        return lambda *arguments: {
+            "called": name,
+            "arguments": [repr(part) for part in arguments],
+            "thread": threading.get_ident(),
+        }
+
+    for module, name in (
+        (infer, "run_inference"),
+        (datastore, "save_label"),
+        (datastore, "add_image"),
+        (activelearning, "sample"),
+    ):
+        monkeypatch.setattr(module, name, recorder(name))
+    monkeypatch.setattr(requests, "_app", FakeApp)
+    install_requests(app)
+    install_answers(app)
+    with TestClient(app) as client:
+        yield client
+
+
+@pytest.mark.parametrize(("text", "expected"), [(None, {}), ("", {}), ("{}", {}), ('{"a": [1]}', {"a": [1]})])
+def test_json_objects_are_parsed(text, expected):
+    assert parsed_object(text, "params") == parsed_params(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{bad", "info is not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("[1]", "info must be a JSON object, not list"),
+        ("null", "info must be a JSON object, not NoneType"),
+        ('"x"', "info must be a JSON object, not str"),
+    ],
+)
+def test_everything_else_is_refused(text, expected):
+    assert refused(parsed_object, text, "info") == expected
+
+
+def test_deep_nesting_is_refused_not_a_crash():
+    assert refused(parsed_params, "[" * 100_000).startswith("params is not valid JSON: ")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "image",
+        "label",
+        "session",
+        "image_path",
+        "bundle_path",
+        "model_filename",
+        "train_ds",
+        "val_ds",
+        "model",
+        "method",
+    ],
+)
+def test_keys_of_the_server_are_refused(key):
+    assert refused(checked_params, {key: 1, "device": "cpu"}) == (
+        f"params must not hold {key}; name images by their id in the request's address"
+    )
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"device": "cpu"},
+        {"device": ["cuda", "cpu"]},
+        {"gpus": "all"},
+        {"gpus": "0,1"},
+        {"logging": "info"},
+        {"max_workers": 0, "max_batch_size": 3},
+        {"name": "second try", "label_tag": "final", "max_epochs": 5, "client_id": "user-xyz"},
+        {"result_extension": ".nrrd", "fill_holes": False},
+    ],
+)
+def test_what_clients_send_passes(params):
+    assert checked_params(params) is params
+    assert checked_params(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"name": "../../x"}, "run name '../../x' is not allowed; "),
+        ({"label_tag": ".."}, "label tag '..' is not allowed; "),
+        ({"device": 5}, "device = 5 can't be used; expected a device's name such as 'cpu' or 'cuda'"),
+        ({"device": []}, "device = [] can't be used; expected "),
+        ({"gpus": "a"}, "gpus = 'a' can't be used; expected 'all' or numbers such as '0,1'"),
+        ({"logging": "loud"}, "logging = 'loud' can't be used; expected a log level such as 'INFO'"),
+        ({"max_workers": -1}, "max_workers = -1 can't be used; expected a number of threads, 0 to choose by the cores"),
+        ({"max_batch_size": "x"}, "max_batch_size = 'x' can't be used; expected a number of images, 0 for all"),
+        ([1], "params must be a JSON object, not list"),
+    ],
+)
+def test_values_that_the_server_would_fail_on_are_refused(params, expected):
+    assert refused(checked_params, params).startswith(expected)
+
+
+def test_our_endpoint_answers_first_and_off_the_event_loop(client):
+    answer = client.post("/infer/m", params={"image": "case.1.2"}, data={"params": '{"device": "cpu"}'}).json()
+    assert answer["called"] == "run_inference"
+    assert answer["arguments"][1:4] == ["'m'", "'case.1.2'", "''"]
+    assert answer["thread"] != threading.get_ident()
+    assert client.get("/info/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "data", "status", "reason"),
+    [
+        ({}, {}, 400, "no image: give an image id, a session_id or a file"),
+        ({"image": "../x"}, {}, 400, "image id '../x' is not allowed; "),
+        ({"image": "/etc/passwd"}, {}, 400, "image id '/etc/passwd' is not allowed; "),
+        ({"session_id": "../x"}, {}, 400, "session id '../x' is not allowed; "),
+        ({"session_id": "gone"}, {}, 404, "there is no session 'gone'; it may have expired, send the image again"),
+        ({"image": "a"}, {"params": '{"image": "/etc/passwd"}'}, 400, "params must not hold image; "),
+        ({"image": "a", "output": "dicom_seg"}, {}, 400, "output=dicom_seg needs images from a PACS"),
+    ],
+)
+def test_inference_is_refused_with_a_reason(client, query, data, status, reason):
+    answer = client.post("/infer/m", params=query, data=data)
+    assert answer.status_code == status
+    assert answer.json()["detail"].startswith(reason)
+
+
+def test_a_known_session_passes(client):
+    assert client.post("/infer/m", params={"session_id": "known"}).json()["called"] == "run_inference"
+
+
+def test_a_label_is_refused_or_passed_on(client):
+    files = {"label": ("label.nii.gz", b"x")}
+    assert client.put("/datastore/label", params={"image": "a"}, files=files).json()["called"] == "save_label"
+    for query in ({"image": "../a"}, {"image": "a", "tag": "../x"}):
+        answer = client.put("/datastore/label", params=query, files=files)
+        assert answer.status_code == 400
+        assert "is not allowed" in answer.json()["detail"]
+    assert client.put("/datastore/label", params={"image": "a"}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("image", "file", "expected"),
+    [
+        ("case", "x.nii.gz", "case"),
+        (None, "case.1.2.nii.gz", "case.1.2"),
+        (None, "1.2.840.NRRD", "1.2.840"),
+        (None, "C.nii", "C"),
+    ],
+)
+def test_an_uploaded_image_is_named_by_its_id_or_else_its_file(client, image, file, expected):
+    query = {"image": image} if image else {}
+    for path in ("/datastore/image", "/datastore/"):
+        answer = client.put(path, params=query, files={"file": (file, b"x")}).json()
+        assert answer["called"] == "add_image"
+        assert answer["arguments"][1] == repr(expected)
+
+
+def test_an_upload_without_a_usable_name_is_refused(client):
+    answer = client.put("/datastore/image", files={"file": (".nii.gz", b"x")})
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith("image id '' is not allowed")
+
+
+def test_the_next_image_is_asked_for_with_checked_params(client):
+    assert client.post("/activelearning/first", json={"client_id": "me"}).json()["called"] == "sample"
+    assert client.post("/activelearning/first", json={"image": "x"}).status_code == 400
+    assert client.post("/activelearning/first").json()["called"] == "sample"
+
+
+def test_notes_must_be_json_objects(client):
+    for path in ("/datastore/image/info?image=a", "/datastore/label/info?label=a&tag=final"):
+        answer = client.put(path, data={"info": json.dumps([1])})
+        assert (answer.status_code, answer.json()["detail"]) == (400, "info must be a JSON object, not list")
