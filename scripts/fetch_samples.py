@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.console import run
-from lib.samples import DEFAULT_FOLDER, complete_kind, ensure_samples
+from lib.datasets.samples import DEFAULT_FOLDER, complete_kind, ensure_samples
 
 
 def main() -> int:

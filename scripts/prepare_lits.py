@@ -11,9 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tqdm import tqdm
 
 from lib.console import run
+from lib.datasets.lits import Pair, Prepared, find_pairs, prepare_pair
+from lib.datasets.lits_slices import write_slices
 from lib.errors import BadInputError
-from lib.lits import Pair, Prepared, find_pairs, prepare_pair
-from lib.lits_slices import write_slices
 
 
 def main() -> int:

@@ -109,7 +109,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _samples() -> str:
-    from lib.samples import DEFAULT_FOLDER, ensure_samples
+    from lib.datasets.samples import DEFAULT_FOLDER, ensure_samples
 
     return str(ensure_samples(DEFAULT_FOLDER, lambda line: print(f"samples: {line}", flush=True)))
 

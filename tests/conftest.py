@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.samples import DEFAULT_FOLDER, REAL, complete_kind, ensure_samples
+from lib.datasets.samples import DEFAULT_FOLDER, REAL, complete_kind, ensure_samples
 
 
 @pytest.fixture(scope="session")

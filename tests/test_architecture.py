@@ -8,23 +8,21 @@ import pytest
 LIB = Path(__file__).resolve().parents[1] / "lib"
 # From top to bottom: each may import those after it, and itself.
 ORDER = (
-    "doctor", "web", "samples", "sample_sources", "lits", "lits_slices", "benchmarks", "training", "activelearning",
+    "doctor", "web", "datasets", "benchmarks", "training", "activelearning",
     "store", "inference", "settings", "metrics", "networks", "transforms", "phantom", "anatomy", "volume_io",
     "nrrd_file", "segments", "dicom", "volume", "labels", "files", "console", "errors",
 )  # fmt: skip
 # Files that are MONAI Label's interfaces; everything else is core.
 SHELLS = {
-    "web/app.py", "web/answers.py", "web/requests.py", "store/folder.py", "inference/task.py", "inference/batch.py",
-    "training/task.py",
-    "activelearning/tasks.py", "doctor.py",
+    "web/app.py", "web/answers.py", "web/requests.py", "store/folder.py", "store/table.py", "inference/task.py",
+    "inference/batch.py", "training/task.py", "activelearning/tasks.py", "doctor.py",
 }  # fmt: skip
 FILES = sorted(path.relative_to(LIB) for path in LIB.rglob("*.py") if path.name != "__init__.py")
 
 
 def part(name: str) -> str:
-    """`lib.training.fit` and `training/fit.py` both belong to `training`; all phantom files are one part."""
-    top = name.removeprefix("lib.").removesuffix(".py").replace("/", ".").split(".")[0]
-    return "phantom" if top.startswith("phantom") else top
+    """`lib.training.fit` and `training/fit.py` both belong to `training`."""
+    return name.removeprefix("lib.").removesuffix(".py").replace("/", ".").split(".")[0]
 
 
 def imports(path: Path) -> set[str]:

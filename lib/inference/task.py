@@ -17,6 +17,7 @@ from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
 from lib.inference.predict import predict_axial
 from lib.inference.segment import finish
+from lib.inference.stopwatch import Stopwatch
 from lib.settings import Settings
 from lib.transforms.onehot import planes_as_images
 from lib.transforms.postprocessing import PostprocessingSettings
@@ -24,6 +25,7 @@ from lib.volume import Volume
 from lib.volume_io import LABEL_SUFFIXES, read_image, write_label, write_planes
 
 _PLANES = ("seg.nrrd", "images")
+_STEPS = "steps"  # on its way through MONAI Label's result
 
 
 class LiverTumorInferTask(BasicInferTask):
@@ -82,6 +84,7 @@ class LiverTumorInferTask(BasicInferTask):
             self.settings.blend_channels(),
             batch_slices=self.settings.inference.batch_slices,
             precision=self.settings.inference.precision,
+            watch=data["watch"],
         )
         return data
 
@@ -98,18 +101,21 @@ class LiverTumorInferTask(BasicInferTask):
             "model_version": data["model_version"],
             "postprocessing": data["postprocessing"].model_dump(),
             **data["summary"],
+            _STEPS: data["watch"].seconds,
         }
         if not data.get("result_write_to_file", True):
             return None, result
-        label, planes = data["segmentation"], data.get("planes") or None
-        if planes == "images":
-            return str(self._zip_planes(label)), result
-        handle, path = tempfile.mkstemp(prefix="liverloop-", suffix=".seg.nrrd" if planes else extension)
-        os.close(handle)
-        if planes:
-            write_planes(path, label, self.settings.labels)
-        else:
-            write_label(path, label, self.settings.labels, compress=bool(data.get("result_compress")))
+        with data["watch"]("write"):
+            return self._write(data, extension), result
+
+    def __call__(
+        self, request: dict[str, Any], callbacks: dict[Any, Any] | None = None
+    ) -> tuple[str | None, dict[str, Any]]:
+        """Run MONAI Label's stages; their latencies get our own steps beside them, in seconds."""
+        path, result = super().__call__(request, callbacks)
+        steps = {step: round(seconds, 4) for step, seconds in result.pop(_STEPS).items()}
+        result["latencies"] = {key: value for key, value in result["latencies"].items() if key != "transform"}
+        result["latencies"]["steps"] = steps
         return path, result
 
     def check(self, request: Mapping[str, Any]) -> PostprocessingSettings:
@@ -142,16 +148,31 @@ class LiverTumorInferTask(BasicInferTask):
         if not isinstance(data.get("image"), str):
             msg = "the image must be an image id, an uploaded file or a session"
             raise BadInputError(msg)
-        data["volume"] = read_image(data["image"])
+        data["watch"] = Stopwatch()
+        with data["watch"]("read"):
+            data["volume"] = read_image(data["image"])
         return data
 
     def _finish(self, data: dict[str, Any]) -> dict[str, Any]:
         raw, image = data[self.output_label_key], data["volume"]
-        label, data["summary"] = finish(raw, image, self.settings, data["postprocessing"])
+        with data["watch"]("postprocessing"):
+            label, data["summary"] = finish(raw, image, self.settings, data["postprocessing"])
         data["segmentation"], data["centroids"] = label, _centroids(label, self.settings.label_indices())
         return data
 
-    def _zip_planes(self, label: Any) -> Path:
+    def _write(self, data: dict[str, Any], extension: str) -> str:
+        label, planes = data["segmentation"], data.get("planes") or None
+        if planes == "images":
+            return str(self._zip_planes(label))
+        handle, path = tempfile.mkstemp(prefix="liverloop-", suffix=".seg.nrrd" if planes else extension)
+        os.close(handle)
+        if planes:
+            write_planes(path, label, self.settings.labels)
+        else:
+            write_label(path, label, self.settings.labels, compress=bool(data.get("result_compress")))
+        return path
+
+    def _zip_planes(self, label: Volume) -> Path:
         with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file:
             written = planes_as_images(label.axial(), self.settings.label_indices(), Path(folder))
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import monai.networks.nets
 from torch import nn
 
 from lib.errors import SettingsError
@@ -50,9 +49,11 @@ def build_network(
 
 
 def _find_class(name: str) -> type[nn.Module]:
-    names = [*_OURS, *(key for key, value in vars(monai.networks.nets).items() if _is_network(value))]
     if name in _OURS:
         return _OURS[name]
+    import monai.networks.nets  # several seconds, which most runs of a script need not wait for
+
+    names = [*_OURS, *(key for key, value in vars(monai.networks.nets).items() if _is_network(value))]
     if name in names:
         return getattr(monai.networks.nets, name)
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)

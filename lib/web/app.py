@@ -51,8 +51,7 @@ class LiverLoopApp(MONAILabelApp):
         folder = Path(app_dir)
         overrides = {key: value for key, value in (conf or {}).items() if key not in _SERVER_KEYS}
         self.settings = load_settings(folder / "app.yaml", overrides)
-        model_dir = folder / "model"
-        self.source = ModelSource(self.settings, model_dir / f"{self.settings.model_name}.pt", folder / "starter.pt")
+        self.source = ModelSource.of_app(self.settings, folder)
         super().__init__(
             app_dir=app_dir,
             studies=studies,

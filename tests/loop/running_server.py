@@ -148,8 +148,10 @@ class RunningServer:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self.end()
+        if kind is None:  # whatever clients sent: no thread of the server broke off
+            assert "Traceback" not in self.log(), self.log().partition("Traceback")[2][:4000]
 
     @property
     def process(self) -> psutil.Process:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.samples import PHANTOMS_FOLDER, complete_kind, sample_images
+from lib.datasets.samples import PHANTOMS_FOLDER, complete_kind, sample_images
 from lib.volume_io import IMAGE_SUFFIXES
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "fetch_samples.py"

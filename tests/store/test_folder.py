@@ -9,8 +9,8 @@ import pytest
 from monailabel.datastore.local import LocalDatastore
 
 from lib import files
+from lib.datasets.lits import link_or_copy
 from lib.errors import BadInputError, NotFoundError, StorageError
-from lib.lits import link_or_copy
 from lib.settings import Settings
 from lib.store.folder import FolderDatastore
 from lib.volume import Volume

@@ -7,9 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lib import lits
+from lib.datasets import lits
+from lib.datasets.lits import Pair, check_pair, find_pairs, link_or_copy, prepare_pair
 from lib.errors import BadInputError, NotFoundError, StorageError
-from lib.lits import Pair, check_pair, find_pairs, link_or_copy, prepare_pair
 from lib.volume import same_geometry
 from lib.volume_io import read_image, read_label
 

@@ -13,9 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib.errors import BadInputError, LiverLoopError, NotFoundError, StorageError
-from lib.files import atomic_write
-from lib.sample_sources import (
+from lib.datasets.sources import (
     LITS_CROP,
     LITS_CROP_SPACING_MM,
     TOTALSEGMENTATOR,
@@ -26,9 +24,11 @@ from lib.sample_sources import (
     download,
     sha256_of,
 )
+from lib.errors import BadInputError, LiverLoopError, NotFoundError, StorageError
+from lib.files import atomic_write
 from lib.volume_io import IMAGE_SUFFIXES
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_FOLDER = REPOSITORY / "sample-data" / "ct"
 PHANTOMS_FOLDER = REPOSITORY / "sample-data"
 MANIFEST = "manifest.json"

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from lib import samples
+from lib.datasets import samples
+from lib.datasets.samples import complete_kind, ensure_samples, sample_images
+from lib.datasets.sources import NotReachableError
 from lib.errors import BadInputError, NotFoundError, StorageError
-from lib.sample_sources import NotReachableError
-from lib.samples import complete_kind, ensure_samples, sample_images
 from lib.volume import Volume, same_geometry
 from lib.volume_io import read_image, read_label, write_image, write_label
 

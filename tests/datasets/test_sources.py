@@ -18,9 +18,8 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from lib import sample_sources
-from lib.errors import BadInputError
-from lib.sample_sources import (
+from lib.datasets import sources
+from lib.datasets.sources import (
     LITS_CROP,
     TOTALSEGMENTATOR,
     NotReachableError,
@@ -30,6 +29,7 @@ from lib.sample_sources import (
     download,
     resample_nearest,
 )
+from lib.errors import BadInputError
 from lib.volume import Volume, same_geometry
 from lib.volume_io import read_image, read_label
 
@@ -210,7 +210,7 @@ def test_lits_crop_axes_run_to_left_posterior_and_superior(tmp_path):
     written = read_label(tmp_path / "labels_reference" / "lits_117_crop.nii.gz")
     assert same_geometry(image, written)
     assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
-    np.testing.assert_allclose(image.spacing, sample_sources.LITS_CROP_SPACING_MM, rtol=1e-6)
+    np.testing.assert_allclose(image.spacing, sources.LITS_CROP_SPACING_MM, rtol=1e-6)
     np.testing.assert_array_equal(written.array, label)
     np.testing.assert_array_equal(image.array, ct_with_organ())  # quarters of a HU are rounded
     center = image.affine @ [*((np.array(SHAPE) - 1) / 2), 1]

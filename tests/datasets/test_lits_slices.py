@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib.datasets.lits_slices import slices_with_all_classes, write_slices
 from lib.errors import BadInputError
-from lib.lits_slices import slices_with_all_classes, write_slices
 from lib.transforms.windowing import blend
 from lib.volume import Volume
 from lib.volume_io import write_image, write_label

@@ -1,0 +1,1 @@
+"""CT data sets that users start with: the fetched samples and LiTS."""
