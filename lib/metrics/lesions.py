@@ -13,11 +13,11 @@ challenge's scoring program):
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.metrics.overlap import Overlap
+from lib.transforms.components import FACES, label_components
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def label_lesions(mask: NDArray) -> tuple[NDArray[np.uint32], int]:
     """
     if not mask.any():
         return np.zeros(mask.shape, np.uint32), 0
-    labels, count = cc3d.connected_components(np.ascontiguousarray(mask != 0), connectivity=6, return_N=True)
+    labels, count = label_components(mask != 0, FACES)
     inside = labels[labels != 0]
     numbers, first = np.unique(inside, return_index=True)
     table = np.zeros(count + 1, np.uint32)
