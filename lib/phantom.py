@@ -86,6 +86,8 @@ def render(spec: PhantomSpec, progress: Callable[[float], None] | None = None) -
         hu_view[first:last] = hu
         liver, tumor = average(canvas.liver, samples) >= 0.5, average(canvas.tumor, samples) >= 0.5
         label_view[first:last] = np.where(tumor, 2, liver)
+        if outside is not None:
+            label_view[first:last, outside] = 0  # nothing was measured there
         if progress is not None:
             progress(last / slices)
     return Phantom(spec, image, label)

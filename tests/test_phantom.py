@@ -304,3 +304,11 @@ def test_progress_is_told_and_ends_at_one() -> None:
     render(draw_spec(1, **SMALL), progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1.0
+
+
+def test_nothing_is_labelled_outside_the_circle_of_reconstruction():
+    spec = draw_spec(700, shape=(64, 64, 8), spacing=(2.6, 2.6, 6.0))
+    phantom = render(dataclasses.replace(spec, scan=dataclasses.replace(spec.scan, circular=True)))
+    corner = phantom.image.axial()[:, 0, 0]
+    assert (corner == -1024).all()
+    assert not phantom.label.array[phantom.image.array == -1024].any()
