@@ -13,6 +13,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.venv import enter_environment
+
+enter_environment()
 
 from lib.benchmarks import infer
 from lib.console import Parser, run

@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.venv import enter_environment
 
-from lib.console import run
+enter_environment()
+
+from lib.console import Parser, run
 from lib.doctor import REPOSITORY, Finding, Place, examine, facts, parts
 from lib.web.environment import apply_environment, server_environment
 
@@ -63,7 +66,7 @@ class _Printer:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Show versions, device and disk, and try each part. Exit code 0: all work, 1: some failed.",
         epilog="example: .venv/bin/python scripts/doctor.py --studies ~/livers",
     )

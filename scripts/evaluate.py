@@ -8,13 +8,15 @@ Volumes hold 0 background, 1 liver, 2 tumor. The JSON has the challenge's own na
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.venv import enter_environment
+
+enter_environment()
 
 from tqdm import tqdm
 
-from lib.console import run
+from lib.console import Parser, run
 from lib.errors import BadInputError
 from lib.files import atomic_write
 from lib.metrics.evaluation import Options, evaluate_pairs
@@ -22,11 +24,6 @@ from lib.metrics.folders import Pairing, pair_files
 from lib.metrics.report import as_csv, as_html, as_json, as_text, build_report
 
 _SHOWN = 5
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadInputError(f"{message}; see {self.prog} --help")
 
 
 def main() -> int:
@@ -58,7 +55,7 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, required=True, metavar="DIR", help="folder with the true labels")
     parser.add_argument("--prediction", type=Path, required=True, metavar="DIR", help="folder with the labels to score")
     parser.add_argument("--json", type=Path, required=True, metavar="OUT", help="all scores, of the set and per case")

@@ -1,20 +1,22 @@
 #!/usr/bin/env python3
 """Get three real sample CTs through pip, or synthetic phantoms where no package registry is in reach."""
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.venv import enter_environment
 
-from lib.console import run
+enter_environment()
+
+from lib.console import Parser, run
 from lib.datasets.samples import DEFAULT_FOLDER, complete_kind, ensure_samples
 
 
 def main() -> int:
     """Fetch, convert, and say what is there."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=(
             "Get three real CTs from two published Python packages (43 MB, through your own pip configuration), check "
             "their sha256 and convert them to NIfTI. Origin and licenses are written into the folder's README.md. "

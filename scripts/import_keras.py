@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Turn the weights of the original Keras U-Net into a LiverLoop checkpoint; needs neither Keras nor TensorFlow."""
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.venv import enter_environment
 
-from lib.console import run
+enter_environment()
+
+from lib.console import Parser, run
 from lib.networks.checkpoint import save_weights
 from lib.networks.keras_weights import load_keras_weights
 from lib.networks.unet import MulticlassUNet
@@ -15,7 +17,7 @@ from lib.networks.unet import MulticlassUNet
 
 def main() -> None:
     """Read the arguments, import, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("weights", type=Path, help="the Keras file: .h5, .weights.h5 or .keras")
     parser.add_argument("out", type=Path, help="the checkpoint to write, for example model.pt")
     parser.add_argument("--in-channels", type=int, default=3, help="image channels of the network (default: 3)")

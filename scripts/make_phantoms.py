@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.venv import enter_environment
+
+enter_environment()
+
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from lib.console import run
+from lib.console import Parser, run
 from lib.errors import BadInputError
 from lib.phantom import Phantom, draw_spec, render
 from lib.volume_io import write_image, write_label
@@ -92,7 +95,7 @@ def _make(options: dict[str, Any]) -> Phantom:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="studies folder to write to; made if missing")
     parser.add_argument("--count", type=int, default=1, help="how many phantoms (default: 1)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the first; the next have the next (default: 1)")

@@ -7,10 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.venv import enter_environment
+
+enter_environment()
 
 from tqdm import tqdm
 
-from lib.console import run
+from lib.console import Parser, run
 from lib.datasets.lits import Pair, Prepared, find_pairs, prepare_pair
 from lib.datasets.lits_slices import write_slices
 from lib.errors import BadInputError
@@ -43,7 +46,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=(
             "Turn the LiTS training set (volume-N.nii, segmentation-N.nii, also .nii.gz, in any folders, so the Kaggle "
             "copy too) into a MONAI Label studies folder: images at its top, labels in labels/final. Files are linked, "

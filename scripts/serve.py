@@ -13,9 +13,9 @@ from typing import NoReturn
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from lib.console import run  # noqa: E402
-from lib.web.environment import apply_environment, server_environment  # noqa: E402
-from lib.web.launch import (  # noqa: E402
+from lib.console import Parser, run
+from lib.web.environment import apply_environment, server_environment
+from lib.web.launch import (
     announcement,
     check_address,
     check_app,
@@ -73,14 +73,8 @@ def main() -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of the usage."""
-        self.exit(2, f"error: {message}; see scripts/serve --help\n")
-
-
 def _parse() -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="scripts/serve",
         description="Sets up .venv if needed and starts the LiverLoop annotation server for 3D Slicer and OHIF.",
         epilog=_EPILOG,

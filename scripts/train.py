@@ -17,9 +17,12 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.venv import enter_environment
+
+enter_environment()
+
+from tqdm import tqdm
 
 from lib.console import Parser, run
 from lib.errors import BadInputError
