@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lib.inference.device import Precision, autocast
 from lib.metrics.original_torch import confusion_matrix, one_hot_mean_iou, pixel_accuracy, three_class_dice
 from lib.networks.checkpoint import save_weights
-from lib.settings import Settings
+from lib.settings import Settings, TrainingSettings
 from lib.training.batches import Batch, training_batches, validation_batches
 from lib.training.cases import Case
 from lib.training.history import History, Row, sentence
@@ -130,6 +130,11 @@ def validate(network: nn.Module, cases: Sequence[Case], settings: Settings, prec
     return figures
 
 
+def build_optimizer(network: nn.Module, recipe: TrainingSettings) -> torch.optim.Optimizer:
+    """Adam at the recipe's learning rate, as in the original."""
+    return torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
+
+
 def fit(
     network: nn.Module,
     training: Sequence[Case],
@@ -160,7 +165,7 @@ def fit(
     epochs = recipe.max_epochs
     names = list(settings.label_indices())
     loss_function = build_loss(recipe, settings.classes, next(network.parameters()).device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
+    optimizer = build_optimizer(network, recipe)
     plateau = ReduceLROnPlateau(
         optimizer,
         factor=recipe.plateau_factor,

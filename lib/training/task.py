@@ -21,6 +21,7 @@ from lib.inference.device import choose_device, set_threads
 from lib.inference.model import ModelSource, new_network
 from lib.settings import Settings, TrainingSettings
 from lib.training.cases import find_cases
+from lib.training.fit import build_optimizer
 from lib.training.history import Row
 from lib.training.loss import build_loss
 from lib.training.run import CACHE_PREFIX, Outcome, run_training
@@ -72,13 +73,16 @@ class LiverTumorTrainTask(BasicTrainTask):
             "multi_gpu": False,
         }
 
+    # `BasicTrainTask` asks for the parts of MONAI's trainer. `train` below runs `lib.training.fit` in its place, which
+    # builds the same parts by the same functions; whoever drives this task through MONAI Label's hooks gets them here.
+
     def network(self, context: Context) -> nn.Module:
         """The network of `app.yaml`."""
         return new_network(self.settings)
 
     def optimizer(self, context: Context) -> torch.optim.Optimizer:
-        """Adam at the recipe's learning rate."""
-        return torch.optim.Adam(context.network.parameters(), lr=self.settings.training.learning_rate)
+        """The recipe's optimizer."""
+        return build_optimizer(context.network, self.settings.training)
 
     def loss_function(self, context: Context) -> nn.Module:
         """The recipe's loss."""
