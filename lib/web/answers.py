@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelError
 from monailabel.interfaces.exception import MONAILabelException as ServerException
+from requests import RequestException
 
 from lib.errors import BadInputError, LiverLoopError, ModelError, NotFoundError, SettingsError, StorageError
 
@@ -29,7 +30,17 @@ def status_of(error: Exception) -> int:
         return 404
     if isinstance(error, ServerException) and error.error is MONAILabelError.INVALID_INPUT:
         return 400
+    if isinstance(error, RequestException):
+        return 502
     return 500
+
+
+def reason_of(error: Exception) -> str:
+    """What to tell the client; of a failed request to the PACS only its status, since the address may hold a secret."""
+    if isinstance(error, RequestException):
+        answer = "no answer" if error.response is None else f"{error.response.status_code} {error.response.reason}"
+        return f"the PACS could not deliver the images ({answer}); ask its administrator, or try again"
+    return str(getattr(error, "msg", None) or error)
 
 
 def install_answers(app: FastAPI) -> None:
@@ -37,11 +48,12 @@ def install_answers(app: FastAPI) -> None:
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
         status = status_of(error)
-        reason = getattr(error, "msg", None) or str(error)
+        reason = reason_of(error)
         logger.log(logging.ERROR if status >= 500 else logging.WARNING, "%s %s", request.url.path, reason)
         return JSONResponse({"detail": reason}, status_code=status)
 
     app.add_exception_handler(LiverLoopError, answer)
     app.add_exception_handler(ServerException, answer)
+    app.add_exception_handler(RequestException, answer)
     # The handlers are read when the stack is built, which has happened by the time the app class is loaded.
     app.middleware_stack = None

@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+import requests
 from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 from monailabel.interfaces.exception import (
@@ -13,7 +14,7 @@ from monailabel.interfaces.exception import (
 )
 
 from lib.errors import BadInputError, LiverLoopError, ModelError, NotFoundError, SettingsError, StorageError
-from lib.web.answers import install_answers, status_of
+from lib.web.answers import install_answers, reason_of, status_of
 
 CASES = [
     (NotFoundError("no"), 404),
@@ -71,3 +72,14 @@ def test_what_is_not_ours_is_left_alone():
     with TestClient(app) as client:
         assert (client.get("/gone").status_code, client.get("/gone").json()) == (410, {"detail": "moved"})
     assert status_of(ZeroDivisionError()) == 500
+
+
+def test_a_pacs_that_fails_is_named_without_its_address():
+    response = requests.Response()
+    response.status_code, response.reason = 400, "Bad Request"
+    refused = requests.HTTPError("400 for url: http://me:secret@pacs/dicom-web", response=response)
+    assert status_of(refused) == 502
+    assert reason_of(refused) == (
+        "the PACS could not deliver the images (400 Bad Request); ask its administrator, or try again"
+    )
+    assert "(no answer)" in reason_of(requests.ConnectionError("http://me:secret@pacs"))
