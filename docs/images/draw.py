@@ -10,14 +10,12 @@ its reference is the output of another model. The phantom is synthetic and its r
 import sys
 from pathlib import Path
 
-import matplotlib as mpl
-import numpy as np
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
-mpl.use("Agg")
 
+import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.datasets.samples import DEFAULT_FOLDER, ensure_samples
@@ -78,7 +76,7 @@ def _body(hu: np.ndarray) -> tuple[slice, slice]:
     )
 
 
-def _outline(axis: mpl.axes.Axes, label: np.ndarray) -> None:
+def _outline(axis: Axes, label: np.ndarray) -> None:
     for mask, color in ((label >= 1, LIVER), (label == 2, TUMOR)):
         if mask.any():
             axis.contour(mask, [0.5], colors=color, linewidths=1.6)
