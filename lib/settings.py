@@ -222,6 +222,9 @@ def load_settings(path: str | Path, overrides: Mapping[str, str] | None = None) 
 
 def _override(content: dict[str, Any], key: str, value: str) -> None:
     *parents, last = key.split(".")
+    if not all((*parents, last)):
+        msg = f"--conf {key!r} is not a key such as training.max_epochs"
+        raise SettingsError(msg)
     section = content
     for parent in parents:
         if section.get(parent) is None:

@@ -11,13 +11,15 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 def enter_environment(environment: Path = _REPOSITORY / ".venv") -> None:
     """Start this script again with the Python of `environment` where there is one.
 
-    Without it the running Python must have what scripts need; if it hasn't, exits with code 2 and one line.
+    Without it the running Python must have what scripts need. If the Python that is to run the script hasn't, exits
+    with code 2 and one line.
     """
-    if Path(sys.prefix) == environment:
-        return
     python = environment / "bin" / "python"
-    if python.exists():
+    # The second, as a half-made environment can leave its Python with another prefix.
+    entered = Path(sys.prefix) == environment or Path(sys.executable) == python
+    if not entered and python.exists():
         os.execv(python, [str(python), *sys.argv])
     if find_spec("torch") is None:
-        sys.stderr.write(f"error: {environment} is missing; run scripts/setup, which makes it\n")
+        state = "incomplete" if entered else "missing"
+        sys.stderr.write(f"error: {environment} is {state}; run scripts/setup, which makes it\n")
         sys.exit(2)

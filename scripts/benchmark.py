@@ -18,7 +18,7 @@ from lib.venv import enter_environment
 enter_environment()
 
 from lib.benchmarks import infer
-from lib.console import Parser, run
+from lib.console import Parser, check_output_file, run
 from lib.files import atomic_write
 
 _BENCHMARKS = {"infer": infer}
@@ -27,6 +27,8 @@ _BENCHMARKS = {"infer": infer}
 def main() -> None:
     """Run one benchmark, print its table, write its JSON."""
     arguments = _arguments()
+    if arguments.json:
+        check_output_file(arguments.json)
     benchmark = _BENCHMARKS[arguments.benchmark]
     result = benchmark.measure(arguments)
     print(benchmark.as_text(result))

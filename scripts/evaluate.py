@@ -16,7 +16,7 @@ enter_environment()
 
 from tqdm import tqdm
 
-from lib.console import Parser, run
+from lib.console import Parser, check_output_file, run
 from lib.errors import BadInputError
 from lib.files import atomic_write
 from lib.metrics.evaluation import Options, evaluate_pairs
@@ -31,6 +31,7 @@ def main() -> int:
     arguments = _arguments()
     pairing = pair_files(arguments.reference, arguments.prediction)
     _check_complete(pairing, arguments.allow_missing)
+    _check_outputs(arguments)
     options = Options(
         pictures=arguments.slices if arguments.html else 0,
         images=arguments.images,
@@ -41,6 +42,7 @@ def main() -> int:
         total=len(pairing.pairs),
         desc="evaluating",
         unit="case",
+        delay=0.5,
     )
     found = {one.pair.name: one for one in progress}
     evaluated = [found[pair.name] for pair in pairing.pairs]
@@ -105,6 +107,15 @@ def _check_complete(pairing: Pairing, allow_missing: bool) -> None:
         raise BadInputError("; ".join(problems))
     for problem in problems:
         sys.stderr.write(f"warning: {problem}\n")
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    outputs = [path for path in (arguments.json, arguments.html, arguments.csv) if path]
+    for number, path in enumerate(outputs):
+        check_output_file(path)
+        if path.resolve() in {other.resolve() for other in outputs[:number]}:
+            msg = f"{path} is named for two reports; give each a file of its own"
+            raise BadInputError(msg)
 
 
 def _write(path: Path, text: str) -> None:

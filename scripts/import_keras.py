@@ -9,7 +9,7 @@ from lib.venv import enter_environment
 
 enter_environment()
 
-from lib.console import Parser, run
+from lib.console import Parser, check_output_file, run
 from lib.networks.checkpoint import save_weights
 from lib.networks.keras_weights import load_keras_weights
 from lib.networks.unet import MulticlassUNet
@@ -26,6 +26,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
+    check_output_file(arguments.out)
     network = MulticlassUNet(arguments.in_channels, arguments.out_channels)
     load_keras_weights(arguments.weights, network)
     meta = {

@@ -22,7 +22,7 @@ enter_environment()
 
 from tqdm import tqdm
 
-from lib.console import Parser, run
+from lib.console import Parser, check_output_file, check_output_folder, run
 from lib.errors import LiverLoopError
 from lib.files import atomic_write
 from lib.inference.command_line import add_app_arguments, device_from, settings_from
@@ -38,6 +38,9 @@ def main() -> int:
     arguments = _arguments()
     settings, device = settings_from(arguments), device_from(arguments)
     jobs = plan_jobs(expand_images(arguments.images), arguments.output, arguments.extension)
+    check_output_folder(arguments.output)
+    if arguments.json:
+        check_output_file(arguments.json)
     weights = arguments.weights or ModelSource.of_app(settings, arguments.app).path
     model = load_model(settings, weights, device)
     records = []

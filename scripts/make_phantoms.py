@@ -21,7 +21,7 @@ enter_environment()
 
 from tqdm import tqdm
 
-from lib.console import Parser, run
+from lib.console import Parser, check_output_folder, run
 from lib.errors import BadInputError
 from lib.phantom import Phantom, draw_spec, render
 from lib.volume_io import write_image, write_label
@@ -63,7 +63,8 @@ def main() -> None:
     if folder.exists() and not folder.is_dir():
         msg = f"{folder} is a file; name a folder"
         raise BadInputError(msg)
-    for name, options in tqdm(jobs, unit="phantom", desc="phantoms"):
+    check_output_folder(folder)
+    for name, options in tqdm(jobs, unit="phantom", desc="phantoms", delay=0.5):
         phantom = _make(options)
         if arguments.with_labels or arguments.sample_data:  # first, as a server may be watching the folder for images
             write_label(folder / "labels" / "final" / f"{name}.nii.gz", phantom.label)

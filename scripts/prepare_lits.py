@@ -13,7 +13,7 @@ enter_environment()
 
 from tqdm import tqdm
 
-from lib.console import Parser, run
+from lib.console import Parser, check_output_folder, run
 from lib.datasets.lits import Pair, Prepared, find_pairs, prepare_pair
 from lib.datasets.lits_slices import write_slices
 from lib.errors import BadInputError
@@ -28,11 +28,14 @@ def main() -> int:
     if arguments.destination.is_file():
         msg = f"{arguments.destination} is a file; name a folder for the studies"
         raise BadInputError(msg)
+    for folder in (arguments.destination, arguments.slices):
+        if folder is not None:
+            check_output_folder(folder)
     found = find_pairs(arguments.source, arguments.destination)
     refused = [f"{name}: found {len(paths)} times: {', '.join(map(str, paths))}; keep one"
                for name, paths in found.doubled.items()]  # fmt: skip
     counts: Counter[str] = Counter()
-    for pair in tqdm(found.pairs, desc="LiTS", unit="case"):
+    for pair in tqdm(found.pairs, desc="LiTS", unit="case", delay=0.5):
         try:
             prepared = prepare_pair(pair, arguments.destination, by_voxel=arguments.by_voxel)
             _count(prepared, counts)

@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from lib.console import Parser, run
+from lib.venv import enter_environment
 from lib.web.environment import apply_environment, server_environment
 from lib.web.launch import (
     announcement,
@@ -49,6 +50,7 @@ Exit code: 0 stopped, 2 wrong input, 3 the server could not start, 130 interrupt
 def main() -> int:
     """Check everything that can be checked at once, then start and announce the server."""
     arguments = _parse()
+    enter_environment()  # not before: --help needs none
     signal.signal(signal.SIGTERM, _stop)
     check_address(arguments.host, arguments.port)
     app = check_app(arguments.app)

@@ -24,7 +24,7 @@ enter_environment()
 
 from tqdm import tqdm
 
-from lib.console import Parser, run
+from lib.console import Parser, check_output_folder, run
 from lib.errors import BadInputError
 from lib.inference.command_line import add_app_arguments, device_from, settings_from
 from lib.inference.device import set_threads
@@ -53,6 +53,7 @@ def main() -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         msg = f"{folder} exists and is no empty folder; give each training a folder of its own with -o"
         raise BadInputError(msg)
+    check_output_folder(folder)
 
     training, validation = (len(side) for side in split_cases(cases, recipe.validation_fraction))
     print(
@@ -60,7 +61,7 @@ def main() -> None:
         f"start: {start or 'new weights'}",
         flush=True,
     )
-    with tqdm(unit="step", desc="preparing") as bar:
+    with tqdm(unit="step", desc="preparing", delay=0.5) as bar:
         outcome = run_training(
             cases,
             settings,

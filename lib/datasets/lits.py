@@ -85,6 +85,7 @@ def find_pairs(source: str | Path, destination: str | Path | None = None) -> Fou
         # is_file: copies of LiTS exist where a folder has the name of the file in it.
         if match and path.is_file() and not _is_output(path, source, destination):
             files[match["kind"].lower(), int(match["number"])].append(path)
+    files = {key: _distinct(paths) for key, paths in files.items()}
     if not files:
         msg = f"{source}: holds no volume-N.nii or segmentation-N.nii (.nii.gz), not even in its subfolders"
         raise NotFoundError(msg)
@@ -221,7 +222,18 @@ def _values(label: Volume) -> list[int]:
     return [int(value) for value in np.flatnonzero(counts)]
 
 
+def _distinct(paths: list[Path]) -> list[Path]:
+    """The paths without further links to the same file."""
+    found: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        status = path.stat()
+        found.setdefault((status.st_dev, status.st_ino), path)
+    return list(found.values())
+
+
 def _is_output(path: Path, source: Path, destination: str | Path | None) -> bool:
+    if path.parent.parts[-2:] == LABELS_FOLDER.parts and path.name.lower().startswith("volume"):
+        return True  # a label, named after its image by an earlier run into another folder
     if destination is None:
         return False
     path, source, destination = path.absolute(), source.absolute(), Path(destination).absolute()

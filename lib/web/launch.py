@@ -34,6 +34,9 @@ def check_address(host: str, port: int) -> None:
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
+    except UnicodeError as error:  # of the name's encoding
+        msg = f"--host {host!r} is not the name of a machine; use 127.0.0.1 or 0.0.0.0"
+        raise BadInputError(msg) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             msg = f"port {port} on {host} is taken by another program; stop that one or choose another with --port"
