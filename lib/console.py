@@ -70,7 +70,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(2)
     except MemoryError as error:
-        sys.stderr.write(f"error: not enough memory ({error or 'out of memory'})\n")
+        sys.stderr.write(f"error: not enough memory ({str(error) or 'nothing more is known'})\n")
         sys.exit(2)
     except BrokenPipeError:
         # As other programs end under `| head`; what Python would still flush goes nowhere.

@@ -42,7 +42,6 @@ def main() -> int:
         total=len(pairing.pairs),
         desc="evaluating",
         unit="case",
-        delay=0.5,
     )
     found = {one.pair.name: one for one in progress}
     evaluated = [found[pair.name] for pair in pairing.pairs]

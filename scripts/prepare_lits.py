@@ -35,7 +35,7 @@ def main() -> int:
     refused = [f"{name}: found {len(paths)} times: {', '.join(map(str, paths))}; keep one"
                for name, paths in found.doubled.items()]  # fmt: skip
     counts: Counter[str] = Counter()
-    for pair in tqdm(found.pairs, desc="LiTS", unit="case", delay=0.5):
+    for pair in tqdm(found.pairs, desc="LiTS", unit="case"):
         try:
             prepared = prepare_pair(pair, arguments.destination, by_voxel=arguments.by_voxel)
             _count(prepared, counts)

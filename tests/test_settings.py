@@ -296,6 +296,8 @@ def test_overrides_reach_into_empty_sections_and_leave_the_rest(tmp_path):
             {"training.tumor_fraction": "0.9"},
             "--conf: training: tumor_fraction 0.9 exceeds foreground_fraction 0.7" + ENDING,
         ),
+        ({"": "5"}, "--conf '' is not a key such as training.max_epochs"),
+        ({"training..seed": "5"}, "--conf 'training..seed' is not a key such as training.max_epochs"),
         ({"name.first": "x"}, "--conf name.first: name is a single value in app.yaml, not a section"),
         ({"channels": "[liver"}, "--conf channels: '[liver' is not a valid YAML value"),
     ],

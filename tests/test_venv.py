@@ -42,3 +42,15 @@ def test_without_anything_one_line_says_what_to_do(tmp_path):
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path} is missing; run scripts/setup, which makes it\n"
+
+
+def test_a_half_made_environment_is_told_from_a_missing_one(tmp_path, started, monkeypatch, capsys):
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.touch()
+    monkeypatch.setattr(sys, "executable", str(python))  # entered, but its settings are missing: another prefix
+    monkeypatch.setattr(venv, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stop:
+        venv.enter_environment(tmp_path)
+    assert (stop.value.code, started) == (2, [])
+    assert capsys.readouterr().err == f"error: {tmp_path} is incomplete; run scripts/setup, which makes it\n"

@@ -89,6 +89,16 @@ def test_an_earlier_result_inside_the_source_is_no_source(tmp_path, inside):
     assert find_pairs(tmp_path, destination) == before
 
 
+@pytest.mark.parametrize("destination", [".", "elsewhere"])
+def test_links_that_an_earlier_run_left_in_the_source_are_one_file(tmp_path, destination):
+    make_pair(tmp_path / "archive" / "part")
+    prepare_pair(find_pairs(tmp_path / "archive").pairs[0], tmp_path / "archive")
+    found = find_pairs(tmp_path / "archive", tmp_path / "archive" / destination)
+    assert (len(found.pairs), found.unpaired, found.doubled) == (1, [], {})
+    assert found.pairs[0].label.name == "segmentation-0.nii"
+    assert prepare_pair(found.pairs[0], tmp_path / "archive").done_before
+
+
 def test_equal_headers_are_zero_apart(tmp_path):
     assert check_pair(make_pair(tmp_path)) == 0
 

@@ -46,6 +46,7 @@ def test_table_and_json(benchmark, tmp_path):
     [
         ((), "error: the following arguments are required: BENCHMARK; see benchmark.py --help"),
         (("speed",), "error: argument BENCHMARK: invalid choice: 'speed'"),
+        (("infer", "--json", "/dev/null/x/y"), "error: can't write to the folder /dev/null/x (Not a directory)"),
         (("infer", "--repeat", "0"), "error: --repeat must be at least 1, not 0"),
         (("infer", "--volume", "nowhere"), "error: --volume nowhere: neither a number of slices nor an existing image"),
     ],

@@ -146,6 +146,19 @@ def test_bad_arguments(folders, evaluate, arguments, message):
     assert error_of(evaluate(*required(folders), *arguments)) == message
 
 
+def test_outputs_are_checked_before_the_work(folders, evaluate):
+    (folders / "file").write_text("")
+    taken = folders / "file" / "page.html"
+    assert error_of(evaluate(*required(folders), "--html", taken)) == (
+        f"error: can't write to the folder {taken.parent} (Not a directory); choose another or change its permissions"
+    )
+    same = folders / "p" / ".." / "out" / "scores.json"
+    assert error_of(evaluate(*required(folders), "--csv", same)) == (
+        f"error: {same} is named for two reports; give each a file of its own"
+    )
+    assert not (folders / "out").exists()
+
+
 def test_help_and_missing_folder(tmp_path, evaluate):
     assert "--allow-missing" in evaluate("--help").stdout
     assert error_of(evaluate(*required(tmp_path))) == f"error: {tmp_path / 'r'}: there is no such folder"

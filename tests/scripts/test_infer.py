@@ -91,6 +91,8 @@ def test_kind_of_file_planes_and_switches(infer, studies, tmp_path):
         (["nowhere", "-o", "OUT"], "error: there is no image or folder nowhere"),
         (["STUDIES", "-o", "STUDIES"], "a.nii.gz would overwrite the image"),
         (["STUDIES", "-o", "OUT", "--extension", ".png"], "error: argument --extension: invalid choice: '.png'"),
+        (["STUDIES", "-o", "/dev/null/out"], "error: can't write to the folder /dev/null/out (Not a directory)"),
+        (["STUDIES", "-o", "OUT", "--json", "STUDIES"], "it is a folder; name a file"),
         (["STUDIES", "-o", "OUT", "--app", "nowhere"], "error: nowhere is not an app folder: it has no app.yaml"),
         (["STUDIES", "-o", "OUT", "--weights", "nowhere.pt"], "error: there is no weights file nowhere.pt"),
         (["STUDIES", "-o", "OUT", "--conf", "a.b", "1"], "error: --conf: unknown key a"),

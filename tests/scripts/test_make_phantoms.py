@@ -59,6 +59,11 @@ def test_without_labels_only_images_as_wished(make, tmp_path):
     [
         ((), "error: name the folder to write to with -o DIR, or give --sample-data\n"),
         (("-o", "x", "--count", "0"), "error: --count must be 1 or more, not 0\n"),
+        (
+            ("-o", "/dev/null/x", *TINY),
+            "error: can't write to the folder /dev/null/x (Not a directory); "
+            "choose another or change its permissions\n",
+        ),
         (("-o", "x", "--shape", "4", "4", "4"), "error: a phantom needs at least 16 x 16 x 1 voxels, not (4, 4, 4)\n"),
         (
             ("-o", "x", "--orientation", "UP"),
@@ -70,8 +75,7 @@ def test_a_bad_argument_is_one_line(make, tmp_path, monkeypatch, arguments, mess
     monkeypatch.chdir(tmp_path)
     result = make(*arguments)
     assert result.returncode == 2
-    assert result.stderr.endswith(message)
-    assert "Traceback" not in result.stderr
+    assert result.stderr == message
     assert files(tmp_path) == []
 
 

@@ -10,6 +10,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "prepare_lits.py"
 SHAPE = (16, 16, 6)
+UNWRITABLE = "(Not a directory); choose another or change its permissions"
 
 
 def prepare(*arguments):
@@ -83,6 +84,8 @@ def test_refused_cases_are_named_the_rest_is_done_and_the_exit_code_is_1(source,
     ("arguments", "message"),
     [
         (("missing", "studies"), "error: missing: there is no such folder\n"),
+        ((".", "/dev/null/x"), f"error: can't write to the folder /dev/null/x {UNWRITABLE}\n"),
+        ((".", "studies", "--slices", "/dev/null/x"), f"error: can't write to the folder /dev/null/x {UNWRITABLE}\n"),
         ((".", "studies", "--all-slices"), "error: --all-slices needs --slices OUT\n"),
     ],
 )

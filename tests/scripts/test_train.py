@@ -128,6 +128,10 @@ def test_a_label_of_another_numbering_is_refused_by_name(train, studies, tmp_pat
             "exists and is no empty folder; give each training a folder",
         ),
         (
+            ["STUDIES", "--start", "scratch", "-o", "/dev/null/run"],
+            "error: can't write to the folder /dev/null/run (Not a directory)",
+        ),
+        (
             ["STUDIES", "--start", "scratch", "--device", "cuda:99"],
             "error: --device cuda:99: this machine has cpu and ",
         ),

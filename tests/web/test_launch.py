@@ -85,6 +85,12 @@ def test_another_machines_address_is_refused(host, free_port):
         check_address(host, free_port)
 
 
+@pytest.mark.parametrize("host", ["no..host", "x" * 64])
+def test_a_name_that_no_machine_can_have_is_refused(host, free_port):
+    with pytest.raises(BadInputError, match=f"--host '{host}' is not the name of a machine; use 127.0.0.1"):
+        check_address(host, free_port)
+
+
 def test_an_app_folder_is_made_absolute(app, monkeypatch):
     monkeypatch.chdir(app.parent)
     assert check_app(Path("app")) == app.resolve()
