@@ -87,12 +87,15 @@ def check_studies(studies: str) -> str:
 
     Raises:
         NotFoundError: no such folder, or nothing answers at the URL.
-        BadInputError: it is a file, or the server at the URL refuses.
+        BadInputError: it is a file or an empty text, or the server at the URL refuses.
         StorageError: the folder can't be written; labels are kept in it.
     """
     if studies.startswith(("http://", "https://")):
         _check_dicomweb(studies)
         return studies
+    if not studies.strip():  # of an unset shell variable; pathlib would take the current folder
+        msg = "--studies is empty; give the folder that holds the images"
+        raise BadInputError(msg)
     folder = Path(studies).expanduser()
     if not folder.exists():
         msg = f"the studies folder {folder} does not exist; make it or correct --studies"

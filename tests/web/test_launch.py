@@ -128,6 +128,12 @@ def test_a_missing_studies_folder_is_not_made(tmp_path):
     assert not (tmp_path / "typo").exists()
 
 
+@pytest.mark.parametrize("studies", ["", " "])
+def test_an_empty_text_is_not_the_current_folder(studies):
+    with pytest.raises(BadInputError, match=r"^--studies is empty; give the folder that holds the images$"):
+        check_studies(studies)
+
+
 def test_a_file_is_not_a_studies_folder(tmp_path):
     (tmp_path / "ct.nii.gz").write_bytes(b"")
     with pytest.raises(BadInputError, match=r"ct\.nii\.gz is a file; give the folder"):
