@@ -53,8 +53,9 @@ def read_series(folder: str | Path) -> tuple[NDArray[np.int16], NDArray[np.float
     affine[:3, 2] = step
     affine[:3, 3] = positions[0]
     array = np.empty((first.Columns, first.Rows, len(slices)), np.int16, order="F")
-    for index, item in enumerate(slices):
-        array[:, :, index] = _hounsfield(item, folder).T
+    while slices:  # from the last on; with each slice go its pixels, which pydicom keeps both packed and unpacked
+        item = slices.pop()
+        array[:, :, len(slices)] = _hounsfield(item, folder).T
     return array, _LPS_TO_RAS @ affine
 
 

@@ -69,16 +69,17 @@ def remap(
             in the list. None or empty: the voxels already hold our indices.
         labels: our classes.
 
-    3D Slicer writes the k-th entry of `label_info` as value k, but its `idx` also counts segments it left out, so
-    that `idx` can be larger than the value. Increasing `idx` with values no larger than the number of entries are
-    therefore taken by order; otherwise `idx` is the value.
+    3D Slicer writes the k-th entry of `label_info` as value k, but its `idx` also counts segments it left out
+    (scribbles, background), so that `idx` can be larger than the value. Other clients mean by `idx` the value. Both are
+    understood: by order where `idx` increase from 1 or more and no value exceeds the number of entries, by `idx`
+    otherwise. Where both readings are possible and differ in what was painted, neither is guessed.
 
     Returns:
         uint8 array of the same shape with our indices; classes that nobody painted are simply absent, scribbles and
         "background" become 0.
 
     Raises:
-        BadInputError: a painted segment has a name we do not know, or a value has no name.
+        BadInputError: a painted segment has a name we do not know, a value has no name, or two.
     """
     values = [int(value) for value in fastremap.unique(array) if value != 0]
     if not label_info:
@@ -145,10 +146,18 @@ def _names_by_value(values: Sequence[int], label_info: Sequence[Mapping[str, Any
     if len(set(numbers)) != len(numbers):
         msg = f"label_info gives one idx to several segments: {_short(list(zip(names, numbers, strict=True)))}"
         raise BadInputError(msg)
-    increasing = numbers == sorted(numbers)
-    if increasing and max(values, default=0) <= len(names):  # values are 1..n in 3D Slicer
-        return dict(enumerate(names, start=1))
-    return dict(zip(numbers, names, strict=True))
+    by_index, by_order = dict(zip(numbers, names, strict=True)), dict(enumerate(names, start=1))
+    if numbers[0] < 1 or numbers != sorted(numbers) or max(values, default=0) > len(names):
+        return by_index
+    doubtful = [value for value in values if by_index.get(value, by_order[value]) != by_order[value]]
+    if doubtful and by_index.keys() >= set(values):
+        value = doubtful[0]
+        msg = (
+            f"the value {value} is {by_index[value]!r} by idx but {by_order[value]!r} by its place in label_info "
+            f"{_short(by_index)}; number the segments from 1 without gaps, or remove those that are empty"
+        )
+        raise BadInputError(msg)
+    return by_order
 
 
 def plain(name: str) -> str:

@@ -229,28 +229,31 @@ def _read_nifti(path: Path, *, compressed: bool) -> tuple[NDArray, NDArray[np.fl
         proxy: Any = image.dataobj
         raw, slope, intercept = proxy.get_unscaled().reshape(shape, order="F"), proxy.slope, proxy.inter
     if slope == 1.0 and intercept == 0.0:
-        array = raw
-    else:
-        array = raw.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        return raw, image.affine
+    array = raw.astype(np.float32)
+    array *= np.float32(slope)  # in place: a long CT takes a gigabyte here
+    array += np.float32(intercept)
     return array, image.affine
 
 
 def _as_hounsfield(array: NDArray, path: Path) -> NDArray[np.int16]:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    low, high = float(array.min()), float(array.max())  # NaN if there is any
+    if not (np.isfinite(low) and np.isfinite(high)):
         count = int(array.size - np.isfinite(array).sum())
         msg = f"{path.name}: {count} voxels are NaN or infinite; a CT holds Hounsfield units"
         raise BadInputError(msg)
-    low, high = float(array.min()), float(array.max())
     if low >= 0 or high - low < 20 or (low > -2 and high < 2):
         msg = (
             f"{path.name}: values run from {low:g} to {high:g}, which is not a CT in Hounsfield units (air -1000, "
             "water 0); save it without rescaling"
         )
         raise BadInputError(msg)
+    array = array.astype(np.result_type(array.dtype, np.int16), copy=False)  # int8 can't hold -1024
+    if low < AIR_HU or high > 32767:
+        array = np.clip(array, AIR_HU, 32767)
     if array.dtype.kind == "f":
         array = np.rint(array)
-    array = array.astype(np.result_type(array.dtype, np.int16), copy=False)  # int8 can't hold -1024
-    return np.clip(array, AIR_HU, 32767).astype(np.int16, copy=False)
+    return array.astype(np.int16, copy=False)
 
 
 def _as_classes(array: NDArray, path: Path) -> NDArray[np.uint8]:

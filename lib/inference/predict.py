@@ -10,9 +10,9 @@ from torch import nn
 from lib.inference.device import Precision, autocast
 from lib.inference.stopwatch import Stopwatch
 from lib.transforms.windowing import Channel, blend
+from lib.volume import AIR_HU
 
 STRIDE = 16  # the network halves the image four times
-AIR = 0.0  # what every window makes of air; padding must not look like tissue
 
 
 def to_input(slices: NDArray[np.int16], channels: Sequence[Channel], device: torch.device) -> torch.Tensor:
@@ -24,13 +24,15 @@ def to_input(slices: NDArray[np.int16], channels: Sequence[Channel], device: tor
         device: where the tensor shall lie.
 
     Returns:
-        float32 `(N, channels, Y', X')`, Y' and X' padded at the end to multiples of 16, channels-last in memory.
+        float32 `(N, channels, Y', X')`, Y' and X' padded with air at the end to multiples of 16, channels-last in
+        memory.
     """
     height, width = slices.shape[-2:]
-    tensor = torch.from_numpy(blend(np.ascontiguousarray(slices), channels)).to(device)
-    padding = (0, -width % STRIDE, 0, -height % STRIDE)
-    if any(padding):
-        tensor = nn.functional.pad(tensor, padding, value=AIR)
+    slices = padded = np.ascontiguousarray(slices)
+    if height % STRIDE or width % STRIDE:
+        padding = ((0, 0), (0, -height % STRIDE), (0, -width % STRIDE))
+        padded = np.pad(slices, padding, constant_values=AIR_HU)
+    tensor = torch.from_numpy(blend(padded, channels, histogram_of=None if padded is slices else slices)).to(device)
     return tensor.contiguous(memory_format=torch.channels_last)
 
 

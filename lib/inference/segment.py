@@ -9,12 +9,11 @@ import numpy as np
 from lib.inference.model import Model
 from lib.inference.predict import predict_axial
 from lib.inference.stopwatch import Stopwatch
+from lib.labels import DEFAULT_LABELS, find_index
 from lib.settings import Settings
 from lib.transforms.postprocessing import PostprocessingSettings, postprocess
 from lib.transforms.summary import summarize
 from lib.volume import Volume
-
-_KNOWN_CLASSES = 3  # background, liver, tumor
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,9 @@ def finish(
 ) -> tuple[Volume, dict[str, Any]]:
     """Post-process axial class indices `(Z, Y, X)` and lay them into the image's geometry.
 
-    The steps know the anatomy of liver and tumor; with more classes in `app.yaml` the argmax stays as it is.
+    The steps know the anatomy of liver and tumor; with other classes in `app.yaml`, or these under other indices, the
+    argmax stays as it is.
     """
-    cleaned = postprocess(raw, image.axial_spacing, postprocessing) if settings.classes <= _KNOWN_CLASSES else raw
+    ours = all(find_index(name, DEFAULT_LABELS) == label.index for name, label in settings.labels.items())
+    cleaned = postprocess(raw, image.axial_spacing, postprocessing) if ours else raw
     return image.with_axial(cleaned), summarize(cleaned, image.voxel_ml, settings.label_indices())

@@ -3,7 +3,8 @@
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,22 +164,33 @@ class LiverTumorInferTask(BasicInferTask):
     def _write(self, data: dict[str, Any], extension: str) -> str:
         label, planes = data["segmentation"], data.get("planes") or None
         if planes == "images":
-            return str(self._zip_planes(label))
-        handle, path = tempfile.mkstemp(prefix="liverloop-", suffix=".seg.nrrd" if planes else extension)
-        os.close(handle)
-        if planes:
-            write_planes(path, label, self.settings.labels)
-        else:
-            write_label(path, label, self.settings.labels, compress=bool(data.get("result_compress")))
+            return self._zip_planes(label)
+        with _temporary_result(".seg.nrrd" if planes else extension) as path:
+            if planes:
+                write_planes(path, label, self.settings.labels)
+            else:
+                write_label(path, label, self.settings.labels, compress=bool(data.get("result_compress")))
         return path
 
-    def _zip_planes(self, label: Volume) -> Path:
-        with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file:
-            written = planes_as_images(label.axial(), self.settings.label_indices(), Path(folder))
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    def _zip_planes(self, label: Volume) -> str:
+        with tempfile.TemporaryDirectory() as folder, _temporary_result(".zip") as result:
+            written = planes_as_images(label.axial(), self.settings.label_indices(), folder)
+            with zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as archive:
                 for path in written:
                     archive.write(path, path.relative_to(folder))
-            return Path(file.name)
+        return result
+
+
+@contextmanager
+def _temporary_result(suffix: str) -> Iterator[str]:
+    """A new temporary file that stays unless writing it fails."""
+    handle, path = tempfile.mkstemp(prefix="liverloop-", suffix=suffix)
+    os.close(handle)
+    try:
+        yield path
+    except BaseException:
+        Path(path).unlink(missing_ok=True)
+        raise
 
 
 def _centroids(label: Volume, names: dict[str, int]) -> list[dict[str, list[int]]]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.errors import BadInputError
-from lib.labels import DEFAULT_LABELS, LIVER, TUMOR, indices
+from lib.labels import DEFAULT_LABELS, LIVER, TUMOR, find_index, indices
 from lib.transforms.box import bounding_box
 from lib.transforms.components import FACES, label_components
 
@@ -19,7 +19,7 @@ def summarize(
     Args:
         label: class indices, three axes in any order and direction.
         voxel_ml: volume of a voxel in ml, see `Volume.voxel_ml`.
-        names: class name to index; our own classes when left out.
+        names: class name to index; our own classes when left out. Which of them are liver and tumor is known by name.
 
     Returns:
         - `volumes_ml`: class name to its volume; "liver" is the parenchyma without tumors.
@@ -38,13 +38,12 @@ def summarize(
         raise BadInputError(msg)
     names = indices(DEFAULT_LABELS) if names is None else names
     counts = {name: int(np.count_nonzero(label == index)) for name, index in names.items()}
-    liver, tumor = int(np.count_nonzero(label == LIVER.index)), 0
+    known = {find_index(name, DEFAULT_LABELS): name for name in names}
+    liver, tumor = (counts.get(known.get(each.index, ""), 0) for each in (LIVER, TUMOR))
     lesions = 0
-    box = bounding_box(label == TUMOR.index)
-    if box is not None:
-        tumors = label[box] == TUMOR.index
-        tumor = int(np.count_nonzero(tumors))
-        lesions = label_components(tumors, FACES)[1]  # the LiTS challenge joins lesions through faces only
+    if tumor:
+        is_tumor = label == names[known[TUMOR.index]]
+        lesions = label_components(is_tumor[bounding_box(is_tumor)], FACES)[1]  # LiTS joins lesions through faces only
     return {
         "volumes_ml": {name: count * voxel_ml for name, count in counts.items()},
         "liver_with_tumor_ml": (liver + tumor) * voxel_ml,
