@@ -220,7 +220,8 @@ def _read_nifti(path: Path, *, compressed: bool) -> tuple[NDArray, NDArray[np.fl
         if (start[344:346] if kind is nib.Nifti1Image else start[4:6]) == b"ni":
             msg = f"{path.name}: holds a header only, its voxels are in an .img file; export it as one .nii"
             raise BadInputError(msg)
-        image = kind.from_stream(file)
+        # Not mapped from disk: whoever shortened the file meanwhile would end the whole process.
+        image = kind.from_file_map(kind.make_file_map({"image": file}), mmap=False)
         shape, dtype = checked_shape(image.shape, path.name), image.get_data_dtype()
         if dtype.fields or dtype.kind not in "iuf":
             msg = f"{path.name}: holds {dtype} voxels (RGB or complex); expected one gray value per voxel"
@@ -231,12 +232,13 @@ def _read_nifti(path: Path, *, compressed: bool) -> tuple[NDArray, NDArray[np.fl
     if slope == 1.0 and intercept == 0.0:
         return raw, image.affine
     array = raw.astype(np.float32)
-    array *= np.float32(slope)  # in place: a long CT takes a gigabyte here
+    array *= np.float32(slope)
     array += np.float32(intercept)
     return array, image.affine
 
 
 def _as_hounsfield(array: NDArray, path: Path) -> NDArray[np.int16]:
+    """HU as int16; works in `array` where it can, since a long CT takes half a gigabyte."""
     low, high = float(array.min()), float(array.max())  # NaN if there is any
     if not (np.isfinite(low) and np.isfinite(high)):
         count = int(array.size - np.isfinite(array).sum())
@@ -250,9 +252,9 @@ def _as_hounsfield(array: NDArray, path: Path) -> NDArray[np.int16]:
         raise BadInputError(msg)
     array = array.astype(np.result_type(array.dtype, np.int16), copy=False)  # int8 can't hold -1024
     if low < AIR_HU or high > 32767:
-        array = np.clip(array, AIR_HU, 32767)
+        np.clip(array, AIR_HU, 32767, out=array)
     if array.dtype.kind == "f":
-        array = np.rint(array)
+        np.rint(array, out=array)
     return array.astype(np.int16, copy=False)
 
 

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import itertools
+import tracemalloc
 
 import nibabel as nib
 import nrrd
@@ -660,3 +661,24 @@ def test_label_names_with_spaces_and_accents_survive(tmp_path):
     labels = {"hígado 1": Label(index=1), "x": Label(index=2)}
     write_label(tmp_path / "a.seg.nrrd", Volume(classes(), affine_of()), labels)
     assert [name for name, _ in read_segments(tmp_path / "a.seg.nrrd")] == ["hígado 1", "x"]
+
+
+@pytest.mark.parametrize(("slope", "most"), [(None, 1.3), (2, 4.3)])
+def test_reading_takes_little_more_memory_than_the_volume(tmp_path, slope, most):
+    path = save_nifti(tmp_path / "a.nii", hounsfield((64, 64, 64)) // 2, slope=slope, intercept=slope and 0)
+    tracemalloc.start()
+    try:
+        array = read_image(path).array
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < most * array.nbytes
+
+
+@pytest.mark.parametrize(("read", "stored"), [(read_image, hounsfield()), (read_label, classes())])
+def test_a_volume_does_not_change_with_its_file(tmp_path, read, stored):
+    path = save_nifti(tmp_path / "a.nii", stored)
+    array = read(path).array
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    np.testing.assert_array_equal(array, stored)
