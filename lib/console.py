@@ -3,13 +3,13 @@
 import argparse
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from lib.errors import BadInputError, LiverLoopError, StorageError
+from lib.files import try_writing
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,9 +36,7 @@ def check_output_folder(folder: Path) -> None:
     """
     try:
         existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        # By writing, since permission bits say nothing to an administrator or on a read-only mount.
-        with tempfile.TemporaryFile(dir=existing):
-            pass
+        try_writing(existing)
     except OSError as error:
         msg = f"can't write to the folder {folder} ({error.strerror}); choose another or change its permissions"
         raise StorageError(msg) from error

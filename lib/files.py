@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,3 +65,15 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally:
         if made:
             temporary.unlink(missing_ok=True)
+
+
+def try_writing(folder: Path) -> None:
+    """Write something into a folder and take it away again.
+
+    By writing, since permission bits say nothing to an administrator, on a read-only mount or on a full disk.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    with tempfile.TemporaryFile(dir=folder):
+        pass

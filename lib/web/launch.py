@@ -9,7 +9,6 @@ import errno
 import ipaddress
 import os
 import socket
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib.errors import BadInputError, NotFoundError, SettingsError, StorageError
+from lib.files import try_writing
 from lib.web.environment import IMAGE_PATTERNS
 
 
@@ -151,10 +151,8 @@ def wait_until_ready(url: str, patience_s: float = 300.0, pause_s: float = 0.5) 
 
 
 def _check_writable(folder: Path, what: str, why: str) -> None:
-    # By writing, since permission bits say nothing to an administrator, on a read-only mount or on a full disk.
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        try_writing(folder)
     except OSError as error:
         msg = f"{what} {folder} can't be written ({error.strerror}); {why}: change its permissions or choose another"
         raise StorageError(msg) from error
