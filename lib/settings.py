@@ -7,7 +7,7 @@ and what is allowed; nothing starts with half-understood settings.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -20,6 +20,9 @@ from lib.transforms.windowing import HISTOGRAM, PRESETS, Window
 
 # Label names become file names of planes, keys in .seg.nrrd headers and words on the screen.
 _LABEL_NAME = re.compile(r"\w[^/\\:\x00-\x1f\x7f]*")
+
+
+_Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
@@ -38,7 +41,7 @@ class _Section(BaseModel):
 class WindowSettings(_Section):
     """One window: width and level in HU."""
 
-    width: int = Field(gt=0, le=8192)
+    width: int = Field(ge=2, le=8192)
     level: int = Field(ge=-2048, le=8192)
 
 
@@ -63,7 +66,7 @@ class TrainingSettings(_Section):
     batch_size: int = Field(default=4, ge=1, le=1024)
     learning_rate: float = Field(default=1e-4, gt=0, le=1)
     loss: Literal["cross_entropy", "dice_cross_entropy"] = "dice_cross_entropy"
-    class_weights: tuple[float, ...] | None = None
+    class_weights: tuple[_Weight, ...] | None = None
     plateau_patience: int = Field(default=3, ge=0)
     plateau_factor: float = Field(default=0.1, gt=0, lt=1)
     minimum_learning_rate: float = Field(default=1e-6, ge=0)
@@ -171,6 +174,14 @@ class Settings(_Section):
         unknown = [channel for channel in self.channels if channel not in known]
         if unknown or not self.channels:
             msg = f"channels {list(self.channels)} must be one or more of {sorted(known)}"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _class_weights_fit(self) -> "Settings":
+        weights = self.training.class_weights
+        if weights is not None and len(weights) != self.classes:
+            msg = f"training.class_weights must have {self.classes} values (background first), not {len(weights)}"
             raise ValueError(msg)
         return self
 

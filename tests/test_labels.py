@@ -92,6 +92,12 @@ def test_indices_outside_of_a_byte_are_refused(index):
         pytest.param((1, 2), named(("tumor", 1), ("lesion", 2)), (2, 2), id="two segments of one class"),
         pytest.param((1, 2), [{"name": "tumor"}, {"name": "liver"}], (2, 1), id="without idx: the place in the list"),
         pytest.param((1, 2), named(("tumor", "1"), ("liver", "2")), (2, 1), id="idx as text"),
+        pytest.param((1, 2), named(("background", 0), ("liver", 1), ("tumor", 2)), (1, 2), id="background as value 0"),
+        pytest.param((2,), named(("background", 0), ("liver", 1), ("tumor", 2)), (2,), id="the same, tumor only"),
+        pytest.param((1, 2), info(liver=3, tumor=4), (1, 2), id="Slicer left out scribbles before"),
+        pytest.param((2,), info(liver=1, tumor=4), (2,), id="Slicer left out scribbles between, no liver painted"),
+        pytest.param((1,), info(liver=2, tumor=3), (1,), id="Slicer left out one before, no tumor painted"),
+        pytest.param((3,), info(liver=2, tumor=3), (2,), id="idx is the value, no liver painted"),
         pytest.param((), info(spleen=1), (), id="nothing painted"),
         pytest.param((1, 2), None, (1, 2), id="no names: our indices"),
         pytest.param((2,), [], (2,), id="empty names: our indices"),
@@ -120,6 +126,13 @@ def test_an_unknown_name_is_refused_by_name():
 def test_a_value_without_a_name_is_refused():
     assert refused(painted(1, 3), info(liver=1, tumor=2)) == (
         "the label holds the value 3, which label_info {1: 'liver', 2: 'tumor'} does not name; add its name"
+    )
+
+
+def test_what_can_be_read_in_two_ways_is_not_guessed():
+    assert refused(painted(2), info(liver=2, tumor=3)) == (
+        "the value 2 is 'liver' by idx but 'tumor' by its place in label_info {2: 'liver', 3: 'tumor'}; number the "
+        "segments from 1 without gaps, or remove those that are empty"
     )
 
 

@@ -184,7 +184,22 @@ def test_a_missing_file(tmp_path):
             "active_learning: {strategies: []}",
             "app.yaml: active_learning.strategies = []: Tuple should have at least 1 item after validation, not 0",
         ),
-        ("windows: {a: {width: 0, level: 4}}", "app.yaml: windows.a.width = 0: Input should be greater than 0"),
+        (
+            "windows: {a: {width: 0, level: 4}}",
+            "app.yaml: windows.a.width = 0: Input should be greater than or equal to 2",
+        ),
+        (
+            "windows: {a: {width: 1, level: 4}}",
+            "app.yaml: windows.a.width = 1: Input should be greater than or equal to 2",
+        ),
+        (
+            "training: {class_weights: [1, 2]}",
+            "app.yaml: training.class_weights must have 3 values (background first), not 2",
+        ),
+        (
+            "training: {class_weights: [1, 0, 2]}",
+            "app.yaml: training.class_weights.1 = 0: Input should be greater than 0",
+        ),
         ("windows: {a: {width: 5}}", "app.yaml: windows.a.level is missing"),
         (
             "windows: {histogram: {width: 5, level: 1}}",

@@ -1,5 +1,6 @@
 """How unsure a network is of an image, from its own dropout."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,7 +34,7 @@ def uncertainty_score(
     voxels.
 
     Args:
-        network: with dropout layers; left in evaluation mode.
+        network: with dropout layers; not changed, as other threads may be segmenting with it.
         hu: int16 HU, axial `(Z, Y, X)`.
         channels: the input channels.
         passes: forward passes per slice.
@@ -49,27 +50,23 @@ def uncertainty_score(
     chosen = np.unique(np.linspace(0, len(hu) - 1, slices).round().astype(int))
     foreground = everything = 0.0
     foreground_voxels = voxels = 0
-    network.eval()
-    dropouts = [module for module in network.modules() if isinstance(module, nn.Dropout | nn.Dropout2d)]
-    devices = [device] if device.type == "cuda" else []
-    try:
-        for module in dropouts:
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout2d):
             module.train()
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            for z in chosen:
-                inputs = to_input(hu[z : z + 1], channels, device)
-                with autocast(device, precision):
-                    logits = torch.cat([network(inputs) for _ in range(passes)])
-                probabilities = logits[..., :height, :width].float().softmax(1)
-                information = mutual_information(probabilities)
-                seen = (probabilities.argmax(1) > 0).any(0)
-                foreground += float(information[seen].sum())
-                everything += float(information.sum())
-                foreground_voxels += int(seen.sum())
-                voxels += information.numel()
-    finally:
-        network.eval()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for z in chosen:
+            inputs = to_input(hu[z : z + 1], channels, device)
+            with autocast(device, precision):
+                logits = torch.cat([network(inputs) for _ in range(passes)])
+            probabilities = logits[..., :height, :width].float().softmax(1)
+            information = mutual_information(probabilities)
+            seen = (probabilities.argmax(1) > 0).any(0)
+            foreground += float(information[seen].sum())
+            everything += float(information.sum())
+            foreground_voxels += int(seen.sum())
+            voxels += information.numel()
     return foreground / foreground_voxels if foreground_voxels else everything / voxels
 
 

@@ -13,7 +13,6 @@ from lib.anatomy.spec import Body, LiverShape
 
 REFERENCE_WIDTH, REFERENCE_DEPTH = 130.0, 95.0  # half axes in mm of the average patient's trunk cavity
 _REACH = 12.0  # mm that the smooth deformation may move a point
-_EVERYWHERE = 1e4
 
 
 @lru_cache(maxsize=4)

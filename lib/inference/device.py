@@ -12,11 +12,11 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 def choose_device(name: str | None = None) -> torch.device:
     """The named device where it exists, else CUDA where it is, else the CPU."""
-    if name and name.startswith("cpu"):
+    kind, _, number = (name or "cuda").partition(":")
+    if kind == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device(name if name and name.startswith("cuda") else "cuda")
+    exists = kind == "cuda" and number.isdecimal() and int(number) < torch.cuda.device_count()
+    return torch.device(f"cuda:{number}" if exists else "cuda")
 
 
 def set_threads(count: int) -> int:

@@ -27,8 +27,3 @@ class Stopwatch:
             yield
         finally:
             self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
-
-    @property
-    def total(self) -> float:
-        """Sum of all steps."""
-        return sum(self.seconds.values())

@@ -5,6 +5,7 @@ Knows nothing of servers or requests; `lib.training.task` and `scripts/train.py`
 
 import copy
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.tensorboard import SummaryWriter
 
+from lib.errors import ModelError
 from lib.inference.device import Precision, autocast
 from lib.metrics.original_torch import confusion_matrix, one_hot_mean_iou, pixel_accuracy, three_class_dice
 from lib.networks.checkpoint import save_weights
@@ -123,7 +125,7 @@ def forward(
 def validate(network: nn.Module, cases: Sequence[Case], settings: Settings, precision: Precision = "auto") -> Figures:
     """Figures of a network on evenly spaced whole slices of some cases; leaves it in evaluation mode."""
     network.eval()
-    loss_function = build_loss(settings.training, settings.classes, next(network.parameters()).device)
+    loss_function = build_loss(settings.training, next(network.parameters()).device)
     figures = Figures(list(settings.label_indices()))
     for batch in validation_batches(cases, settings):
         figures.add(*forward(network, loss_function, batch, precision))
@@ -160,11 +162,14 @@ def fit(
 
     Returns:
         The best weights and the history.
+
+    Raises:
+        ModelError: the loss is no finite number any more.
     """
     recipe = settings.training
     epochs = recipe.max_epochs
     names = list(settings.label_indices())
-    loss_function = build_loss(recipe, settings.classes, next(network.parameters()).device)
+    loss_function = build_loss(recipe, next(network.parameters()).device)
     optimizer = build_optimizer(network, recipe)
     plateau = ReduceLROnPlateau(
         optimizer,
@@ -185,6 +190,7 @@ def fit(
         loss.backward()
         optimizer.step()
         seen.add(loss, logits, target)
+        _check_finite(seen, recipe)
 
     trainer = Engine(step)
     trainer.logger.setLevel(logging.WARNING)  # it would repeat each epoch in its own words
@@ -207,6 +213,7 @@ def fit(
         nonlocal checked
         epoch = engine.state.epoch
         checked = validate(network, validation, settings, precision)
+        _check_finite(checked, recipe)
         if epoch:
             plateau.step((checked if validation else seen).mean_loss)
         row: Row = {
@@ -244,6 +251,14 @@ def fit(
         board.close()
     network.load_state_dict(best.weights)
     return FitResult(network.eval(), history.rows, best.epoch, best.score)
+
+
+def _check_finite(figures: Figures, recipe: TrainingSettings) -> None:
+    # Such weights are lost, and JSON, in which clients get the figures, has no NaN.
+    if not math.isfinite(figures.loss):
+        rate = f"{recipe.learning_rate:g}"
+        msg = f"the training diverged: its loss is {figures.loss}; lower training.learning_rate ({rate})"
+        raise ModelError(msg)
 
 
 @dataclass

@@ -29,12 +29,11 @@ class History:
 
     Args:
         folder: where both files go.
-        rows: rows of an earlier part of the same training.
     """
 
-    def __init__(self, folder: Path, rows: Sequence[Row] = ()) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows: list[Row] = list(rows)
+        self.rows: list[Row] = []
 
     def add(self, row: Row) -> None:
         """Append an epoch and write both files anew, each whole or not at all."""
@@ -46,12 +45,6 @@ class History:
             writer.writerows(self.rows)
         with atomic_write(self.folder / "curves.png") as path:
             draw_curves(self.rows).savefig(path, dpi=100)
-
-
-def read_history(path: Path) -> list[Row]:
-    """Rows of a `history.csv`; empty cells become None."""
-    with path.open(newline="") as file:
-        return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def sentence(row: Row, epochs: int) -> str:

@@ -1,12 +1,9 @@
 """What training minimizes."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib.errors import SettingsError
 from lib.settings import TrainingSettings
 
 
@@ -33,18 +30,11 @@ class DiceCrossEntropy(nn.Module):
         return self.cross_entropy(logits, target) + 1 - dice.mean()
 
 
-def build_loss(settings: TrainingSettings, classes: int, device: torch.device) -> nn.Module:
+def build_loss(settings: TrainingSettings, device: torch.device) -> nn.Module:
     """The loss that the settings name; `cross_entropy` is the original's."""
-    weights = _weights(settings.class_weights, classes, device)
+    weights = None
+    if settings.class_weights is not None:
+        weights = torch.tensor(settings.class_weights, dtype=torch.float32, device=device)
     if settings.loss == "cross_entropy":
         return nn.CrossEntropyLoss(weights)
     return DiceCrossEntropy(weights)
-
-
-def _weights(values: Sequence[float] | None, classes: int, device: torch.device) -> Tensor | None:
-    if values is None:
-        return None
-    if len(values) != classes:
-        msg = f"training.class_weights must have {classes} values (background first), not {len(values)}"
-        raise SettingsError(msg)
-    return torch.tensor(values, dtype=torch.float32, device=device)

@@ -69,7 +69,7 @@ def run_training(
         on_step: see `lib.training.fit.fit`.
 
     Raises:
-        BadInputError: there is no labelled case, or one can't be used.
+        BadInputError: there is no labelled case, none that holds any class, or one can't be used.
         ModelError: the start weights do not fit.
     """
     if not files:
@@ -87,6 +87,11 @@ def run_training(
         logger.info("decoding %d training and %d validation cases", len(training_files), len(validation_files))
         training = _decode(training_files, settings, Path(cache), "training cases")
         validation = _decode(validation_files, settings, Path(cache), "validation cases")
+        if not any(case.presence[:, 1:].any() for case in training):
+            msg = (
+                f"no label of the {len(training)} training cases holds {' or '.join(settings.labels)}; nothing to learn"
+            )
+            raise BadInputError(msg)
         before = _score_in_force(in_force, validation, settings, device)
         result = fit(network, training, validation, settings, folder, on_epoch=on_epoch, on_step=on_step)
     decision, reason = decide(result.best_score, before)
@@ -113,7 +118,7 @@ def run_training(
 def decide(score: float | None, before: float | None) -> tuple[bool, str]:
     """Whether to publish weights of validation Dice `score` where those in force have `before`, and why."""
     if score is None:
-        return True, "no validation cases to compare on; label more cases so that models can be compared"
+        return True, "no validation case with any class to compare on; label more cases so that models can be compared"
     if before is None:
         return True, f"validation Dice {score:.4f}; there is no model in force to compare it with"
     if score >= before:

@@ -86,7 +86,7 @@ class LiverTumorTrainTask(BasicTrainTask):
 
     def loss_function(self, context: Context) -> nn.Module:
         """The recipe's loss."""
-        return build_loss(self.settings.training, self.settings.classes, context.device)
+        return build_loss(self.settings.training, context.device)
 
     def train_pre_transforms(self, context: Context) -> list:
         """None: `lib.training.batches` draws, augments and windows slices, not volumes."""
@@ -163,8 +163,10 @@ class LiverTumorTrainTask(BasicTrainTask):
     def _write_stats(self, rows: list[Row], epochs: int, folder: Path, outcome: Outcome | None) -> dict[str, Any]:
         """What clients show; the keys are those that MONAI Label's own trainers write."""
         last = rows[-1]
-        scores = [(_score(row), row["epoch"]) for row in rows if _score(row) is not None]
-        best, best_epoch = max(scores, default=(0.0, 0))
+        scores = [(score, row["epoch"]) for row in rows if (score := _score(row)) is not None]
+        best, best_epoch = max(
+            scores, key=lambda pair: pair[0], default=(0.0, 0)
+        )  # the first of equals, as `fit` keeps
         clock = str(timedelta(seconds=int(last["seconds"] or 0)))
         stats = {
             "epoch": int(last["epoch"] or 0),

@@ -47,13 +47,3 @@ class AugmentationSettings(BaseModel):
     hu_gain: _Factors = Field(default=(0.9, 1.1), description="smallest and largest factor")
     noise_probability: _Probability = Field(default=0.5, description="how often noise is added")
     noise_hu: float = Field(default=15.0, ge=0, le=200, description="largest standard deviation of the noise in HU")
-
-
-NO_AUGMENTATION = AugmentationSettings(
-    elastic_probability=0,
-    grid_probability=0,
-    affine_probability=0,
-    flip_probability=0,
-    hu_probability=0,
-    noise_probability=0,
-)

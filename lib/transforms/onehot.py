@@ -95,26 +95,6 @@ def decode(planes: Array) -> Array:
     return labels
 
 
-def class_planes(label: NDArray[np.integer[Any]], names: Mapping[str, int]) -> NDArray[np.uint8]:
-    """The planes of the named classes only, in the order of `names`: the layers of a multi-layer `.seg.nrrd`.
-
-    Args:
-        label: `(...)` class indices; any axes.
-        names: class name to index, such as `{"liver": 1, "tumor": 2}`.
-
-    Returns:
-        `(len(names), ...)` uint8, 1 where the class is; a class that is nowhere has an empty plane.
-
-    Raises:
-        BadInputError: `names` is empty or `label` holds no integers.
-    """
-    _check_integers(label)
-    if not names:
-        msg = "class planes need at least one class name, none was given"
-        raise BadInputError(msg)
-    return np.stack([np.equal(label, index).view(np.uint8) for index in names.values()])
-
-
 def planes_as_images(
     label: NDArray[np.integer[Any]],
     names: Mapping[str, int],

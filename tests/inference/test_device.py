@@ -16,7 +16,9 @@ def test_cpu_where_it_is_asked_for_or_all_there_is(monkeypatch):
 def test_cuda_where_it_is(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device() == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("cuda:1") == torch.device("cuda:1")
+    assert {choose_device(name) for name in ("cuda:2", "cuda:x", "cuda:", "nonsense")} == {torch.device("cuda")}
     assert choose_device("cpu") == CPU
 
 

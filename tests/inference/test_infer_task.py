@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.errors import BadInputError, NotFoundError
+from lib.errors import BadInputError, NotFoundError, StorageError
 from lib.inference.model import ModelSource, load_model
 from lib.inference.segment import segment
 from lib.inference.task import LiverTumorInferTask
@@ -91,6 +91,21 @@ def test_planes_as_layers_and_as_images(infer, ct, task):
     with zipfile.ZipFile(path) as archive:
         assert len(archive.namelist()) == 2 * 5
         assert "liver/liver_0000.png" in archive.namelist()
+
+
+@pytest.mark.parametrize(
+    ("planes", "writer"), [("", "write_label"), ("seg.nrrd", "write_planes"), ("images", "planes_as_images")]
+)
+def test_nothing_stays_behind_where_the_disk_refuses(infer, monkeypatch, tmp_path, planes, writer):
+    def refuse(*_, **__):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(f"lib.inference.task.{writer}", refuse)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    with pytest.raises(StorageError, match="the disk is full"):
+        infer(planes=planes)
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_steps_are_switched_by_the_request(infer, task):

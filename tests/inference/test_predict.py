@@ -5,6 +5,7 @@ import torch
 from lib.inference.predict import logits_by_slices, predict_axial, to_input
 from lib.inference.stopwatch import Stopwatch
 from lib.transforms.windowing import DEFAULT_CHANNELS, blend
+from lib.volume import AIR_HU
 
 CPU = torch.device("cpu")
 
@@ -38,6 +39,15 @@ def test_input_is_blended_and_padded_at_the_end(height, width):
     np.testing.assert_array_equal(inputs[..., :height, :width].numpy(), blend(hu))
     assert not inputs[..., height:, :].any()
     assert not inputs[..., width:].any()
+
+
+def test_padding_looks_like_air_in_every_window():
+    hu = random_hu((2, 20, 31))
+    surrounded = np.full((2, 32, 32), AIR_HU, np.int16)
+    surrounded[:, :20, :31] = hu
+    inputs = to_input(hu, ("lungs", "liver"), CPU).numpy()
+    np.testing.assert_array_equal(inputs, blend(surrounded, ("lungs", "liver")))
+    assert inputs[0, 0, -1, -1] > 0.2
 
 
 @pytest.mark.parametrize("shape", [(5, 33, 47), (1, 40, 24), (2, 7, 9)])

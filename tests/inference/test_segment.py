@@ -89,6 +89,23 @@ def test_steps_can_be_switched_per_request(ct, threshold, settings):
     assert segment(image, threshold, settings, postprocessing=NOTHING).label.array[33:36, 27:30].all()
 
 
+@pytest.mark.parametrize("labels", [{"tumor": 1, "liver": 2}, {"liver": 1, "vessel": 2}, {"spleen": 1}])
+def test_other_classes_are_not_cleaned_as_liver_and_tumor(ct, labels):
+    settings = Settings.model_validate({"labels": {name: {"index": index} for name, index in labels.items()}})
+    raw = np.zeros(ct.axial().shape, np.uint8)
+    raw[1, 2, 3], raw[2, 5:9, 5:9] = max(labels.values()), 1
+    label, _ = finish(raw, ct, settings, settings.postprocessing)
+    np.testing.assert_array_equal(label.axial(), raw)
+
+
+def test_other_spellings_are_cleaned(ct):
+    settings = Settings.model_validate({"labels": {"Leber": {"index": 1}, "lesion": {"index": 2}}})
+    raw = np.zeros(ct.axial().shape, np.uint8)
+    raw[0, 1, 1], raw[2, 5:9, 5:9] = 2, 1
+    label, _ = finish(raw, ct, settings, settings.postprocessing)
+    assert label.array.max() == 1
+
+
 def test_more_classes_than_liver_and_tumor_stay_as_the_network_gives_them(ct):
     labels = {"liver": {"index": 1}, "tumor": {"index": 2}, "vessel": {"index": 3}}
     settings = Settings.model_validate({"labels": labels})

@@ -9,7 +9,7 @@ def test_steps_are_added_up_in_the_order_they_came():
         with watch(step):
             pass
     assert list(watch.seconds) == ["read", "network"]
-    assert watch.total == sum(watch.seconds.values()) >= 0
+    assert min(watch.seconds.values()) >= 0
 
 
 def test_a_step_that_fails_is_counted_too():

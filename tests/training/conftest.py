@@ -1,5 +1,6 @@
 """A training so small that a network learns it in seconds: a bright liver in a gray body, a dark tumor in the liver."""
 
+import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 from lib.settings import Settings
 from lib.training.cases import Case, CaseFiles, decode_case
+from lib.training.history import Row
 from lib.volume import Volume
 from lib.volume_io import write_image, write_label
 
@@ -38,6 +40,17 @@ def quick_curves() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lib.training.history.draw_curves", lambda _: Figure(figsize=(0.5, 0.5)))
         yield
+
+
+@pytest.fixture(scope="session")
+def read_history() -> Callable[[Path], list[Row]]:
+    """Reads the rows of a `history.csv`; empty cells become None."""
+
+    def read(path: Path) -> list[Row]:
+        with path.open(newline="") as file:
+            return [{key: float(cell) if cell else None for key, cell in row.items()} for row in csv.DictReader(file)]
+
+    return read
 
 
 @pytest.fixture(scope="session")

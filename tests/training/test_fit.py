@@ -5,11 +5,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from lib.errors import ModelError
 from lib.inference.model import new_network
 from lib.networks.checkpoint import load_weights
 from lib.training.batches import Batch
 from lib.training.fit import Figures, fit, forward, validate
-from lib.training.history import read_history
 
 pytestmark = pytest.mark.usefixtures("quick_curves")
 FIGURES = {"dice_liver", "dice_tumor", "three_class_dice", "mean_iou", "accuracy"}
@@ -21,7 +21,7 @@ def start(settings):
 
 
 @pytest.fixture(scope="module")
-def trained(cases, tiny, tmp_path_factory):
+def trained(cases, tiny, tmp_path_factory, read_history):
     """A whole training and all that was told of it."""
     settings, folder = tiny(max_epochs=6), tmp_path_factory.mktemp("run")
     steps, rows, files = [], [], []
@@ -111,6 +111,17 @@ def test_the_learning_rate_falls_on_a_plateau_down_to_its_minimum(cases, tiny, t
     settings = tiny(max_epochs=4, slices_per_case=2, learning_rate=1e-7, minimum_learning_rate=2e-8, plateau_patience=0)
     rates = [row["learning_rate"] for row in fit(start(settings), cases[1:], cases[:1], settings, tmp_path).rows]
     assert rates == pytest.approx([1e-7, 1e-7, 2e-8, 2e-8, 2e-8])
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_training_that_diverges_ends_with_the_reason(cases, tiny, tmp_path, validated):
+    settings = tiny(max_epochs=2, slices_per_case=2)
+    network = start(settings)
+    nn.init.constant_(next(network.parameters()), float("nan"))
+    with pytest.raises(
+        ModelError, match=r"^the training diverged: its loss is nan; lower training.learning_rate \(0.01\)$"
+    ):
+        fit(network, cases[:1], cases[1:2] if validated else [], settings, tmp_path)
 
 
 def test_without_validation_the_last_epoch_counts(cases, tiny, tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from lib.training.history import History, as_table, draw_curves, read_history, sentence
+from lib.training.history import History, as_table, draw_curves, sentence
 
 BEFORE = {
     "epoch": 0, "train_loss": None, "validation_loss": 1.9, "dice_liver": 0.1, "dice_tumor": None,
@@ -10,7 +10,7 @@ BEFORE = {
 AFTER = BEFORE | {"epoch": 1, "train_loss": 1.5, "validation_loss": 1.2, "dice_tumor": 0.25, "seconds": 10.0}
 
 
-def test_each_epoch_is_written_at_once(tmp_path):
+def test_each_epoch_is_written_at_once(tmp_path, read_history):
     history = History(tmp_path)
     history.add(BEFORE)
     assert read_history(tmp_path / "history.csv") == [BEFORE]
@@ -21,14 +21,7 @@ def test_each_epoch_is_written_at_once(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"history.csv", "curves.png"}
 
 
-def test_a_history_can_be_continued(tmp_path):
-    History(tmp_path).add(BEFORE)
-    continued = History(tmp_path, read_history(tmp_path / "history.csv"))
-    continued.add(AFTER)
-    assert read_history(tmp_path / "history.csv") == [BEFORE, AFTER]
-
-
-def test_columns_that_come_later(tmp_path):
+def test_columns_that_come_later(tmp_path, read_history):
     history = History(tmp_path)
     history.add({"epoch": 0, "learning_rate": 1e-4})
     history.add({"epoch": 1, "train_loss": 2.0, "learning_rate": 1e-4})

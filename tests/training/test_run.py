@@ -1,6 +1,7 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,8 @@ from lib.store.studies import labelled_images
 from lib.training.cases import find_cases, split_cases
 from lib.training.publish import describe, publish
 from lib.training.run import decide, run_training
+from lib.volume import Volume
+from lib.volume_io import read_label, write_label
 
 pytestmark = pytest.mark.usefixtures("quick_curves")
 CPU = torch.device("cpu")
@@ -114,7 +117,20 @@ def test_a_single_case_is_trained_on_without_validation(tiny, make_files, tmp_pa
         start=None, in_force=tmp_path / "none.pt", publish_to=tmp_path / "m.pt",
     )  # fmt: skip
     assert outcome.published
-    assert outcome.reason.startswith("no validation cases to compare on")
+    assert outcome.reason.startswith("no validation case with any class to compare on")
+
+
+def test_labels_without_any_class_are_refused(tiny, make_files, tmp_path):
+    files = make_files(tmp_path / "empty", "nothing", 0)
+    label = read_label(files.label)
+    write_label(files.label, Volume(np.zeros_like(label.array), label.affine))
+    with pytest.raises(
+        BadInputError, match=r"^no label of the 1 training cases holds liver or tumor; nothing to learn$"
+    ):
+        run_training(
+            [files], tiny(), tmp_path / "run", CPU, start=None, in_force=None, publish_to=tmp_path / "model.pt"
+        )
+    assert not (tmp_path / "model.pt").exists()
 
 
 def test_decisions_and_their_reasons():

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lib.errors import BadInputError
 from lib.transforms.augmentation import AugmentationParameters, apply, correlated_noise, draw_parameters
-from lib.transforms.augmentation_settings import NO_AUGMENTATION, AugmentationSettings
+from lib.transforms.augmentation_settings import AugmentationSettings
 from lib.transforms.sampling_grid import Deformation
 
 ALWAYS = AugmentationSettings(
@@ -45,7 +45,8 @@ def liver_slice(size: int = 96) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_nothing_is_drawn_when_everything_is_off() -> None:
-    assert draw(0, NO_AUGMENTATION) == AugmentationParameters()
+    off = {name: 0 for name in AugmentationSettings.model_fields if name.endswith("_probability")}
+    assert draw(0, AugmentationSettings(**off)) == AugmentationParameters()
 
 
 @given(seed=st.integers(0, 2**32))

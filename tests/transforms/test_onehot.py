@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from lib.errors import BadInputError
-from lib.transforms.onehot import class_planes, decode, encode, planes_as_images
+from lib.transforms.onehot import decode, encode, planes_as_images
 
 LABELS = arrays(np.uint8, array_shapes(min_dims=1, max_dims=4, max_side=5), elements=st.integers(0, 2))
 KINDS = pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
@@ -70,17 +70,6 @@ def test_numbers_of_planes_are_checked() -> None:
         encode(np.zeros(3, np.uint8), 0)
     with pytest.raises(BadInputError, match=r"not an array of shape \(0, 4\)"):
         decode(np.zeros((0, 4)))
-
-
-def test_class_planes_follow_the_names() -> None:
-    label = np.array([[0, 1], [2, 2]], np.uint8)
-
-    planes = class_planes(label, {"tumor": 2, "liver": 1, "cyst": 7})
-
-    assert planes.dtype == np.uint8
-    assert planes.tolist() == [[[0, 0], [1, 1]], [[0, 1], [0, 0]], [[0, 0], [0, 0]]]
-    with pytest.raises(BadInputError, match="at least one class name"):
-        class_planes(label, {})
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

@@ -42,6 +42,22 @@ def test_other_names_are_counted() -> None:
     assert summarize(label, 0.25, {"liver": 1, "cyst": 3})["volumes_ml"] == {"liver": 0.0, "cyst": 1.0}
 
 
+def test_liver_and_tumor_are_known_by_name() -> None:
+    label = np.array([[[1, 0, 2, 2, 3, 0, 3]]], np.uint8)
+
+    summary = summarize(label, 1.0, {"vessel": 1, "Liver": 2, "lesion": 3})
+
+    assert summary["liver_with_tumor_ml"] == 4.0
+    assert summary["lesion_count"] == 2
+    assert summary["tumor_burden"] == 0.5
+
+
+def test_without_a_class_for_tumors_there_are_none() -> None:
+    summary = summarize(np.array([[[1, 2]]], np.uint8), 1.0, {"liver": 1, "vessel": 2})
+
+    assert (summary["liver_with_tumor_ml"], summary["lesion_count"]) == (1.0, 0)
+
+
 @pytest.mark.parametrize("voxel_ml", [0, -1, float("nan"), float("inf")])
 def test_voxel_volume_is_checked(voxel_ml: float) -> None:
     with pytest.raises(BadInputError, match="must be a positive number of ml"):
