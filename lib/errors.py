@@ -27,3 +27,11 @@ class ModelError(LiverLoopError, RuntimeError):
 
 class StorageError(LiverLoopError, OSError):
     """The disk is full, read-only or otherwise refused a write."""
+
+
+class UnavailableError(StorageError):
+    """The folder is read-only, or the ledger can't be reached; the same request may succeed later."""
+
+
+class BusyError(LiverLoopError):
+    """What was asked for is in use by others now; asking again later will do."""

@@ -5,10 +5,10 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lib.errors import StorageError
+from lib.errors import StorageError, UnavailableError
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free space or choose another folder",
@@ -21,6 +21,7 @@ _REASONS = {
     errno.EEXIST: "a part of the path is a file, not a folder; choose another folder",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _KEPT_OF_NAME = 24  # characters; the rest is free for our prefix, since file systems allow 255 bytes
 
 
@@ -35,7 +36,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         path: where the finished file belongs; its folder is made if missing.
 
     Raises:
-        StorageError: the file system refused the write (disk full, read-only, no permission, name too long).
+        UnavailableError: the folder is read-only.
+        StorageError: the file system refused the write otherwise (disk full, name too long, ...).
 
     Example:
         >>> with atomic_write("out.json") as temporary:
@@ -55,16 +57,27 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         reason = _REASONS.get(error.errno or 0)
         ours = error.filename is None or Path(error.filename) in {temporary, path, *path.parents}
         if reason and ours and not isinstance(error, StorageError):
             msg = f"can't write {path}: {reason}"
-            raise StorageError(msg) from error
+            raise (UnavailableError if error.errno in _READ_ONLY else StorageError)(msg) from error
         raise
     finally:
         if made:
             temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut; file systems without that ability are left as they are."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def try_writing(folder: Path) -> None:
@@ -77,3 +90,20 @@ def try_writing(folder: Path) -> None:
     """
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+def writable_folder(folder: Path) -> Path:
+    """Make a folder if it is missing, and try it.
+
+    Raises:
+        UnavailableError: it is read-only.
+        StorageError: the file system refuses otherwise.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try_writing(folder)
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, error.strerror)
+        msg = f"can't write into {folder}: {reason}"
+        raise (UnavailableError if error.errno in _READ_ONLY else StorageError)(msg) from error
+    return folder

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lib.errors import BadInputError
 from lib.segments import Segment, find_segments
-from lib.volume import checked_shape
+from lib.volume import Grid, checked_shape
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TO_RAS = {
@@ -51,22 +51,21 @@ def read_nrrd(path: Path, *, may_be_layered: bool = False) -> Nrrd:
     """
     with path.open("rb") as file:
         header = _header(file)
-        if "data file" in header or "datafile" in header:
-            # A detached header could name any file of the server.
-            msg = f"{path.name}: keeps its voxels in another file; save it as one attached .nrrd"
-            raise BadInputError(msg)
-        sizes = tuple(int(size) for size in header["sizes"])
-        segments = find_segments(header) if may_be_layered else []
-        if len(sizes) == 4 and segments:
-            shape: tuple[int, ...] = (sizes[0], *checked_shape(sizes[1:], path.name, layers=sizes[0]))
-        else:
-            shape = checked_shape(sizes, path.name)
+        shape, segments = _layout(header, path, may_be_layered=may_be_layered)
         array = _voxels(header, file).reshape(shape, order="F")
     layers = shape[0] if len(shape) == 4 else 1
     if any(not 0 <= segment.layer < layers for segment in segments):
         msg = f"{path.name}: a segment lies in a layer beyond the file's {layers}; save the segmentation again"
         raise BadInputError(msg)
     return Nrrd(array, _affine(header, path), segments)
+
+
+def read_nrrd_grid(path: Path, *, may_be_layered: bool = False) -> Grid:
+    """Shape `(X, Y, Z)` and affine by the header alone; arguments and errors as for `read_nrrd`."""
+    with path.open("rb") as file:
+        header = _header(file)
+    x, y, z = _layout(header, path, may_be_layered=may_be_layered)[0][-3:]
+    return Grid((x, y, z), _affine(header, path))
 
 
 def write_nrrd(
@@ -119,6 +118,19 @@ def _header(file: BinaryIO) -> dict[str, Any]:
         msg = "its header is cut off"
         raise EOFError(msg)
     return dict(nrrd.read_header(lines))
+
+
+def _layout(header: Mapping[str, Any], path: Path, *, may_be_layered: bool) -> tuple[tuple[int, ...], list[Segment]]:
+    """The array's shape, layers first if there are any, and the segments in it."""
+    if "data file" in header or "datafile" in header:
+        # A detached header could name any file of the server.
+        msg = f"{path.name}: keeps its voxels in another file; save it as one attached .nrrd"
+        raise BadInputError(msg)
+    sizes = tuple(int(size) for size in header["sizes"])
+    segments = find_segments(header) if may_be_layered else []
+    if len(sizes) == 4 and segments:
+        return (sizes[0], *checked_shape(sizes[1:], path.name, layers=sizes[0])), segments
+    return checked_shape(sizes, path.name), segments
 
 
 def _voxels(header: Mapping[str, Any], file: BinaryIO) -> NDArray:

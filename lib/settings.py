@@ -93,12 +93,19 @@ class TrainingSettings(_Section):
 class ActiveLearningSettings(_Section):
     """Which strategies clients are offered; the first is the default."""
 
-    strategies: tuple[Literal["random", "first", "uncertainty"], ...] = Field(
-        default=("random", "first", "uncertainty"), min_length=1
+    strategies: tuple[Literal["random", "first", "uncertainty", "review"], ...] = Field(
+        default=("random", "first", "uncertainty", "review"), min_length=1
     )
     scoring: tuple[Literal["dice", "uncertainty"], ...] = ("dice", "uncertainty")
     dropout_passes: int = Field(default=5, ge=2, le=50)
     slices_per_score: int = Field(default=16, ge=1, description="slices per volume that uncertainty looks at")
+
+
+class StoreSettings(_Section):
+    """How the studies folder is watched and handed out."""
+
+    lease_minutes: float = Field(default=60, gt=0, le=10_080, description="how long an image is kept for its annotator")
+    rescan_minutes: float = Field(default=10, gt=0, description="between two looks through the whole folder")
 
 
 class LimitSettings(_Section):
@@ -115,6 +122,7 @@ class Settings(_Section):
         "Active learning for liver and liver-tumor segmentation in CT. Research software, not for clinical use."
     )
     model_name: str = Field(default="liver_tumor", pattern=r"^[A-Za-z0-9_\-]+$")
+    ledger: str = Field(default="", description="the database; empty: SQLite in the studies folder")
     labels: dict[str, Label] = Field(default=DEFAULT_LABELS, min_length=1)
     windows: dict[str, WindowSettings] = {}
     channels: tuple[str, ...] = ("liver", "custom", HISTOGRAM)
@@ -124,6 +132,7 @@ class Settings(_Section):
     training: TrainingSettings = TrainingSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     active_learning: ActiveLearningSettings = ActiveLearningSettings()
+    store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
 
     @model_validator(mode="before")

@@ -19,6 +19,24 @@ _AXIAL = axcodes2ornt(("L", "P", "S"))
 
 
 @dataclass(frozen=True, eq=False)
+class Grid:
+    """Where voxels lie, without the voxels.
+
+    Args:
+        shape: voxels along `(X, Y, Z)`.
+        affine: `(4, 4)` float64, voxel index to RAS+ mm.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in ml, right for sheared affines too."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+
+@dataclass(frozen=True, eq=False)
 class Volume:
     """Voxels with geometry.
 
@@ -50,6 +68,11 @@ class Volume:
         return x, y, z
 
     @property
+    def grid(self) -> Grid:
+        """Shape and affine."""
+        return Grid(self.shape, self.affine)
+
+    @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size along `(X, Y, Z)` in mm."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
@@ -58,7 +81,7 @@ class Volume:
     @property
     def voxel_ml(self) -> float:
         """Volume of one voxel in ml, right for sheared affines too."""
-        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+        return self.grid.voxel_ml
 
     def axial(self) -> NDArray:
         """The voxels as `(Z, Y, X)` axial slices (LPS); a view, not a copy."""
@@ -85,12 +108,12 @@ class Volume:
         return Volume(np.asfortranarray(apply_orientation(array.transpose(2, 1, 0), back)), self.affine)
 
 
-def same_geometry(first: Volume, second: Volume, tolerance_mm: float = 0.01) -> bool:
+def same_geometry(first: Volume | Grid, second: Volume | Grid, tolerance_mm: float = 0.01) -> bool:
     """Whether two volumes have one shape and put every corner voxel within `tolerance_mm` of each other."""
     return first.shape == second.shape and corner_distance(first, second) <= tolerance_mm
 
 
-def corner_distance(first: Volume, second: Volume) -> float:
+def corner_distance(first: Volume | Grid, second: Volume | Grid) -> float:
     """The largest distance in mm between the positions that two affines give to the corners of `first`'s grid."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in first.shape], [1])).reshape(4, -1)
     difference = (first.affine - second.affine)[:3] @ corners

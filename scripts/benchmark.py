@@ -3,6 +3,7 @@
 
     scripts/benchmark.py infer                                    a phantom of 512 x 512 x 100
     scripts/benchmark.py infer --volume ct.nii.gz --repeat 3 --json infer.json
+    scripts/benchmark.py store --images 1000 20000                the store beside MONAI Label's
 
 Each benchmark compares with a baseline measured in the same run. Exit code: 0, or 2 for wrong input.
 """
@@ -17,11 +18,11 @@ from lib.venv import enter_environment
 
 enter_environment()
 
-from lib.benchmarks import infer
+from lib.benchmarks import infer, store
 from lib.console import Parser, check_output_file, run
 from lib.files import atomic_write
 
-_BENCHMARKS = {"infer": infer}
+_BENCHMARKS = {"infer": infer, "store": store}
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from lib.errors import BadInputError
 from lib.inference.command_line import add_app_arguments, device_from, settings_from
 from lib.inference.device import set_threads
 from lib.inference.model import ModelSource
-from lib.store.studies import labelled_images
+from lib.store.store import training_pairs
 from lib.training.cases import find_cases, split_cases
 from lib.training.history import Row, as_table, sentence
 from lib.training.run import Outcome, run_training
@@ -44,7 +44,7 @@ def main() -> None:
     options = {"training.max_epochs": arguments.epochs, "training.threads": arguments.threads}
     settings = settings_from(arguments, {key: value for key, value in options.items() if value is not None})
     recipe = settings.training
-    cases = find_cases(labelled_images(arguments.studies))
+    cases = find_cases(training_pairs(arguments.studies, settings))
     source = ModelSource.of_app(settings, arguments.app)
     start = _start(arguments.start, source)
     device = device_from(arguments)

@@ -1,7 +1,11 @@
-"""MONAI Label's strategy and scoring interfaces: thin shells around `strategies` and `uncertainty`."""
+"""MONAI Label's strategy and scoring interfaces: thin shells around `next_image`, `strategies` and `uncertainty`.
+
+Over a studies folder they use its ledger; over a PACS what MONAI Label's own store notes about images.
+"""
 
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,13 +13,19 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from lib.activelearning.strategies import DESCRIPTIONS, STRATEGIES, Candidate
+from lib.activelearning.next_image import next_sample
+from lib.activelearning.strategies import DESCRIPTIONS, STRATEGIES
 from lib.activelearning.uncertainty import uncertainty_score
-from lib.errors import LiverLoopError
+from lib.errors import BadInputError, LiverLoopError
 from lib.inference.device import choose_device
-from lib.inference.model import ModelSource
+from lib.inference.model import Model, ModelSource
 from lib.metrics.overlap import Overlap
 from lib.settings import Settings
+from lib.store import images, pool
+from lib.store.leases import REVIEW
+from lib.store.pool import Candidate
+from lib.store.store import Store
+from lib.volume import Volume
 from lib.volume_io import read_image, read_label
 
 logger = logging.getLogger(__name__)
@@ -32,23 +42,59 @@ class StrategyTask(Strategy):
 
     def __init__(self, name: str, source: ModelSource) -> None:
         super().__init__(DESCRIPTIONS[name])
-        self._choose = STRATEGIES[name]
+        self._name = name
         self._source = source
         self._rng = np.random.default_rng()
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """The next image as `{"id", "reason", "score"}`; None when all are labelled."""
-        images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
-        if not images:
+        """The next image; None when nothing is left.
+
+        Request keys for a studies folder: `client_id`, who gets the image; `skip`, see `next_sample`.
+
+        Returns:
+            `{"id", "reason", "score"}`; of a studies folder `strategy` and `lease` as well.
+
+        Raises:
+            BadInputError: the strategy can't be had with this datastore.
+            BusyError: all images that are left are in other hands.
+        """
+        store = _store(datastore)
+        if store is not None:
+            return self._lease(request, store)
+        if self._name == REVIEW:
+            msg = "the strategy review needs a studies folder; a PACS keeps no versions of labels"
+            raise BadInputError(msg)
+        waiting = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
+        if not waiting:
             return None
         version = self._source.version
-        candidates = [_candidate(image, datastore.get_image_info(image), version) for image in images]
-        choice = self._choose(candidates, self._rng)
+        candidates = [_candidate(image, datastore.get_image_info(image), version) for image in waiting]
+        choice = STRATEGIES[self._name](candidates, self._rng)
         return {"id": choice.image_id, "reason": choice.reason, "score": choice.score}
+
+    def _lease(self, request: dict[str, Any], store: Store) -> dict[str, Any] | None:
+        lease = next_sample(
+            store,
+            self._name,
+            str(request.get("client_id") or "anonymous"),
+            # An app without weights hands out images as well.
+            model_version=self._source.version if self._source.path_or_none else None,
+            skip=request.get("skip") or False,
+            rng=self._rng,
+        )
+        if lease is None:
+            return None
+        return {
+            "id": lease.image_id,
+            "reason": lease.reason,
+            "score": lease.score,
+            "strategy": lease.strategy,
+            "lease": lease.described(),
+        }
 
 
 class UncertaintyScoring(ScoringMethod):
-    """Scores every unlabelled image with the model in force; those already scored by it are skipped."""
+    """Scores every image to be labelled with the model in force; those already scored by it are skipped."""
 
     def __init__(self, settings: Settings, source: ModelSource) -> None:
         super().__init__("How unsure the current model is of each unlabelled image")
@@ -58,30 +104,28 @@ class UncertaintyScoring(ScoringMethod):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, float]:
         """Score and store; returns `{image id: score}` of those scored now."""
         model = self._source.get(choose_device(_device(request)))
-        chosen = self._settings.active_learning
-        images = sorted(datastore.get_unlabeled_images())
+        store = _store(datastore)
         scores: dict[str, float] = {}
-        for position, image_id in enumerate(images, start=1):
-            known = datastore.get_image_info(image_id).get(SCORE_KEY) or {}
-            if known.get("model_version") == model.version:
-                continue
+        for image_id in _not_scored(store, datastore, model.version):
             try:
-                volume = read_image(datastore.get_image_uri(image_id))
+                scores[image_id] = self._score(model, read_image(datastore.get_image_uri(image_id)))
+                _note_score(store, datastore, image_id, scores[image_id], model.version)
             except LiverLoopError as error:
                 logger.warning("not scored: %s", error)
                 continue
-            scores[image_id] = uncertainty_score(
-                model.network,
-                volume.axial(),
-                self._settings.blend_channels(),
-                passes=chosen.dropout_passes,
-                slices=chosen.slices_per_score,
-                precision=self._settings.inference.precision,
-            )
-            stored = {"score": scores[image_id], "model_version": model.version, "ts": int(time.time())}
-            datastore.update_image_info(image_id, {SCORE_KEY: stored})
-            logger.info("scored %d/%d: %s %.5f", position, len(images), image_id, scores[image_id])
+            logger.info("scored %d: %s %.5f", len(scores), image_id, scores[image_id])
         return scores
+
+    def _score(self, model: Model, volume: Volume) -> float:
+        chosen = self._settings.active_learning
+        return uncertainty_score(
+            model.network,
+            volume.axial(),
+            self._settings.blend_channels(),
+            passes=chosen.dropout_passes,
+            slices=chosen.slices_per_score,
+            precision=self._settings.inference.precision,
+        )
 
 
 class DiceScoring(ScoringMethod):
@@ -111,14 +155,53 @@ class DiceScoring(ScoringMethod):
         return result
 
 
+def _store(datastore: Datastore) -> Store | None:
+    """The store of a studies folder; None for a PACS."""
+    return getattr(datastore, "store", None)
+
+
+def _not_scored(store: Store | None, datastore: Datastore, version: str) -> Iterator[str]:
+    """The images to be labelled that this model version has not scored, by name."""
+    if store is None:
+        for image_id in sorted(datastore.get_unlabeled_images()):
+            if _noted(datastore.get_image_info(image_id), SCORE_KEY).get("model_version") != version:
+                yield image_id
+        return
+    after = ""
+    while True:
+        with store.ledger.reading() as connection:
+            page = pool.not_scored(connection, version, after)
+        if not page:
+            return
+        yield from page
+        after = page[-1]
+
+
+def _note_score(store: Store | None, datastore: Datastore, image_id: str, score: float, version: str) -> None:
+    """Keep a score where strategies look for it, and where clients can read it."""
+    stored = {SCORE_KEY: {"score": score, "model_version": version, "ts": int(time.time())}}
+    if store is None:
+        datastore.update_image_info(image_id, stored)
+        return
+    with store.ledger.writing() as connection:
+        images.note_info(connection, image_id, stored)
+        images.note_score(connection, image_id, score, version)
+
+
 def _candidate(image_id: str, info: dict[str, Any], version: str) -> Candidate:
-    score = info.get(SCORE_KEY) or {}
-    served = [entry.get("ts", 0) for entry in (info.get("strategy") or {}).values()]
-    return Candidate(
-        image_id,
-        score.get("score") if score.get("model_version") == version else None,
-        max(served, default=0),
-    )
+    score = _noted(info, SCORE_KEY)
+    value = score.get("score") if score.get("model_version") == version else None
+    served = [_noted(info, "strategy", name).get("ts") for name in _noted(info, "strategy")]
+    times = [float(at) for at in served if isinstance(at, int | float)]
+    return Candidate(image_id, float(value) if isinstance(value, int | float) else None, max(times, default=0.0))
+
+
+def _noted(info: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """What is noted about an image under these keys; a client may have put anything there."""
+    for key in keys:
+        found = info.get(key)
+        info = found if isinstance(found, dict) else {}
+    return info
 
 
 def _device(request: dict[str, Any]) -> str | None:

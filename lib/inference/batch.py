@@ -16,6 +16,11 @@ logger = logging.getLogger(__name__)
 class LiverTumorBatchInferTask(BatchInferTask):
     """Segments all, the labelled or the unlabelled images and stores the results as pre-segmentations."""
 
+    def get_images(self, request: dict[str, Any], datastore: Datastore) -> list[str]:
+        """The images asked for, but for those that were left out on purpose."""
+        excluded = datastore.excluded_images() if hasattr(datastore, "excluded_images") else {}
+        return [image for image in super().get_images(request, datastore) if image not in excluded]
+
     def __call__(
         self, request: dict[str, Any], datastore: Datastore, infer: Callable[[dict, Datastore], dict[str, Any]]
     ) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from lib.errors import BadInputError
 from lib.labels import Label, merge, remap
-from lib.volume import Volume, corner_distance
+from lib.volume import Grid, Volume, corner_distance
 from lib.volume_io import read_label, read_segments, suffix_of
 
 # Any name that a file in the studies folder may have is fine; separators could lead out of it.
@@ -45,7 +45,7 @@ def named_in_errors(path: str | Path, name: str) -> Iterator[None]:
 
 def checked_label(
     path: str | Path,
-    image: Volume,
+    image: Grid,
     label_info: Sequence[Mapping[str, Any]] | None,
     labels: Mapping[str, Label],
     tolerance_mm: float,
@@ -54,7 +54,7 @@ def checked_label(
 
     Args:
         path: what the client sent.
-        image: the CT it belongs to.
+        image: the grid of the CT it belongs to.
         label_info: the client's names for the values, see `lib.labels.remap`.
         labels: our classes.
         tolerance_mm: how far a corner voxel may lie from the image's; formats round affines differently.
@@ -92,7 +92,7 @@ def _read(path: Path, label_info: Sequence[Mapping[str, Any]] | None, labels: Ma
     return Volume(remap(label.array, label_info, labels), label.affine)
 
 
-def _turned(label: Volume, image: Volume) -> Volume:
+def _turned(label: Volume, image: Grid) -> Volume:
     """The label with its voxel axes in the image's order and directions; voxels stay where they are.
 
     The two affines are compared with each other, not each with the patient: for a volume tilted by 45 degrees,

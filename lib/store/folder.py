@@ -1,240 +1,302 @@
-"""A studies folder: images at the top, labels in `labels/<tag>/`, as MONAI Label users know it.
+"""MONAI Label's `Datastore` over a studies folder and its ledger; `lib.store.store` does the work."""
 
-`lib.store.table` does the bookkeeping; this class decides what is let in and how it is written. Every
-label is stored as `.nii.gz` with our indices on exactly the image's grid, so that whatever reads the folder can trust
-it. A folder that MONAI Label's own store has kept so far is taken over as it is, its labels mapped by their names.
-"""
-
-import hashlib
+import io
+import json
 import logging
-import os
 import shutil
-import time
-from collections.abc import Mapping, Sequence
+import tempfile
+import zipfile
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from monailabel.config import settings as server
-from monailabel.datastore.local import DataModel, ImageLabelModel
+from monailabel.interfaces.datastore import Datastore
 
-from lib.errors import BadInputError, LiverLoopError, NotFoundError
+from lib.errors import BadInputError, NotFoundError
 from lib.files import atomic_write
-from lib.labels import find_index
+from lib.inference.model import file_sha256
 from lib.settings import Settings
-from lib.store.door import checked_identifier, checked_label, named_in_errors
-from lib.store.table import TableDatastore
-from lib.volume_io import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_image, stem_of, suffix_of, write_label
+from lib.store import images, versions
+from lib.store.door import checked_identifier, named_in_errors
+from lib.store.events import record
+from lib.store.images import FileState
+from lib.store.inspection import fingerprint_of
+from lib.store.layout import FINAL
+from lib.store.store import Store
+from lib.volume_io import IMAGE_SUFFIXES, read_image, stem_of, suffix_of
 
 logger = logging.getLogger(__name__)
 
-_STORED = ".nii.gz"
-_INDICES = "label_indices"  # in a label's info: what its values mean; only labels that went through our door have it
-_ASIDE = ".replaced"  # folder within the studies folder
 
-
-class FolderDatastore(TableDatastore):
-    """MONAI Label datastore over a folder that refuses what could not be trained on.
+class FolderDatastore(Datastore):
+    """A studies folder as MONAI Label's server, clients and tasks see it.
 
     Args:
         path: the studies folder.
-        settings: labels and limits.
+        settings: classes, limits, and which database.
 
     Raises:
-        BadInputError: `datastore_v2.json` is damaged.
+        SettingsError: the ledger belongs to another folder, or its URL can't be used.
+        BadInputError: MONAI Label's own `datastore_v2.json` is damaged.
+        StorageError: folder or database can't be written.
     """
 
     def __init__(self, path: str, settings: Settings) -> None:
-        self._settings = settings
-        super().__init__(
-            path,
-            extensions=[f"*{suffix}" for suffix in IMAGE_SUFFIXES],
-            auto_reload=server.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
-            read_only=server.MONAI_LABEL_DATASTORE_READ_ONLY,
-        )
-        if not server.MONAI_LABEL_DATASTORE_READ_ONLY:
-            self._take_over_labels()
+        self.store = Store(path, settings)
+
+    def name(self) -> str:
+        """What the data set is called."""
+        return self._fact("name") or self.store.layout.studies.name
+
+    def set_name(self, name: str) -> None:
+        """Call the data set something else."""
+        self._set_fact("name", name)
+
+    def description(self) -> str:
+        """What the data set is."""
+        return self._fact("description") or ""
+
+    def set_description(self, description: str) -> None:
+        """Describe the data set."""
+        self._set_fact("description", description)
 
     def image_path(self, image_id: str) -> Path:
-        """The image's file.
+        """The image's file; a link is not followed, as its name is the image's.
 
         Raises:
             NotFoundError: no image has this id.
         """
-        uri = self.get_image_uri(image_id)
-        if not uri:
-            msg = f"there is no image {image_id[:80]!r} in the studies folder"
-            raise NotFoundError(msg)
-        return Path(uri)
+        with self.store.ledger.reading() as connection:
+            image = images.get(connection, image_id)
+        return self.store.layout.image(image_id, image.file.suffix)
 
     def get_image_uri(self, image_id: str) -> str:
-        """Path of the image, empty if there is none. A link is not followed: its name is the image's."""
-        known = self._datastore.objects.get(image_id)
-        return str(self._images() / f"{image_id}{known.image.ext}") if known else ""
+        """Path of the image, empty if there is none."""
+        try:
+            return str(self.image_path(image_id))
+        except NotFoundError:
+            return ""
+
+    def get_image(self, image_id: str, params: Any = None) -> io.BytesIO | None:
+        """The image file's content, None if there is no such image."""
+        path = self.get_image_uri(image_id)
+        return io.BytesIO(Path(path).read_bytes()) if path else None
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """What is noted about an image, and its path."""
-        info: dict[str, Any] = super().get_image_info(image_id)
-        return info | {"path": self.get_image_uri(image_id)} if info else info
+        """What is noted about an image, and its path; empty if there is none."""
+        with self.store.ledger.reading() as connection:
+            image = images.find(connection, image_id)
+        if image is None:
+            return {}
+        return image.info | {"path": str(self.store.layout.image(image_id, image.file.suffix))}
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Note something about an image.
+
+        Raises:
+            NotFoundError: no image has this id.
+        """
+        with self.store.ledger.writing() as connection:
+            images.note_info(connection, image_id, info)
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """Path of the newest label of a tag, empty if there is none."""
+        with self.store.ledger.reading() as connection:
+            row = versions.shown(connection, label_id, _plain(label_tag))
+        return "" if row is None else str(self.store.layout.shown(label_id, row.tag, row.suffix))
+
+    def get_label(self, label_id: str, label_tag: str, params: Any = None) -> io.BytesIO | None:
+        """The label file's content, None if there is no such label."""
+        path = self.get_label_uri(label_id, label_tag)
+        return io.BytesIO(Path(path).read_bytes()) if path else None
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """What is noted about the newest label of a tag; empty if there is none."""
+        with self.store.ledger.reading() as connection:
+            version = versions.current(connection, label_id, _plain(label_tag))
+            row = versions.shown(connection, label_id, _plain(label_tag)) if version is None else None
+        return version.info if version else (row and row.info) or {}
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Note something about a label.
+
+        Raises:
+            NotFoundError: there is no such label.
+        """
+        with self.store.ledger.writing() as connection:
+            versions.note_info(connection, label_id, _plain(label_tag), info)
+
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        """`{tag: label id}` of an image; a label's id is the image's."""
+        with self.store.ledger.reading() as connection:
+            return dict.fromkeys(versions.tags_of(connection, image_id), image_id)
+
+    def get_label_by_image_id(self, image_id: str, tag: str) -> str:
+        """The label's id, empty if there is none of this tag."""
+        return self.get_labels_by_image_id(image_id).get(_plain(tag), "")
+
+    def list_images(self) -> list[str]:
+        """Ids of all images that are there, by name."""
+        with self.store.ledger.reading() as connection:
+            return images.names(connection)
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Ids of the images with a label of this tag (default final), those left out on purpose not among them."""
+        with self.store.ledger.reading() as connection:
+            tag = _plain(label_tag or FINAL)
+            return images.names(connection, labelled=True) if tag == FINAL else versions.images_with(connection, tag)
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Ids of the images without a final label that can be labelled: readable and not excluded."""
+        with self.store.ledger.reading() as connection:
+            return images.names(connection, open_only=True)
+
+    def excluded_images(self) -> dict[str, str]:
+        """`{image id: reason}` of the images left out of strategies, training and batches."""
+        with self.store.ledger.reading() as connection:
+            return images.excluded(connection)
 
     def datalist(self, full_path: bool = True) -> list[dict[str, str]]:
-        """`[{"image": path, "label": path}, ...]` of labelled images, but for labels of unknown meaning."""
-        found = []
-        for image_id in self.get_labeled_images():
-            if self._names_to_map(self.get_label_info(image_id, "final")):
-                logger.warning("the label of %s is not used: its values are not known to be our indices", image_id)
-                continue
-            found.append({"image": self.get_image_uri(image_id), "label": self.get_label_uri(image_id, "final")})
+        """`[{"image": path, "label": path}, ...]` of the labelled images to train on.
+
+        Images that are unfit or excluded are left out, and so are labels that don't fit.
+
+        Args:
+            full_path: absolute paths; else relative to the studies folder.
+        """
+        pairs = self.store.datalist()
         if full_path:
-            return found
-        return [{key: os.path.relpath(path, self._datastore_path) for key, path in entry.items()} for entry in found]
+            return pairs
+        root = self.store.layout.studies
+        return [{key: str(Path(path).relative_to(root)) for key, path in pair.items()} for pair in pairs]
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Take in a CT; the same file under the same id again changes nothing.
 
         Raises:
-            BadInputError: unfit id, not a readable CT, or the id is taken by another image.
-            StorageError: the disk refused.
+            BadInputError: unfit id, not a readable CT, the id is taken, or the image is there under another id.
+            StorageError: the disk or the ledger refused.
         """
         image_id = stem_of(checked_identifier(image_id or stem_of(image_filename), "image id"))
+        path = Path(image_filename)
         with named_in_errors(image_filename, f"image {image_id!r}"):
-            suffix = suffix_of(image_filename, IMAGE_SUFFIXES)
-            read_image(image_filename)
-        self.refresh()  # files may have been put into the folder by hand
-        known = self.get_image_uri(image_id)
-        if known:
-            if _digest(known) == _digest(image_filename):
+            suffix = suffix_of(path, IMAGE_SUFFIXES)
+            grid = read_image(path).grid
+        fingerprint, sha256 = fingerprint_of(path), file_sha256(path)
+        target = self.store.layout.image(image_id, suffix)
+        with self.store.ledger.reading() as connection:
+            known = images.find(connection, image_id)
+            twin = images.same_content(connection, fingerprint)
+        # By hand, in another format and not noticed yet is there as well.
+        suffixes = [known.file.suffix] if known else IMAGE_SUFFIXES
+        there = [path for path in (self.store.layout.image(image_id, s) for s in suffixes) if path.exists()]
+        if known is not None or there:
+            if there and file_sha256(there[0]) == sha256:
                 return image_id
             msg = f"there is already another image {image_id!r}; upload this one under a different id"
             raise BadInputError(msg)
-        name = f"{image_id}{suffix}"
-        info = {**(image_info or {}), "ts": int(time.time()), "name": name}
-        with self._changing() as objects:
-            with atomic_write(self._images() / name) as temporary:
-                shutil.copyfile(image_filename, temporary)
-            objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
-        return image_id
-
-    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Check a label against its image, map it by name and store it.
-
-        Raises:
-            NotFoundError: no image has this id.
-            BadInputError: the label doesn't fit its image or names an unknown segment.
-            StorageError: the disk refused.
-        """
-        checked_identifier(label_tag, "label tag")
-        image_path = self.image_path(image_id)
-        image = read_image(image_path)
-        info = dict(label_info or {})
-        client_names = info.get("label_info")
-        tolerance = self._settings.limits.affine_tolerance_mm
-        with named_in_errors(label_filename, f"label for image {image_id!r}"):
-            label = checked_label(label_filename, image, client_names, self._settings.labels, tolerance)
-        if client_names:
-            info["client_label_info"] = client_names
-        indices = self._settings.label_indices()
-        info["label_info"] = [{"name": name, "idx": index} for name, index in indices.items()]
-        name = f"{image_id}{_STORED}"
-        info |= {_INDICES: indices, "ts": int(time.time()), "name": name}
-        write_label(self._labels(label_tag) / name, label)
-        with self._changing() as objects:
-            entry = objects.get(image_id) or ImageLabelModel(image=DataModel(ext=suffix_of(image_path)))
-            labels = {**entry.labels, label_tag: DataModel(info=info, ext=_STORED)}
-            objects[image_id] = ImageLabelModel(image=entry.image, labels=labels)
+        if twin is not None and file_sha256(self.image_path(twin)) == sha256:
+            msg = f"image {image_id!r} has the same content as image {twin!r}, which is here already; use that one"
+            raise BadInputError(msg)
+        with atomic_write(target) as temporary:
+            shutil.copyfile(path, temporary)
+        with self.store.ledger.writing() as connection:
+            if images.find(connection, image_id) is None:  # the watcher may have seen it first
+                images.register(connection, [(image_id, FileState.of(target, suffix))])
+            images.note_info(connection, image_id, image_info or {})
+            images.note_content(connection, image_id, grid, fingerprint, sha256)
         return image_id
 
     def remove_image(self, image_id: str) -> None:
-        """Remove an image and its labels; of a linked image the link only.
+        """Remove an image, of a linked one the link only, and take its labels back; their versions stay.
 
         Raises:
             NotFoundError: no image has this id.
         """
         path = self.image_path(image_id)
         for tag in self.get_labels_by_image_id(image_id):
-            self._remove_label_files(image_id, tag)
+            self.store.labels.withdraw(image_id, tag, author="administrator")
         path.unlink(missing_ok=True)
-        self.refresh()
+        with self.store.ledger.writing() as connection:
+            images.note_vanished(connection, [image_id])
+            record(connection, "image removed", image_id, actor="administrator")
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Keep a label as a new version.
+
+        Raises:
+            NotFoundError: no image has this id.
+            BadInputError: the label doesn't fit its image or names an unknown segment.
+            StorageError: the disk or the ledger refused.
+        """
+        info = dict(label_info or {})
+        by_model = "model" in info  # MONAI Label's way to save an automatic result
+        author = str(info.get("client_id") or info.get("user") or (info["model"] if by_model else "unknown"))
+        source = "model" if by_model else "client"
+        self.store.labels.save(image_id, label_filename, _plain(label_tag), info, author=author, source=source)
+        return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove one label.
+        """Take a label back; its versions stay.
 
         Raises:
             NotFoundError: the image has no label of this tag.
         """
-        if not self.get_label_uri(label_id, label_tag):
-            msg = f"there is no label {label_id[:80]!r} with the tag {label_tag[:80]!r}"
-            raise NotFoundError(msg)
-        self._remove_label_files(label_id, label_tag)
-        self.refresh()
+        self.store.labels.withdraw(label_id, _plain(label_tag), author="administrator")
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """Path of a zip with the labelled images and their labels.
+        """Path of a new zip with the labelled images and their labels.
 
         Raises:
             NotFoundError: nothing is labelled yet.
         """
-        if not self.datalist():
+        pairs = self.datalist()
+        if not pairs:
             msg = "no image is labelled yet, so there is no data set to download"
             raise NotFoundError(msg)
-        return super().get_dataset_archive(limit_cases)
+        pairs = pairs[:limit_cases] if limit_cases and limit_cases > 0 else pairs
+        with tempfile.NamedTemporaryFile(delete=False, suffix=".zip") as file, zipfile.ZipFile(file, "w") as archive:
+            for pair in pairs:
+                for kind, path in pair.items():
+                    archive.write(path, f"{kind}/{Path(path).name}")
+            archive.writestr("metadata.json", json.dumps(self._described([stem_of(pair["image"]) for pair in pairs])))
+        return file.name
 
-    def _images(self) -> Path:
-        return Path(self._datastore.image_path()).resolve()
+    def refresh(self) -> None:
+        """Look through the whole folder now."""
+        self.store.rescan()
 
-    def _labels(self, tag: str) -> Path:
-        return Path(self._datastore.label_path(tag)).resolve()
+    def status(self) -> dict[str, Any]:
+        """How many images there are and how many are labelled, as clients show it."""
+        with self.store.ledger.reading() as connection:
+            counts = images.counts(connection)
+            tags = versions.count_by_tag(connection)
+        return {**counts, "label_tags": tags}
 
-    def _remove_label_files(self, label_id: str, tag: str) -> None:
-        # In every format: a label in another one that was there before would come back in its place.
-        for path in self._labels(tag).iterdir():
-            if path.name.lower().endswith(LABEL_SUFFIXES) and stem_of(path) == label_id:
-                path.unlink()
+    def json(self) -> dict[str, Any]:
+        """Everything known of every image, in the form of MONAI Label's own store."""
+        return self._described(self.list_images())
 
-    def _names_to_map(self, info: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """The names of a label's values where the values are not our indices; empty where they are.
+    def _described(self, image_ids: list[str]) -> dict[str, Any]:
+        with self.store.ledger.reading() as connection:
+            objects = versions.described(connection, image_ids)
+        return {
+            "name": self.name(),
+            "description": self.description(),
+            "images_dir": ".",
+            "labels_dir": "labels",
+            "objects": objects,
+        }
 
-        A label without names holds our indices by agreement, such as one that was put into the folder by hand.
-        """
-        ours = self._settings.label_indices()
-        if _INDICES in info:
-            named = [{"name": name, "idx": index} for name, index in info[_INDICES].items()]
-            return [] if all(ours.get(name) == index for name, index in info[_INDICES].items()) else named
-        named = info.get("label_info") or []
-        expected = [{"name": name, "idx": index} for name, index in ours.items()]
-        return [] if _spelled_as(named, self._settings) == expected[: len(named)] else named
+    def _fact(self, key: str) -> str | None:
+        with self.store.ledger.reading() as connection:
+            return self.store.ledger.fact(connection, key)
 
-    def _take_over_labels(self) -> None:
-        """Map labels that MONAI Label's own store saved as they came; the original file is kept aside."""
-        for image_id, tag in [(i, tag) for i in self.list_images() for tag in self.get_labels_by_image_id(i)]:
-            info = self.get_label_info(image_id, tag)
-            names = self._names_to_map(info)
-            if not names:
-                continue
-            original = Path(self.get_label_uri(image_id, tag))
-            kept = Path(self._datastore_path) / _ASIDE / tag / f"{time.time_ns()}-{original.name[-100:]}"
-            try:
-                with atomic_write(kept) as temporary:
-                    shutil.copyfile(original, temporary)
-                self.save_label(image_id, str(original), tag, {**info, "label_info": names})
-            except (LiverLoopError, OSError) as error:
-                kept.unlink(missing_ok=True)
-                logger.warning("the label %s of %s can't be mapped to our names: %s", tag, image_id, error)
-            else:
-                logger.info("the label %s of %s was mapped by its names; the original is %s", tag, image_id, kept)
+    def _set_fact(self, key: str, value: str) -> None:
+        with self.store.ledger.writing() as connection:
+            self.store.ledger.set_fact(connection, key, value)
 
 
-def _spelled_as(named: Any, settings: Settings) -> list[dict[str, Any]] | None:
-    """`label_info` with our spelling of the names; None if it is malformed."""
-    names = {index: name for name, index in settings.label_indices().items()}
-    try:
-        return [
-            {"name": names.get(find_index(str(entry["name"]), settings.labels) or 0), "idx": entry["idx"]}
-            for entry in named
-        ]
-    except (KeyError, TypeError):
-        return None
-
-
-def _digest(path: str | Path) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _plain(tag: str) -> str:
+    """MONAI Label passes members of its own enumeration, which print as `DefaultLabelTag.FINAL`."""
+    return str(tag.value) if isinstance(tag, Enum) else tag

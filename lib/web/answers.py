@@ -8,7 +8,16 @@ from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoun
 from monailabel.interfaces.exception import MONAILabelException as ServerException
 from requests import RequestException
 
-from lib.errors import BadInputError, LiverLoopError, ModelError, NotFoundError, SettingsError, StorageError
+from lib.errors import (
+    BadInputError,
+    BusyError,
+    LiverLoopError,
+    ModelError,
+    NotFoundError,
+    SettingsError,
+    StorageError,
+    UnavailableError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +25,8 @@ _STATUS: tuple[tuple[type[LiverLoopError], int], ...] = (
     (SettingsError, 500),  # a bad input of whoever runs the server, not of its caller
     (NotFoundError, 404),
     (BadInputError, 400),
+    (BusyError, 409),
+    (UnavailableError, 503),
     (StorageError, 507),
     (ModelError, 503),
 )

@@ -16,16 +16,18 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
-from lib.errors import BadInputError, NotFoundError
+from lib.errors import BadInputError, LiverLoopError, NotFoundError
 from lib.inference.batch import LiverTumorBatchInferTask
 from lib.inference.model import ModelSource
 from lib.inference.task import LiverTumorInferTask
 from lib.settings import load_settings
 from lib.store.door import named_in_errors
 from lib.store.folder import FolderDatastore
+from lib.store.store import Store
 from lib.training.task import LiverTumorTrainTask
 from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
+from lib.web.ledger_requests import install_ledger
 from lib.web.requests import install_requests
 
 logger = logging.getLogger(__name__)
@@ -63,10 +65,16 @@ class LiverLoopApp(MONAILabelApp):
         )
 
     def init_datastore(self) -> Datastore:
-        """A folder with checks at its door; MONAI Label's own store for DICOMweb addresses."""
+        """A folder with a ledger; MONAI Label's own store for DICOMweb addresses."""
         if self.studies.startswith(("http://", "https://")):
             return super().init_datastore()
         return FolderDatastore(self.studies, self.settings)
+
+    @property
+    def store(self) -> Store | None:
+        """The studies folder's store; None for a DICOMweb address."""
+        datastore = self.datastore()
+        return datastore.store if isinstance(datastore, FolderDatastore) else None
 
     def init_infers(self) -> dict[str, InferTask]:
         """The segmentation model."""
@@ -140,7 +148,10 @@ class LiverLoopApp(MONAILabelApp):
                 raise NotFoundError(msg)
         sent = isinstance(image, str) and os.path.isabs(image)
         with named_in_errors(str(image), "the image sent") if sent else nullcontext():
-            return super().infer(request, datastore)
+            result: dict[str, Any] = super().infer(request, datastore)
+        if isinstance(image, str) and not sent and request.get("client_id"):
+            self._keep_presegmentation(image, request, result)
+        return result
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The next image to label, `{}` when all are labelled.
@@ -167,8 +178,22 @@ class LiverLoopApp(MONAILabelApp):
 
         install_answers(server)
         install_requests(server)
+        if self.store is not None:
+            install_ledger(server)
+            self.store.watch()
         super().on_init_complete()
         logger.info("model in force: %s (%s)", self.source.version, self.source.path.name)
+
+    def _keep_presegmentation(self, image_id: str, request: dict[str, Any], result: dict[str, Any]) -> None:
+        """Keep what the annotator starts from, to tell later what was corrected; a result goes out in any case."""
+        path = result.get("file")
+        if self.store is None or not path or request.get("planes"):
+            return
+        version = result["params"]["model_version"]
+        try:
+            self.store.labels.keep_presegmentation(image_id, str(request["client_id"]), version, path)
+        except LiverLoopError as error:
+            logger.warning("the pre-segmentation of %s is not kept: %s", image_id, error)
 
     def _was_sent(self, image: str, request: dict[str, Any]) -> bool:
         """Whether the image came with this request: a file that MONAI Label just stored, or a session's."""

@@ -12,9 +12,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.background import BackgroundTasks
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMWebDatastore
@@ -22,9 +24,16 @@ from monailabel.endpoints import activelearning, batch_infer, datastore, infer, 
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.utils.async_tasks.utils import tasks
 
-from lib.errors import BadInputError, NotFoundError
+from lib.errors import BadInputError, NotFoundError, StorageError
+from lib.store import leases, versions
 from lib.store.door import checked_identifier
+from lib.store.layout import FINAL, ORIGINAL
+from lib.store.leases import REVIEW
+from lib.store.store import Store
 from lib.volume_io import stem_of
+from lib.web.clients import client_of
+
+logger = logging.getLogger(__name__)
 
 # Set by the server itself; a client that sends them could read or write any file.
 _RESERVED = {
@@ -93,6 +102,7 @@ def install_requests(app: FastAPI) -> None:
 
     def run_inference(
         background_tasks: BackgroundTasks,
+        request: Request,
         model: str,
         image: str = "",
         session_id: str = "",
@@ -114,22 +124,33 @@ def install_requests(app: FastAPI) -> None:
             msg = "output=dicom_seg needs images from a PACS; this server has a folder of files"
             raise BadInputError(msg)
         _app().check_inference(model, checked)
+        checked["client_id"] = client_of(checked, _host(request))
+        if image:
+            _renew(image, checked["client_id"])
+        sent = json.dumps(checked)
         with _tidied(background_tasks):
-            return infer.run_inference(background_tasks, model, image, session_id, params, file, label, output)
+            return infer.run_inference(background_tasks, model, image, session_id, sent, file, label, output)
 
     def save_label(
         background_tasks: BackgroundTasks,
+        request: Request,
         image: str,
         params: str = Form("{}"),
         tag: str = "final",
         label: UploadFile = File(...),  # noqa: B008
         caller: User = annotator,
     ) -> dict:
-        parsed_params(params)
+        checked = parsed_params(params)
         checked_identifier(image, "image id")
-        checked_identifier(tag or "final", "label tag")
+        checked_identifier(tag or FINAL, "label tag")
+        checked["client_id"] = client_of(checked, _host(request))
+        _renew(image, checked["client_id"])  # for a label that is refused, or is not the final one
         with _tidied(background_tasks):
-            return datastore.save_label(background_tasks, image, params, tag, label, caller.username)
+            return datastore.save_label(background_tasks, image, json.dumps(checked), tag, label, caller.username)
+
+    def download_label(label: str, tag: str, _: User = user) -> Any:
+        # 3D Slicer loads the label "original" of an image that it is given; in a review that is the label to correct.
+        return datastore.download_label(label, FINAL if tag == ORIGINAL and _in_review(label) else tag)
 
     def add_image(
         background_tasks: BackgroundTasks,
@@ -144,8 +165,15 @@ def install_requests(app: FastAPI) -> None:
         with _tidied(background_tasks):
             return datastore.add_image(background_tasks, image, params, file, caller.username)
 
-    def next_sample(strategy: str, params: dict | None = None, caller: User = user) -> dict:
-        return activelearning.sample(strategy, checked_params(params), caller.username)
+    def next_sample(strategy: str, request: Request, params: dict | None = None, caller: User = user) -> dict:
+        checked = checked_params(params)
+        store = _store()
+        if store is None:
+            return activelearning.sample(strategy, checked, caller.username)
+        # Not by MONAI Label's function, which describes every image of the folder on the way.
+        asked = {"strategy": strategy} | checked | {"client_id": client_of(checked, _host(request))}
+        logger.info("Active Learning Request: %s", asked)
+        return _sample(store, _app().next_sample(asked))
 
     def update_image_info(image: str, info: str = Form("{}"), caller: User = annotator) -> None:
         datastore.update_image_info(image, json.dumps(parsed_object(info, "info")), caller.username)
@@ -192,6 +220,7 @@ def install_requests(app: FastAPI) -> None:
     ours = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
     ours.post("/infer/{model}", tags=["Infer"])(run_inference)
     ours.put("/datastore/label", tags=["Datastore"])(save_label)
+    ours.get("/datastore/label", tags=["Datastore"])(download_label)
     ours.put("/datastore/image", tags=["Datastore"])(add_image)
     ours.put("/datastore/", include_in_schema=False)(add_image)
     ours.post("/activelearning/{strategy}", tags=["ActiveLearning"])(next_sample)
@@ -204,6 +233,48 @@ def install_requests(app: FastAPI) -> None:
     ours.post("/batch/infer/{model}", tags=["Infer"])(start_batch)
     app.include_router(ours)
     app.router.routes.insert(0, app.router.routes.pop())  # the first route that matches answers
+
+
+def _sample(store: Store, chosen: dict[str, Any]) -> dict[str, Any]:
+    """What a client gets to know of an image it is given; `{}` if none is left."""
+    if not chosen:
+        return {}
+    image_id = chosen["id"]
+    answer = {**_app().datastore().get_image_info(image_id), **chosen, "name": Path(chosen["path"]).name}
+    if chosen["strategy"] == REVIEW:
+        with store.ledger.reading() as connection:
+            version = versions.current(connection, image_id, FINAL)
+        if version is not None:
+            query = urlencode({"label": image_id, "tag": FINAL})
+            url = f"{settings.MONAI_LABEL_API_STR}/datastore/label?{query}"
+            answer["label"] = {"tag": FINAL, "version": version.number, "url": url}
+    return answer
+
+
+def _renew(image_id: str, client_id: str) -> None:
+    """Who works on an image keeps it; that it can't be noted is no reason to refuse the work."""
+    store = _store()
+    if store is None:
+        return
+    try:
+        with store.ledger.reading() as connection:
+            lease = leases.of_image(connection, image_id)
+        if lease is None or lease.client_id != client_id:
+            return
+        with store.ledger.writing() as connection:
+            leases.renew(connection, image_id, client_id, store.settings.store.lease_minutes * 60)
+    except StorageError as error:
+        logger.warning("the lease of %s is not renewed: %s", image_id, error)
+
+
+def _in_review(image_id: str) -> bool:
+    """Whether an image is in somebody's hands for review."""
+    store = _store()
+    if store is None:
+        return False
+    with store.ledger.reading() as connection:
+        lease = leases.of_image(connection, image_id)
+    return lease is not None and lease.strategy == REVIEW
 
 
 def _started_alone(method: str, start: Callable[[], Any]) -> Any:
@@ -234,6 +305,15 @@ def _app() -> Any:
     return app_instance()
 
 
+def _store() -> Store | None:
+    """The studies folder's store; None for a PACS."""
+    return getattr(_app().datastore(), "store", None)
+
+
+def _host(request: Request) -> str | None:
+    return request.client.host if request.client else None
+
+
 def _check_session(session_id: str) -> None:
     checked_identifier(session_id, "session id")
     sessions = _app().sessions()
@@ -259,6 +339,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, str) and value.upper() in logging.getLevelNamesMapping(),
         "a log level such as 'INFO'",
     ),
+    "skip": (lambda value: isinstance(value, bool | str), "true, false or the id of the image to skip"),
     "max_batch_size": (_is_count, "a number of images, 0 for all"),
     "max_workers": (_is_count, "a number of threads, 0 to choose by the cores"),
 }

@@ -6,9 +6,11 @@ import torch
 
 from lib.activelearning import tasks
 from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
+from lib.errors import BadInputError
 from lib.inference.model import ModelSource, new_network
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings
+from lib.store import images
 from lib.volume import Volume
 from lib.volume_io import write_image, write_label
 
@@ -98,7 +100,7 @@ def test_strategies_use_scores_of_the_model_in_force_only(source, pool):
     answer = StrategyTask("uncertainty", source)({}, pool)
     assert answer == {
         "id": "b", "score": 0.1,
-        "reason": "the model is least sure of this one among 1 scored images (score 0.1000)",
+        "reason": "of the scored images, the model is least sure of this one (score 0.1000)",
     }  # fmt: skip
 
 
@@ -111,6 +113,77 @@ def test_an_image_just_handed_out_does_not_come_back_at_once(source, pool):
 
 def test_no_image_left(source, tmp_path):
     assert StrategyTask("first", source)({}, Studies(tmp_path)) is None
+
+
+def test_a_pacs_has_no_labels_to_review(source, pool):
+    with pytest.raises(BadInputError) as caught:
+        StrategyTask("review", source)({}, pool)
+    assert str(caught.value) == "the strategy review needs a studies folder; a PACS keeps no versions of labels"
+
+
+def test_notes_of_any_kind_do_no_harm(settings, source, pool):
+    pool.info = {"a": {"uncertainty": 5, "strategy": [1]}, "b": {"uncertainty": {"score": "x"}, "strategy": {"x": 1}}}
+    for name in ("first", "random", "uncertainty"):
+        assert StrategyTask(name, source)({}, pool)["id"] in {"a", "b", "broken"}
+    assert set(UncertaintyScoring(settings, source)({"device": "cpu"}, pool)) == {"a", "b"}
+
+
+class Folder(Studies):
+    """A studies folder with a ledger, behind MONAI Label's interface."""
+
+    def __init__(self, store, folder):
+        super().__init__(folder)
+        self.store = store
+
+    def get_unlabeled_images(self, label_tag=None, labels=None):
+        raise AssertionError("a list of a million images is asked for")
+
+
+@pytest.fixture
+def folder(studies, pool, tmp_path):
+    studies.register("a", "b", "broken", "excluded")
+    with studies.ledger.writing() as connection:
+        images.exclude(connection, "excluded", "test set", "me")
+    return Folder(studies, tmp_path)
+
+
+def test_an_image_of_a_folder_is_leased(folder, source):
+    strategy = StrategyTask("first", source)
+    answer = strategy({"client_id": "anna"}, folder)
+    lease = answer.pop("lease")
+    assert answer == {"id": "a", "reason": "first unlabelled image by name", "score": None, "strategy": "first"}
+    assert (lease["client_id"], lease["image_id"]) == ("anna", "a")
+    assert strategy({"client_id": "anna"}, folder)["id"] == "a"
+    assert strategy({"client_id": "anna", "skip": True}, folder)["id"] == "b"
+    assert strategy({}, folder)["lease"]["client_id"] == "anonymous"
+    assert strategy({"client_id": "anna", "skip": True}, folder)["id"] == "a"
+
+
+def test_an_app_without_weights_hands_out_images(folder, settings, tmp_path):
+    source = ModelSource.of_app(settings, tmp_path / "no app")
+    assert StrategyTask("uncertainty", source)({}, folder)["id"] in {"a", "b", "broken"}
+
+
+def test_scores_of_a_folder_go_where_strategies_look(folder, settings, source):
+    scoring = UncertaintyScoring(settings, source)
+    scores = scoring({"device": "cpu"}, folder)
+    assert set(scores) == {"a", "b"}
+    with folder.store.ledger.reading() as connection:
+        noted = images.get(connection, "a").info["uncertainty"]
+    assert (noted["score"], noted["model_version"]) == (scores["a"], "v1")
+    answer = StrategyTask("uncertainty", source)({"client_id": "anna"}, folder)
+    best = max(scores, key=lambda name: scores[name])
+    assert (answer["id"], answer["score"]) == (best, scores[best])
+    assert scoring({"device": "cpu"}, folder) == {}
+    save_weights(source.published, new_network(settings), {"version": "v2"})
+    assert set(scoring({"device": "cpu"}, folder)) == {"a", "b"}
+
+
+def test_what_a_client_notes_is_no_score(folder, settings, source):
+    with folder.store.ledger.writing() as connection:
+        images.note_info(connection, "a", {"uncertainty": 5})
+    assert StrategyTask("uncertainty", source)({"client_id": "anna"}, folder)["score"] is None
+    assert set(UncertaintyScoring(settings, source)({"device": "cpu"}, folder)) == {"a", "b"}
 
 
 def label_file(path, *boxes, shape=(10, 10, 4)):

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from lib.activelearning.strategies import DESCRIPTIONS, STRATEGIES, Candidate, Choice, first, random, uncertainty
+from lib.activelearning.strategies import (
+    DESCRIPTIONS,
+    STRATEGIES,
+    Choice,
+    first,
+    random,
+    review,
+    uncertainty,
+)
+from lib.store.pool import Candidate
 
 
 def rng(seed=0):
@@ -9,16 +18,23 @@ def rng(seed=0):
 
 
 POOL = [Candidate("c", 0.2), Candidate("a", 0.5, last_served=7.0), Candidate("b")]
+SERVED = [Candidate("a", last_served=7.0), Candidate("b", last_served=5.0)]
 
 
-def test_first_goes_by_name():
-    assert first(POOL, rng()) == Choice("a", "first unlabelled image by name", 0.5)
+def test_first_goes_by_name_among_those_not_handed_out_yet():
+    assert first(POOL, rng()) == Choice("b", "first unlabelled image by name")
+    assert first(SERVED, rng()) == Choice(
+        "b", "handed out before and not labelled since, and no image is left that was not"
+    )
 
 
 def test_random_takes_those_that_waited_longest_and_all_of_them_sometimes():
     chosen = {random(POOL, rng(seed)).image_id for seed in range(50)}
     assert chosen == {"b", "c"}
-    assert random(POOL, rng()).reason == "drawn at random from 2 unlabelled images"
+    assert random(POOL, rng()).reason == "drawn at random from the unlabelled images not handed out yet"
+    assert random(SERVED, rng()) == Choice(
+        "b", "drawn from the unlabelled images that waited longest since they were handed out"
+    )
 
 
 def test_random_is_fair():
@@ -28,18 +44,27 @@ def test_random_is_fair():
     assert counts.min() > 420
 
 
-def test_uncertainty_takes_the_highest_score():
-    choice = uncertainty(POOL, rng())
-    assert (choice.image_id, choice.score) == ("a", 0.5)
-    assert choice.reason == "the model is least sure of this one among 2 scored images (score 0.5000)"
+def test_uncertainty_takes_the_highest_score_of_those_not_handed_out_yet():
+    choice = uncertainty([*POOL, Candidate("d", 0.3)], rng())
+    assert choice == Choice("d", "of the scored images, the model is least sure of this one (score 0.3000)", 0.3)
 
 
 def test_uncertainty_falls_back_to_random_and_says_so():
-    pool = [Candidate("b"), Candidate("a")]
+    pool = [Candidate("b"), Candidate("a"), Candidate("c", 0.5, last_served=1.0)]
     choice = uncertainty(pool, rng())
     assert choice.image_id == random(pool, rng()).image_id
     assert choice.score is None
     assert choice.reason.endswith("; none has an uncertainty score of the current model yet")
+
+
+def test_review_takes_the_most_changed_that_was_not_handed_out_for_that():
+    assert review(POOL, rng()) == Choice(
+        "c", "of the labels that nobody has reviewed, the most changed (lowest Dice 0.80)", 0.2
+    )
+    assert review(POOL[1:], rng()) == Choice(
+        "b", "a label that nobody has reviewed and that could be compared with nothing"
+    )
+    assert review(POOL[1:2], rng()).image_id == "a"
 
 
 def test_a_score_of_zero_is_a_score():

@@ -21,7 +21,7 @@ from monailabel.client.client import MONAILabelUtils
 REPOSITORY = Path(__file__).resolve().parents[2]
 APP = REPOSITORY / "apps" / "liver_tumor"
 MODEL = "liver_tumor"
-PATIENCE_S = 240.0  # for what takes seconds on a free machine
+PATIENCE_S = 240.0
 
 _PROGRAMS = Path(sys.executable).parent
 _MAIN_PY = '''"""A second app: its own app.yaml, everything else from LiverLoop."""

@@ -16,7 +16,8 @@ from lib.volume import Volume
 from lib.volume_io import write_image, write_label
 
 SHAPE = (96, 96, 16)
-_BOOKKEEPING = (".lock", "datastore_v2.json")  # rewritten whenever the server looks at the folder
+# Written by whatever happens, refusals included; what they hold has tests of its own.
+_BOOKKEEPING = ("ledger/ledger.sqlite", "ledger/presegmentations/", "labels/refused/")
 
 
 def phantom(seed: int, shape: tuple[int, int, int] = SHAPE) -> Phantom:
@@ -92,9 +93,9 @@ def nifti_geometry(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
 
 
 def manifest(folder: Path) -> dict[str, str]:
-    """Every image, label and other file in a folder, hidden ones included, with a hash of its content."""
+    """Every image, label, version and other file in a folder, hidden ones included, with a hash of its content."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.endswith(_BOOKKEEPING)
+        if path.is_file() and not any(part in path.as_posix() for part in _BOOKKEEPING)
     }

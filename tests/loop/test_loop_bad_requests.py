@@ -66,7 +66,7 @@ def test_missing_images_and_labels_are_not_found_elsewhere_either(server):
         ("GET", "/datastore/label?label=case_20&tag=nobody"),
         ("GET", "/datastore/label?label=../../etc/passwd&tag=final"),
         ("DELETE", "/datastore/image?id=nobody"),
-        ("DELETE", "/datastore/label?id=case_20&tag=../x"),
+        ("DELETE", "/datastore/label?id=case_20&tag=nobody"),
         ("GET", "/datastore/dataset"),
         ("GET", "/model/nobody"),
         ("GET", "/session/nobody"),
@@ -188,7 +188,7 @@ def test_training_without_labels_is_refused_before_it_starts(server, client):
         ("POST", "/infer/spleen?image=case_20", f"there is no model 'spleen'; choose one of {MODEL}"),
         ("POST", "/batch/infer/spleen", f"there is no model 'spleen'; choose one of {MODEL}"),
         ("POST", "/train/spleen", f"there is no model to train 'spleen'; choose one of {MODEL}"),
-        ("POST", "/activelearning/best", "there is no strategy 'best'; choose one of random, first, uncertainty"),
+        ("POST", "/activelearning/best", "there is no strategy 'best'; choose one of random, first, uncertainty, review"),
         ("POST", "/scoring/beauty", "there is no scoring method 'beauty'; choose one of dice, uncertainty"),
     ],
 )

@@ -18,7 +18,7 @@ def test_info_has_labels_as_a_list_and_each_models_as_a_dict_in_index_order(clie
 
 def test_info_offers_the_strategies_scoring_methods_and_devices(client, cases):
     info = client.info()
-    assert list(info["strategies"]) == ["random", "first", "uncertainty"]
+    assert list(info["strategies"]) == ["random", "first", "uncertainty", "review"]
     assert list(info["scoring"]) == ["dice", "uncertainty"]
     assert "cpu" in info["models"][MODEL]["config"]["device"]
     assert "cpu" in info["trainers"][MODEL]["config"]["device"]
@@ -27,22 +27,31 @@ def test_info_offers_the_strategies_scoring_methods_and_devices(client, cases):
 
 @pytest.mark.parametrize("strategy", ["random", "first", "uncertainty"])
 def test_each_strategy_names_an_image_of_the_pool_and_why(client, server, cases, strategy):
-    sample = client.next_sample(strategy, {})
+    sample = client.next_sample(strategy, {"skip": "to ask for another"})
     assert sample["id"] in cases
     assert sample["path"] == str(server.studies / f"{sample['id']}.nii.gz")
     assert sample["reason"]
     assert sample["score"] is None  # none is scored yet
 
 
-def test_first_is_the_first_by_name(client):
-    assert [client.next_sample("first", {})["id"] for _ in range(2)] == ["case_20", "case_20"]
+def test_who_asks_again_gets_the_same_image_and_who_skips_it_another(client, server):
+    sample = client.next_sample("first", {"skip": "not liver"})
+    assert client.next_sample("first", {})["id"] == sample["id"]
+    leases = {lease["image_id"]: lease["client_id"] for lease in server.ask("GET", "/ledger/leases").reason}
+    assert leases[sample["id"]] == "annotator"
+    assert client.next_sample("first", {"skip": "moved"})["id"] != sample["id"]
 
 
-def test_random_hands_out_each_image_before_any_comes_back(client, cases, server):
-    for name in cases:
-        assert server.ask("PUT", f"/datastore/image/info?image={name}", data={"info": '{"strategy": {}}'}).status == 200
-    served = [client.next_sample("random", {})["id"] for _ in cases]
+def test_each_annotator_gets_an_image_of_their_own_and_is_told_when_none_is_left(cases, server):
+    for lease in server.ask("GET", "/ledger/leases").reason:
+        assert server.ask("DELETE", f"/ledger/leases/{lease['image_id']}").status == 200
+    served = [server.client(f"annotator {number}").next_sample("random", {})["id"] for number in range(len(cases))]
     assert sorted(served) == sorted(cases)
+    answer = server.ask("POST", "/activelearning/random", json={"client_id": "one more"})
+    assert answer.status == 409
+    assert "annotator 0" in answer.reason
+    for image_id in served:
+        assert server.ask("DELETE", f"/ledger/leases/{image_id}").status == 200
 
 
 def test_asking_for_a_sample_starts_no_work(client, server):

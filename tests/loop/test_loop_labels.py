@@ -1,3 +1,5 @@
+import re
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -177,6 +179,9 @@ def test_a_label_that_does_not_fit_is_refused_with_the_reason(client, server, tr
         save(client, tmp_path, change(truth), names)
     assert refusal.value.msg.startswith("Status: 400; Response: ")
     assert reason in refusal.value.msg
+    where = re.search(r"\(what was sent is kept as (labels/refused/\S+)\)", refusal.value.msg)
+    assert where is not None
+    assert (server.studies / where[1]).read_bytes() == (tmp_path / "corrected.nii.gz").read_bytes()
     assert manifest(server.studies) == before
     assert client.info()["datastore"]["label_tags"].get("final", 0) == 0
 

@@ -1,6 +1,5 @@
 """The studies folder: what goes in comes out, and nothing is half-written, lost or mixed up."""
 
-import json
 import os
 import shutil
 
@@ -42,7 +41,7 @@ def put_label(path, array=None, affine=AFFINE):
 
 
 def names(folder):
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_file() and entry.name != ".lock")
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_file())
 
 
 def stored_label(store, image_id, tag="final"):
@@ -55,11 +54,20 @@ def studies(tmp_path):
 
 
 @pytest.fixture
-def opened(studies, monkeypatch):
-    """Open the folder, without the threads that watch it."""
-    monkeypatch.setattr("lib.store.folder.server.MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
+def opened(studies):
+    """Open the folder, look through it, and take in the labels that lie there, as a running server does."""
+    opened_stores = []
+
+    def open_and_look(settings=None):
+        datastore = FolderDatastore(str(studies), settings or Settings())
+        opened_stores.append(datastore)
+        datastore.refresh()
+        return datastore
+
     studies.mkdir(exist_ok=True)
-    return lambda: FolderDatastore(str(studies), Settings())
+    yield open_and_look
+    for datastore in opened_stores:
+        datastore.store.close()
 
 
 @pytest.fixture
@@ -126,7 +134,7 @@ def test_linked_images_work_and_survive_their_removal(tmp_path, studies, opened)
     store.remove_image("lits_0")
     assert store.list_images() == []
     assert original.exists()
-    assert names(studies) == ["datastore_v2.json"]
+    assert names(studies) == []
 
 
 # Images
@@ -196,13 +204,13 @@ def test_images_that_cannot_be_used_are_refused_by_the_name_the_sender_knows(stu
 
 def test_a_removed_image_takes_its_labels_along(studies, opened, sent):
     store = opened()
-    for image_id in ("a", "b"):
-        store.add_image(image_id, str(put_image(sent / f"{image_id}.nii.gz")), {})
+    for seed, image_id in enumerate(("a", "b")):
+        store.add_image(image_id, str(put_image(sent / f"{image_id}.nii.gz", seed)), {})
         for tag in ("final", "original"):
             store.save_label(image_id, str(put_label(sent / "label.nii.gz")), tag, {})
     store.remove_image("a")
     assert store.list_images() == ["b"]
-    assert names(studies) == ["b.nii.gz", "datastore_v2.json"]
+    assert names(studies) == ["b.nii.gz"]
     assert names(studies / "labels" / "final") == names(studies / "labels" / "original") == ["b.nii.gz"]
     assert opened().list_images() == ["b"]
 
@@ -251,7 +259,7 @@ def test_names_are_mapped_and_what_the_client_said_is_kept(opened, studies, sent
     assert (info["label_info"], info["client_label_info"]) == (NAMES, client_names)
     again = opened()  # which must not map it a second time
     np.testing.assert_array_equal(stored_label(again, "a"), np.array([0, 2, 1])[classes()])
-    assert not (studies / ".replaced").exists()
+    assert len(again.store.labels.history("a", "final")) == 1
 
 
 def test_a_refused_label_changes_nothing(opened, studies, sent):
@@ -260,7 +268,6 @@ def test_a_refused_label_changes_nothing(opened, studies, sent):
     store.save_label("a", str(put_label(sent / "x.nii.gz")), "final", {})
     moved = AFFINE.copy()
     moved[0, 3] = 50
-    before = (studies / "datastore_v2.json").read_bytes()
     cases = [
         (
             put_label(sent / "tmp1.nii.gz", classes()[:, :, :3]),
@@ -279,7 +286,6 @@ def test_a_refused_label_changes_nothing(opened, studies, sent):
     with pytest.raises(BadInputError, match=r"^label tag '\.\./x' is not allowed"):
         store.save_label("a", str(sent / "x.nii.gz"), "../x", {})
     np.testing.assert_array_equal(stored_label(store, "a"), classes())
-    assert (studies / "datastore_v2.json").read_bytes() == before
     assert names(studies / "labels" / "final") == ["a.nii.gz"]
 
 
@@ -311,7 +317,7 @@ def test_a_removed_label_does_not_come_back_in_another_format(opened, studies, s
 
 
 def full_disk(monkeypatch, *, after):
-    """Let the disk be full from the `after`-th write on."""
+    """Let the disk be full from the `after`-th file on."""
     count = 0
     replace = files.Path.replace
 
@@ -338,30 +344,30 @@ def test_a_full_disk_leaves_the_store_as_it_was(opened, studies, sent, monkeypat
             store.save_label("a", str(sent / "label.nii.gz"), "final", {})
     assert store.list_images() == ["a"]
     assert store.get_labeled_images() == []
-    assert names(studies) == ["a.nii.gz", "datastore_v2.json"]
+    assert names(studies) == ["a.nii.gz"]
     assert names(studies / "labels" / "final") == []
     assert opened().list_images() == ["a"]
 
 
-def test_the_list_of_contents_is_never_half_written(opened, studies, sent, monkeypatch):
+def test_a_label_that_could_not_be_shown_is_shown_later(opened, studies, sent, monkeypatch):
     store = opened()
     store.add_image("a", str(put_image(sent / "x.nii.gz")), {})
     put_label(sent / "label.nii.gz")
     with monkeypatch.context() as patch:
-        full_disk(patch, after=1)  # the label is written, the list of contents is not
+        full_disk(patch, after=1)  # the version is written, its copy for others is not
         with pytest.raises(StorageError):
             store.save_label("a", str(sent / "label.nii.gz"), "final", {})
-    json.loads((studies / "datastore_v2.json").read_text())
-    assert opened().get_labeled_images() == ["a"]  # found as a file that was put there by hand would be
+    assert store.get_labeled_images() == ["a"]
+    assert names(studies / "labels" / "final") == []
+    np.testing.assert_array_equal(stored_label(opened(), "a"), classes())
     assert not list(studies.rglob(".writing*"))
 
 
-def test_a_damaged_list_of_contents_is_told_and_can_be_moved_away(opened, studies, sent):
-    store = opened()
-    store.add_image("a", str(put_image(sent / "x.nii.gz")), {})
-    store.save_label("a", str(put_label(sent / "label.nii.gz")), "final", {})
+def test_a_damaged_list_of_contents_of_the_stock_store_is_told_and_can_be_moved_away(opened, studies):
+    put_image(studies / "a.nii.gz")
+    put_label(studies / "labels" / "final" / "a.nii.gz")
     contents = studies / "datastore_v2.json"
-    contents.write_text(contents.read_text()[:100])
+    contents.write_text('{"name": "x", "objects": {"a"')
     with pytest.raises(
         BadInputError, match=r"datastore_v2\.json is damaged; move it away: images and labels are found"
     ):
@@ -391,7 +397,8 @@ def test_a_folder_of_the_stock_store_is_taken_over(opened, studies, sent):
     assert os.path.basename(store.get_label_uri("a", "final")) == "a.nrrd"
     np.testing.assert_array_equal(stored_label(store, "a"), classes())
     assert [os.path.basename(entry["label"]) for entry in store.datalist()] == ["a.nrrd"]
-    assert not (studies / ".replaced").exists()
+    (version,) = store.store.labels.history("a", "final")
+    assert (version.source, version.author, version.number) == ("adopted", "me", 1)
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
@@ -404,10 +411,11 @@ def test_labels_that_the_stock_store_took_by_order_are_mapped_by_name(opened, st
     store = opened()
     np.testing.assert_array_equal(stored_label(store, "a"), tumor_only * 2)
     assert len(store.datalist()) == 1
-    (kept,) = (studies / ".replaced" / "final").iterdir()
+    (version,) = opened().store.labels.history("a", "final")
+    kept = store.store.layout.versions / version.sent
     np.testing.assert_array_equal(read_label(kept).array, tumor_only)
-    assert opened().get_label_info("a", "final")["client_label_info"] == [{"name": "tumor", "idx": 2}]
-    assert len(list((studies / ".replaced" / "final").iterdir())) == 1
+    assert store.get_label_info("a", "final")["client_label_info"] == [{"name": "tumor", "idx": 2}]
+    assert names(studies / "labels" / "final") == ["a.nii.gz"]
 
 
 def test_labels_of_unknown_names_are_kept_but_not_trained_on(opened, studies, sent, caplog):
@@ -419,15 +427,15 @@ def test_labels_of_unknown_names_are_kept_but_not_trained_on(opened, studies, se
     store = opened()
     assert [os.path.basename(entry["image"]) for entry in store.datalist()] == ["b.nii.gz"]
     np.testing.assert_array_equal(stored_label(store, "a"), classes())
-    assert "the label final of a can't be mapped to our names: the segment 'spleen' is not one of" in caplog.text
-    assert "the label of a is not used" in caplog.text
+    assert "the label final of a is not used: the segment 'spleen' is not one of" in caplog.text
+    assert store.get_unlabeled_images() == []  # it was labelled, if not for us
 
 
 def test_labels_are_mapped_again_when_the_site_renumbers_its_classes(studies, opened, sent):
     put_image(studies / "a.nii.gz")
     opened().save_label("a", str(put_label(sent / "x.nii.gz")), "final", {})
     labels = {"tumor": {"index": 1}, "liver": {"index": 2}}
-    store = FolderDatastore(str(studies), Settings(labels=labels))
+    store = opened(Settings(labels=labels))
     np.testing.assert_array_equal(stored_label(store, "a"), np.array([0, 2, 1])[classes()])
 
 
@@ -452,7 +460,8 @@ def test_status_counts_images_and_labels(opened, studies, sent):
         put_image(studies / f"{name}.nii.gz")
     store = opened()
     store.save_label("a", str(put_label(sent / "x.nii.gz")), "final", {})
-    assert store.status() == {"total": 2, "completed": 1, "label_tags": {"final": 1}}
+    store.update_image_info("b", {"note": 1})
+    assert store.status() == {"total": 2, "completed": 1, "open": 1, "excluded": 0, "label_tags": {"final": 1}}
 
 
 def test_files_put_in_or_taken_away_by_hand_are_noticed_on_refresh(opened, studies):

@@ -46,8 +46,8 @@ def app_dir(tmp_path_factory):
 def studies(tmp_path):
     folder = tmp_path / "studies"
     folder.mkdir()
-    for name in ("a", "b.1.2"):
-        write_ct(folder / f"{name}.nii.gz")
+    for seed, name in enumerate(("a", "b.1.2")):
+        write_ct(folder / f"{name}.nii.gz", seed)
     return folder
 
 
@@ -76,9 +76,9 @@ def test_what_the_app_offers(make_app):
     assert info["labels"] == ["liver", "tumor"]  # a list here, or OHIF does not connect
     assert info["models"]["liver_tumor"]["labels"] == {"liver": 1, "tumor": 2}
     assert list(info["trainers"]) == ["liver_tumor"]
-    assert list(info["strategies"]) == ["random", "first", "uncertainty"]
+    assert list(info["strategies"]) == ["random", "first", "uncertainty", "review"]
     assert list(info["scoring"]) == ["dice", "uncertainty"]
-    assert info["datastore"] == {"total": 2, "completed": 0, "label_tags": {}}
+    assert info["datastore"] == {"total": 2, "completed": 0, "open": 2, "excluded": 0, "label_tags": {}}
     json.dumps(info)
 
 
@@ -161,7 +161,7 @@ def test_names_that_are_not_known_are_told_with_those_that_are(make_app):
     )
     assert refused(NotFoundError, app.infer, {"model": ["x"], "image": "a"}).startswith("there is no model \"['x']\"")
     assert refused(NotFoundError, app.next_sample, {"strategy": "best"}) == (
-        "there is no strategy 'best'; choose one of random, first, uncertainty"
+        "there is no strategy 'best'; choose one of random, first, uncertainty, review"
     )
     assert refused(NotFoundError, app.check_scoring, "best") == (
         "there is no scoring method 'best'; choose one of dice, uncertainty"

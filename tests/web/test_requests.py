@@ -2,13 +2,16 @@
 
 import json
 import threading
+from ast import literal_eval
+from types import SimpleNamespace
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.testclient import TestClient
 from monailabel.endpoints import activelearning, datastore, infer
 
-from lib.errors import BadInputError
+from lib.errors import BadInputError, StorageError
+from lib.store import leases
 from lib.web import requests
 from lib.web.answers import install_answers
 from lib.web.requests import checked_params, install_requests, parsed_object, parsed_params
@@ -45,6 +48,10 @@ def client(monkeypatch):
     async def theirs():
         return {"called": "theirs"}
 
+    @app.head("/datastore/label")
+    async def check():
+        return Response(headers={"called": "theirs"})
+
     @app.get("/info/")
     async def info():
         return {}
@@ -64,6 +71,8 @@ def client(monkeypatch):
     ):
         monkeypatch.setattr(module, name, recorder(name))
     monkeypatch.setattr(requests, "_app", FakeApp)
+    # The one handler that is really called asks for the app by itself.
+    monkeypatch.setattr(datastore, "app_instance", lambda: requests._app())
     install_requests(app)
     install_answers(app)
     with TestClient(app) as client:
@@ -124,6 +133,8 @@ def test_keys_of_the_server_are_refused(key):
         {"max_workers": 0, "max_batch_size": 3},
         {"name": "second try", "label_tag": "final", "max_epochs": 5, "client_id": "user-xyz"},
         {"result_extension": ".nrrd", "fill_holes": False},
+        {"skip": True},
+        {"skip": "case_1"},
     ],
 )
 def test_what_clients_send_passes(params):
@@ -134,6 +145,7 @@ def test_what_clients_send_passes(params):
 @pytest.mark.parametrize(
     ("params", "expected"),
     [
+        ({"skip": 1}, "skip = 1 can't be used; expected true, false or the id of the image to skip"),
         ({"name": "../../x"}, "run name '../../x' is not allowed; "),
         ({"label_tag": ".."}, "label tag '..' is not allowed; "),
         ({"device": 5}, "device = 5 can't be used; expected a device's name such as 'cpu' or 'cuda'"),
@@ -222,3 +234,132 @@ def test_notes_must_be_json_objects(client):
     for path in ("/datastore/image/info?image=a", "/datastore/label/info?label=a&tag=final"):
         answer = client.put(path, data={"info": json.dumps([1])})
         assert (answer.status_code, answer.json()["detail"]) == (400, "info must be a JSON object, not list")
+
+
+class FolderApp(FakeApp):
+    """An app over a studies folder with the strategies of the tests' own choice."""
+
+    def __init__(self, store):
+        self.store = store
+
+    def datastore(self):
+        return SimpleNamespace(
+            store=self.store,
+            get_image_info=lambda image: {"name": "x", "id": "y", "checksum": "SHA256:1", "path": "/x", "more": 1},
+            get_label_uri=lambda label, tag: str(self.store.layout.shown(label, tag)),
+        )
+
+    def next_sample(self, asked):
+        """As our strategy tasks behind the app answer."""
+        with self.store.ledger.writing() as connection:
+            leases.expire(connection)
+            for image in ("a", "b"):
+                if leases.of_image(connection, image) is None:
+                    why = {"strategy": asked["strategy"], "reason": "why", "score": 0.5}
+                    lease = leases.acquire(connection, image, asked["client_id"], seconds=60, **why)
+                    path = str(self.store.layout.image(image, ".nii.gz"))
+                    return {"id": image, "path": path, "lease": lease.described(), **why}
+        return {}
+
+
+@pytest.fixture
+def folder(client, store, monkeypatch):
+    """The client of a server over the studies folder of `store`."""
+    app = FolderApp(store)
+    monkeypatch.setattr(requests, "_app", lambda: app)
+    return client
+
+
+def holder(store, image):
+    with store.ledger.reading() as connection:
+        return leases.of_image(connection, image)
+
+
+def test_the_next_image_of_a_folder_comes_with_its_lease(folder, store):
+    answer = folder.post("/activelearning/first", json={"client_id": "anna"}).json()
+    lease = answer.pop("lease")
+    assert answer == {
+        "id": "a", "path": str(store.layout.image("a", ".nii.gz")), "name": "a.nii.gz", "reason": "why", "score": 0.5,
+        "strategy": "first", "checksum": "SHA256:1", "more": 1,
+    }  # fmt: skip
+    assert (lease["client_id"], lease["strategy"]) == ("anna", "first")
+    assert 0 < lease["seconds"] <= 60
+    assert holder(store, "a").client_id == "anna"
+
+
+def test_who_gives_no_name_is_known_by_the_address(folder, store):
+    assert folder.post("/activelearning/first").json()["lease"]["client_id"] == "anonymous@testclient"
+    answer = folder.post("/activelearning/first", json={"client_id": 5})
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith("client_id = '5' can't be used; ")
+
+
+def test_a_strategy_in_the_body_counts_as_in_monai_label(folder):
+    assert folder.post("/activelearning/first", json={"strategy": "random"}).json()["strategy"] == "random"
+
+
+def test_nothing_left_is_an_empty_answer(folder):
+    assert [folder.post("/activelearning/first").json() != {} for _ in range(3)] == [True, True, False]
+
+
+def test_a_review_offers_the_label_to_correct(folder, store, label_file):
+    for voxels in (10, 20):
+        store.labels.save("a", label_file(voxels), "final", {}, author="anna")
+    answer = folder.post("/activelearning/review", json={"client_id": "bob"}).json()
+    assert answer["label"] == {"tag": "final", "version": 2, "url": "/datastore/label?label=a&tag=final"}
+    final = store.layout.shown("a", "final").read_bytes()
+    assert folder.get(answer["label"]["url"]).content == final
+    assert folder.get("/datastore/label?label=a&tag=original").content == final
+    assert folder.get("/datastore/label?label=a&tag=other").status_code == 404
+    with store.ledger.writing() as connection:
+        leases.free(connection, "a", actor="bob", why="done")
+    assert folder.get("/datastore/label?label=a&tag=original").status_code == 404
+
+
+def test_a_lease_for_labelling_offers_the_original_label(folder, store, label_file):
+    store.labels.save("a", label_file(10), "original", {}, author="model")
+    store.labels.save("a", label_file(20), "final", {}, author="anna")
+    folder.post("/activelearning/first")
+    original = store.layout.shown("a", "original").read_bytes()
+    assert folder.get("/datastore/label?label=a&tag=original").content == original
+    assert folder.head("/datastore/label?image=a&tag=original").headers["called"] == "theirs"
+
+
+def end_of(store, image):
+    return holder(store, image).expires_at
+
+
+def test_who_works_on_an_image_keeps_it(folder, store):
+    folder.post("/activelearning/first", json={"client_id": "anna"})
+    files = {"label": ("label.nii.gz", b"x")}
+    for work in (
+        lambda data: folder.post("/infer/m", params={"image": "a"}, data=data),
+        lambda data: folder.put("/datastore/label", params={"image": "a", "tag": "draft"}, data=data, files=files),
+    ):
+        before = end_of(store, "a")
+        assert work({"params": '{"client_id": "bob"}'}).status_code == 200
+        assert end_of(store, "a") == before
+        assert work({"params": '{"client_id": "anna"}'}).status_code == 200
+        assert end_of(store, "a") > before
+
+
+def test_work_goes_on_where_the_ledger_can_not_be_written(folder, store, monkeypatch, caplog):
+    folder.post("/activelearning/first", json={"client_id": "anna"})
+
+    def renew(*arguments):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(leases, "renew", renew)
+    answer = folder.post("/infer/m", params={"image": "a"}, data={"params": '{"client_id": "anna"}'})
+    assert answer.status_code == 200
+    assert "the lease of a is not renewed: the disk is full" in caplog.text
+
+
+def test_who_it_was_is_passed_on(folder):
+    files = {"label": ("label.nii.gz", b"x")}
+    for given, expected in (("{}", "anonymous@testclient"), ('{"client_id": "anna"}', "anna")):
+        sent = {"client_id": expected}
+        answer = folder.post("/infer/m", params={"image": "a"}, data={"params": given}).json()
+        assert json.loads(literal_eval(answer["arguments"][4])) == sent
+        answer = folder.put("/datastore/label", params={"image": "a"}, data={"params": given}, files=files).json()
+        assert json.loads(literal_eval(answer["arguments"][2])) == sent

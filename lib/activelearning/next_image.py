@@ -1,0 +1,151 @@
+"""The next image for an annotator: what they have already, or one that a strategy chooses among those nobody has."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+from sqlalchemy import Connection
+
+from lib.activelearning.strategies import STRATEGIES
+from lib.errors import BusyError, UnavailableError
+from lib.store import leases, pool
+from lib.store.events import SERVER
+from lib.store.inspection import ensure_fit
+from lib.store.leases import REVIEW, Lease
+from lib.store.pool import Candidate, Order
+from lib.store.store import Store
+
+# Where to look for candidates; further ones where the first has none.
+_ORDERS: dict[str, tuple[Order, ...]] = {
+    "random": ("turn",),
+    "first": ("name",),
+    "uncertainty": ("score", "turn"),
+    "review": ("review",),
+}
+_MOST_TRIES = 32  # images that turn out unfit when they are to be handed out
+_MOST_NAMES = 3
+
+
+def next_sample(
+    store: Store,
+    strategy: str,
+    client_id: str,
+    *,
+    model_version: str | None,
+    skip: bool | str = False,
+    rng: np.random.Generator,
+) -> Lease | None:
+    """Give a client an image that nobody else has.
+
+    A client that asks again gets the same image by the same strategy, even after its time is over if nobody else asked
+    meanwhile. A choice is committed before this returns, so that no two callers in any process get the same.
+
+    Args:
+        store: the studies folder.
+        strategy: one of `lib.activelearning.strategies.STRATEGIES`.
+        client_id: who asks.
+        model_version: the model in force; only its scores count.
+        skip: true: put back what the client has by this strategy, and give another; an image id: put back that one if
+            the client still has it, so that a request sent twice skips one image.
+        rng: for random choices.
+
+    Returns:
+        The lease, which says why; None if nothing is left to label, or to review.
+
+    Raises:
+        BusyError: all images that are left are in other hands.
+        UnavailableError: many images in a row turned out unfit.
+        StorageError: the ledger can't be written.
+    """
+    seconds = store.settings.store.lease_minutes * 60
+    problem = None
+    for _ in range(_MOST_TRIES):
+        with store.ledger.writing() as connection:
+            lease = _kept(connection, strategy, client_id, skip, seconds)
+            lease = lease or _chosen(connection, strategy, client_id, model_version, seconds, rng)
+        if lease is None:
+            return None
+        # Outside the transaction, as it may read the file; meanwhile nobody else tries the same one.
+        problem = ensure_fit(store.ledger, store.layout, lease.image_id)
+        if problem is None:
+            return lease
+        with store.ledger.writing() as connection:
+            leases.free(connection, lease.image_id, actor=SERVER, why=f"it can't be used: {problem}")
+    msg = f"{_MOST_TRIES} images in a row can't be used (the last: {problem}); check the studies folder, or ask again"
+    raise UnavailableError(msg)
+
+
+def _kept(connection: Connection, strategy: str, client_id: str, skip: bool | str, seconds: float) -> Lease | None:
+    """What the client has by this strategy, renewed; unless it is to be skipped or no longer waits for a label."""
+    for lease in leases.held_by(connection, client_id, strategy):
+        if skip is True or skip == lease.image_id:
+            leases.free(connection, lease.image_id, actor=client_id, why="asked for another", kind="image skipped")
+        elif not pool.can_keep(connection, lease):
+            leases.free(connection, lease.image_id, actor=SERVER, why="no longer to be labelled")
+        else:
+            leases.renew(connection, lease.image_id, client_id, seconds)
+            return leases.of_image(connection, lease.image_id)
+    return None
+
+
+def _chosen(
+    connection: Connection,
+    strategy: str,
+    client_id: str,
+    model_version: str | None,
+    seconds: float,
+    rng: np.random.Generator,
+) -> Lease | None:
+    """A lease of a free image."""
+    leases.expire(connection)
+    candidates = _candidates(connection, strategy, model_version, rng)
+    if not candidates:
+        return _last_resort(connection, strategy, client_id, seconds)
+    choice = STRATEGIES[strategy](candidates, rng)
+    return leases.acquire(
+        connection,
+        choice.image_id,
+        client_id,
+        strategy=strategy,
+        reason=choice.reason,
+        score=choice.score,
+        seconds=seconds,
+    )
+
+
+def _candidates(
+    connection: Connection, strategy: str, model_version: str | None, rng: np.random.Generator
+) -> list[Candidate]:
+    for order in _ORDERS[strategy]:
+        found = pool.candidates(connection, order, model_version=model_version, start=float(rng.random()))
+        if found:
+            return found
+    return []
+
+
+def _last_resort(connection: Connection, strategy: str, client_id: str, seconds: float) -> Lease | None:
+    """Where no image is free: what the client has by another strategy; None if nobody has any either."""
+    held = pool.in_hands(connection, for_review=strategy == REVIEW)
+    for lease in held:
+        if lease.client_id == client_id:
+            leases.renew(connection, lease.image_id, client_id, seconds)
+            return leases.of_image(connection, lease.image_id)
+    if held:
+        raise BusyError(_who_has(held))
+    return None
+
+
+def _who_has(held: Sequence[Lease]) -> str:
+    """Who has the images that are left, and until when, in a sentence."""
+    until: dict[str, float] = {}
+    for lease in held:
+        until.setdefault(lease.client_id, lease.expires_at)
+    shown = [f"{client} (until {_clock(at)} UTC)" for client, at in list(until.items())[:_MOST_NAMES]]
+    more = len(until) - len(shown)
+    others = ", ".join(shown) + (f" and {more} more" if more else "")
+    left = "the last image that is left is" if len(held) == 1 else f"all {len(held)} images that are left are"
+    return f"{left} with {len(until)} other annotator{'s' * (len(until) > 1)}: {others}; ask again later"
+
+
+def _clock(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%H:%M}"

@@ -1,0 +1,611 @@
+"""Labels: every one a version that is kept, the newest shown in `labels/<tag>/`, refused ones kept aside.
+
+A label's file is complete on disk before a row names it, and its row is committed before it is shown, so that the
+ledger is right at any moment and the folder can be brought in line with it.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, delete, insert, select, update
+
+from lib.errors import BadInputError, LiverLoopError, NotFoundError
+from lib.files import atomic_write, sync_folder
+from lib.inference.model import file_sha256
+from lib.settings import Settings
+from lib.store import images, leases, pool, versions
+from lib.store.comparison import Comparison, change_of, compare, count_voxels
+from lib.store.door import checked_identifier, checked_label, named_in_errors
+from lib.store.events import SERVER, record
+from lib.store.layout import FINAL, ORIGINAL, STORED, Layout, checked_tag
+from lib.store.ledger import Ledger
+from lib.store.meaning import INDICES, names_to_map
+from lib.store.schema import labels as labels_table
+from lib.store.schema import presegmentations
+from lib.store.schema import versions as versions_table
+from lib.store.versions import Version
+from lib.volume import Grid, Volume, same_geometry
+from lib.volume_io import read_grid, read_label, suffix_of, write_label
+
+logger = logging.getLogger(__name__)
+
+_SHA_IN_NAME = 12  # digits of the hash of what was sent, in the version's file name
+_SAME_PLACE_MM = 0.01  # formats round affines differently; a file that another program wrote stays as it is
+_SETTLED_S = 10.0  # a file that was not changed for so long is not being written any more
+
+
+class LabelStore:
+    """The labels of a studies folder.
+
+    Args:
+        ledger: what is known.
+        layout: where files lie.
+        settings: classes and limits.
+    """
+
+    def __init__(self, ledger: Ledger, layout: Layout, settings: Settings) -> None:
+        self._ledger = ledger
+        self._layout = layout
+        self._settings = settings
+
+    def save(
+        self,
+        image_id: str,
+        path: str | Path,
+        tag: str,
+        info: Mapping[str, Any] | None = None,
+        *,
+        author: str,
+        source: str = "client",
+    ) -> Version:
+        """Check a label against its image, keep it as a new version and show it.
+
+        Args:
+            image_id: the image it belongs to.
+            path: what was sent.
+            tag: `"final"`, `"original"` or another.
+            info: what the client says about it; `label_info` names its values.
+            author: client or user.
+            source: how it came here, see `lib.store.schema.versions`.
+
+        Raises:
+            NotFoundError: no image has this id.
+            BadInputError: it doesn't fit its image or names an unknown segment; it is kept in `labels/refused/`, and
+                the message says where.
+            StorageError: the disk or the ledger refused.
+        """
+        checked_tag(tag)
+        path = Path(path)
+        grid = self.grid(image_id)
+        info = dict(info or {})
+        try:
+            with named_in_errors(path, f"label for image {image_id!r}"):
+                label = self._checked(path, grid, info.get("label_info"))
+        except BadInputError as error:
+            kept = self._refuse(image_id, tag, path, str(error), author)
+            msg = f"{error} (what was sent is kept as {kept.relative_to(self._layout.studies)})"
+            raise BadInputError(msg) from error
+        version = self._keep(image_id, tag, path, label, self._described(info), author=author, source=source)
+        self.show(image_id, tag)
+        return version
+
+    def take_in(self, image_id: str, tag: str) -> Version | None:
+        """Bring the ledger in line with a file that somebody put into `labels/<tag>/`.
+
+        Returns:
+            The version it became; None where it is what the ledger says already, or where it can't be used. A file that
+            can't be used stays where it is with its problem noted; if it lies over a good version, it is moved
+            to `labels/refused/` and the version is shown again.
+
+        Raises:
+            StorageError: the disk or the ledger refused.
+        """
+        with self._ledger.reading() as connection:
+            image = images.find(connection, image_id)
+            row = versions.shown(connection, image_id, tag)
+        if row is not None and row.version_id is not None and row.shown_size is None:
+            self.show(image_id, tag)  # the server ended between the commit and the copy
+            return None
+        if image is None:
+            return None
+        # In every format, the last written last, so that it becomes the newest version.
+        files = [path for path in self._layout.shown_files(image_id, tag) if not self._is_shown(path, row)]
+        taken = None
+        for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
+            taken = self._take_in_file(image_id, tag, path, row) or taken
+        if taken is None:
+            return None
+        version, right_as_it_is = taken
+        if right_as_it_is and len(files) == 1:
+            self._note_shown(image_id, tag, files[0])
+        else:
+            self.show(image_id, tag)
+        logger.info("the label %s of %s in the folder is version %d now", tag, image_id, version.number)
+        return version
+
+    def remap(self, image_id: str, tag: str) -> Version | None:
+        """Make a new version of a label whose values mean something else since the site changed its classes.
+
+        Returns:
+            None where the values are right, or where a class it holds is gone; then it is no longer used.
+
+        Raises:
+            StorageError: the disk or the ledger refused.
+        """
+        with self._ledger.reading() as connection:
+            current = versions.current(connection, image_id, tag)
+        names = names_to_map(current.info, self._settings) if current else []
+        if current is None or not names:
+            return None
+        try:
+            label = self._checked(self.path(current), self.grid(image_id), names)
+        except LiverLoopError as error:
+            with self._ledger.writing() as connection:
+                key = (labels_table.c.image_id == image_id, labels_table.c.tag == tag)
+                connection.execute(update(labels_table).where(*key).values(problem=str(error)))
+            logger.warning("the label %s of %s is not used: %s", tag, image_id, error)
+            return None
+        info = {**current.info, "label_info": names}
+        version = self._keep(
+            image_id, tag, self.path(current), label, self._described(info), author=SERVER, source="remapped"
+        )
+        self.show(image_id, tag)
+        return version
+
+    def note_missing(self, image_id: str, tag: str) -> None:
+        """The file in `labels/<tag>/` is gone: somebody took the label away. Its versions stay."""
+        with self._ledger.reading() as connection:
+            row = versions.shown(connection, image_id, tag)
+        if row is None or self._layout.shown_files(image_id, tag):
+            return
+        if row.version_id is not None and row.shown_size is None:
+            self.show(image_id, tag)
+            return
+        logger.warning("the label %s of %s was removed from the folder; its versions are kept", tag, image_id)
+        self._forget(image_id, tag, "label vanished", SERVER)
+
+    def restore(self, image_id: str, tag: str, number: int, *, author: str) -> Version:
+        """Make an old version the newest again: a new version with the same content.
+
+        Raises:
+            NotFoundError: there is no such image or version.
+            BadInputError: the version's file is damaged.
+            StorageError: the disk or the ledger refused.
+        """
+        grid = self.grid(image_id)
+        with self._ledger.reading() as connection:
+            old = versions.get(connection, image_id, checked_tag(tag), number)
+        source = self._verified(old)
+        label = self._checked(source, grid, None)
+        version = self._keep(
+            image_id, tag, source, label, old.info, author=author, source="restored", restored_from=number
+        )
+        self.show(image_id, tag)
+        return version
+
+    def withdraw(self, image_id: str, tag: str, *, author: str) -> None:
+        """Take a label back: it is no longer shown nor trained on; its versions stay.
+
+        Raises:
+            NotFoundError: the image has no label of this tag.
+            StorageError: the disk or the ledger refused.
+        """
+        with self._ledger.reading() as connection:
+            row = versions.shown(connection, image_id, checked_tag(tag))
+        if row is None:
+            msg = f"there is no label {image_id[:80]!r} with the tag {tag[:80]!r}"
+            raise NotFoundError(msg)
+        if row.version_id is None:  # not a version yet: the only copy
+            for path in self._layout.shown_files(image_id, tag):
+                self._refuse(image_id, tag, path, f"withdrawn by {author} before it was taken in", author, move=True)
+        self._forget(image_id, tag, "label withdrawn", author)
+
+    def show(self, image_id: str, tag: str) -> None:
+        """Bring `labels/<tag>/` in line with the ledger; does nothing where it is.
+
+        Raises:
+            StorageError: the disk or the ledger refused.
+        """
+        # Within a transaction, since writers come one at a time: an older version can't be shown last.
+        with self._ledger.writing() as connection:
+            current = versions.current(connection, image_id, tag)
+            if current is None:
+                return
+            row = versions.shown(connection, image_id, tag)
+            if row is not None and self._is_shown(self._layout.shown(image_id, tag, row.suffix), row):
+                return
+            path = self._layout.shown(image_id, tag)
+            self._keep_others_work(connection, image_id, tag, path)
+            with atomic_write(path) as temporary:
+                shutil.copyfile(self.path(current), temporary)
+            # In every format: one that was there before would pass for the label, too.
+            for other in self._layout.shown_files(image_id, tag):
+                if other != path:
+                    other.unlink()
+            self._set_shown(connection, image_id, tag, path)
+
+    def keep_presegmentation(self, image_id: str, client_id: str, model_version: str, path: str | Path) -> None:
+        """Keep what a model made for a client, to tell later what was corrected in it.
+
+        Args:
+            image_id: of an image in the folder.
+            client_id: who got it; a newer one for the same client takes its place.
+            model_version: of the model that made it.
+            path: the label as it was sent.
+
+        Raises:
+            NotFoundError: no image has this id.
+            BadInputError: it is not a label.
+            StorageError: the disk or the ledger refused.
+        """
+        label = read_label(path)
+        name = f"{_stamp()}{STORED}"
+        file = Path(checked_identifier(image_id, "image id")) / name
+        write_label(self._layout.presegmentations / file, label)
+        key = (presegmentations.c.image_id == image_id, presegmentations.c.client_id == client_id)
+        with self._ledger.writing() as connection:
+            images.get(connection, image_id)
+            old = connection.scalar(select(presegmentations.c.file).where(*key))
+            connection.execute(delete(presegmentations).where(*key))
+            connection.execute(
+                insert(presegmentations).values(
+                    image_id=image_id,
+                    client_id=client_id,
+                    model_version=model_version,
+                    file=file.as_posix(),
+                    made_at=time.time(),
+                )
+            )
+        if old is not None:  # made by a machine and superseded
+            (self._layout.presegmentations / old).unlink(missing_ok=True)
+
+    def history(self, image_id: str, tag: str | None = None) -> list[Version]:
+        """Every version of an image's labels, the newest first.
+
+        Raises:
+            NotFoundError: neither such an image nor a version of its labels is known.
+        """
+        with self._ledger.reading() as connection:
+            found = versions.history(connection, image_id, tag)
+            if not found:  # versions outlive their image
+                images.get(connection, image_id)
+        return found
+
+    def diff(self, image_id: str, tag: str, first: int, second: int) -> Comparison:
+        """Compare two versions of a label, see `lib.store.comparison.compare`.
+
+        Raises:
+            NotFoundError: there is no such version.
+            BadInputError: a version's file is damaged, or the image was another one then.
+        """
+        with self._ledger.reading() as connection:
+            pair = [versions.get(connection, image_id, checked_tag(tag), number) for number in (first, second)]
+        before, after = (read_label(self._verified(version)) for version in pair)
+        return compare(before.array, after.array, self._settings.label_indices(), after.voxel_ml)
+
+    def path(self, version: Version) -> Path:
+        """The version's own file."""
+        return self._layout.versions / version.file
+
+    def grid(self, image_id: str) -> Grid:
+        """Where the voxels of an image lie, by its header.
+
+        Raises:
+            NotFoundError: no image has this id.
+            BadInputError: its header can't be read.
+        """
+        with self._ledger.reading() as connection:
+            image = images.get(connection, image_id)
+        return image.grid or read_grid(self._layout.image(image_id, image.file.suffix))
+
+    def _checked(self, path: Path, grid: Grid, names: Sequence[Mapping[str, Any]] | None) -> Volume:
+        return checked_label(path, grid, names, self._settings.labels, self._settings.limits.affine_tolerance_mm)
+
+    def _described(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """What is noted about a label that went through the door: its values are our indices."""
+        indices = self._settings.label_indices()
+        described = {key: value for key, value in info.items() if key != "label_info"}
+        if info.get("label_info"):
+            described["client_label_info"] = info["label_info"]
+        return described | {
+            "label_info": [{"name": name, "idx": index} for name, index in indices.items()],
+            INDICES: indices,
+            "ts": int(time.time()),
+        }
+
+    def _keep(
+        self,
+        image_id: str,
+        tag: str,
+        sent: Path,
+        label: Volume,
+        info: Mapping[str, Any],
+        *,
+        author: str,
+        source: str,
+        restored_from: int | None = None,
+    ) -> Version:
+        """The version's file first, then its row; `show` comes after both."""
+        voxels = count_voxels(label.array, self._settings.label_indices())
+        file, sent_file = self._write_version(image_id, tag, sent, label)
+        made = self._layout.versions / file
+        values = {
+            "image_id": image_id,
+            "tag": tag,
+            "file": file.as_posix(),
+            "size": made.stat().st_size,
+            "sha256": file_sha256(made),
+            "sent": sent_file and sent_file.as_posix(),
+            "author": author,
+            "source": source,
+            "restored_from": restored_from,
+            "voxels": voxels,
+            "ml": {name: count * label.voxel_ml for name, count in voxels.items()},
+            "info": {**info, "name": f"{image_id}{STORED}"},
+            **self._against_presegmentation(image_id, tag, label, info, author),
+        }
+        version = None
+        while version is None:  # again where another client saved in between; each time somebody got further
+            with self._ledger.reading() as connection:
+                previous = versions.current(connection, image_id, tag)
+            values["against_previous"] = self._compared(self.path(previous), label) if previous else None
+            decisive = values["against_presegmentation"] or values["against_previous"]
+            values["change"] = change_of(decisive) if decisive else None
+            version = self._record(values, previous)
+        return version
+
+    def _record(self, values: Mapping[str, Any], previous: Version | None) -> Version | None:
+        """Add the row and make it the current one; None where `previous` is no longer the version before."""
+        image_id, tag, author = values["image_id"], values["tag"], values["author"]
+        with self._ledger.writing() as connection:
+            image = images.get(connection, image_id)
+            current = versions.current(connection, image_id, tag)
+            if (current and current.id) != (previous and previous.id):
+                return None
+            last = versions.newest(connection, image_id, tag)
+            lease = leases.of_image(connection, image_id)
+            now = time.time()
+            row = {
+                **values,
+                "number": last.number + 1 if last else 1,
+                "saved_at": now,
+                "seconds_since_lease": now - lease.acquired_at if lease and lease.client_id == author else None,
+            }
+            inserted = connection.execute(insert(versions_table).values(row)).inserted_primary_key
+            version = Version(id=int(inserted[0]), **row) if inserted else None
+            assert version is not None  # both databases give the key
+            self._point_to(connection, version)
+            if tag == FINAL:
+                pool.note_final(connection, version)
+                leases.free(connection, image_id, actor=author, why="saved")
+                if not image.labelled:
+                    images.reckon(connection, [image_id])
+        return version
+
+    def _against_presegmentation(
+        self, image_id: str, tag: str, label: Volume, info: Mapping[str, Any], author: str
+    ) -> dict[str, Any]:
+        """Which model version the label started from, and what is different now."""
+        if tag == ORIGINAL:
+            made_by = (info.get("params") or {}).get("model_version")
+            return {"model_version": str(made_by) if made_by else None, "against_presegmentation": None}
+        with self._ledger.reading() as connection:
+            automatic = self._presegmentation(connection, image_id, author)
+        if automatic is None:
+            return {"model_version": None, "against_presegmentation": None}
+        path, model_version = automatic
+        return {"model_version": model_version, "against_presegmentation": self._compared(path, label)}
+
+    def _write_version(self, image_id: str, tag: str, sent: Path, label: Volume) -> tuple[Path, Path | None]:
+        """Keep the label, and the file that came where it is not the same bytes; paths within the versions folder."""
+        folder = Path(checked_identifier(image_id, "image id")) / checked_tag(tag)
+        stamp = f"{_stamp()}-{file_sha256(sent)[:_SHA_IN_NAME]}"
+        file = folder / f"{stamp}{STORED}"
+        target = self._layout.versions / file
+        if suffix_of(sent) == STORED and _holds(sent, label):
+            with atomic_write(target) as temporary:
+                shutil.copyfile(sent, temporary)
+            return file, None
+        write_label(target, label)
+        kept = folder / f"{stamp}.sent{suffix_of(sent)}"
+        with atomic_write(self._layout.versions / kept) as temporary:
+            shutil.copyfile(sent, temporary)
+        return file, kept
+
+    def _point_to(self, connection: Connection, version: Version) -> None:
+        """Make a version the current one of its tag, to be shown."""
+        values = {
+            "suffix": STORED,
+            "version_id": version.id,
+            "problem": None,
+            "info": None,
+            "shown_size": None,
+            "shown_modified_ns": None,
+        }
+        key = (labels_table.c.image_id == version.image_id, labels_table.c.tag == version.tag)
+        if not connection.execute(update(labels_table).where(*key).values(values)).rowcount:
+            connection.execute(insert(labels_table).values(image_id=version.image_id, tag=version.tag, **values))
+
+    def _presegmentation(self, connection: Connection, image_id: str, client_id: str) -> tuple[Path, str] | None:
+        """What this client started from, else the last automatic result for the image, and the model that made it."""
+        query = select(presegmentations).where(presegmentations.c.image_id == image_id)
+        rows = connection.execute(query.order_by(presegmentations.c.made_at.desc())).all()
+        row = next((row for row in rows if row.client_id == client_id), rows[0] if rows else None)
+        if row is not None:
+            return self._layout.presegmentations / row.file, row.model_version
+        original = versions.current(connection, image_id, ORIGINAL)
+        return (self.path(original), original.model_version or "unknown") if original else None
+
+    def _compared(self, path: Path, label: Volume) -> Comparison | None:
+        """None where it is gone or of another image; a label is never refused because of that."""
+        try:
+            before = read_label(path)
+            return compare(before.array, label.array, self._settings.label_indices(), label.voxel_ml)
+        except LiverLoopError as error:
+            logger.warning("not compared: %s", error)
+            return None
+
+    def _verified(self, version: Version) -> Path:
+        path = self.path(version)
+        if not path.is_file() or file_sha256(path) != version.sha256:
+            msg = (
+                f"the file of version {version.number} of {version.image_id} is missing or damaged; run "
+                "scripts/ledger.py check"
+            )
+            raise BadInputError(msg)
+        return path
+
+    def _refuse(self, image_id: str, tag: str, path: Path, reason: str, author: str, *, move: bool = False) -> Path:
+        """Keep a label that doesn't fit beside the reason; returns where."""
+        kept = self._move_to_refused(image_id, tag, path, reason, author, move=move)
+        detail = {"reason": reason, "file": str(kept.relative_to(self._layout.studies))}
+        with self._ledger.writing() as connection:
+            record(connection, "label refused", image_id, tag, actor=author, detail=detail)
+        return kept
+
+    def _move_to_refused(self, image_id: str, tag: str, path: Path, reason: str, author: str, *, move: bool) -> Path:
+        stem = f"{_stamp()}-{tag}"
+        kept = self._layout.refused(image_id) / f"{stem}{_kept_suffix(path)}"
+        note = {"image": image_id, "tag": tag, "reason": reason, "sent_by": author, "file": kept.name, "at": _iso_now()}
+        with atomic_write(kept.parent / f"{stem}.json") as temporary:
+            temporary.write_text(json.dumps(note, indent=2), encoding="utf-8")
+        if move:
+            path.replace(kept)  # whoever still has it open goes on writing into what is kept
+            sync_folder(kept.parent)
+        else:
+            with atomic_write(kept) as temporary:
+                shutil.copyfile(path, temporary)
+        return kept
+
+    def _take_in_file(
+        self, image_id: str, tag: str, path: Path, row: versions.Shown | None
+    ) -> tuple[Version, bool] | None:
+        """The version that a file becomes, and whether it can be shown as it is."""
+        with self._ledger.reading() as connection:
+            current = versions.current(connection, image_id, tag)
+        if current is not None and file_sha256(path) == current.sha256 and path.name.endswith(STORED):
+            self._note_shown(image_id, tag, path)  # copied or touched, not changed
+            return None
+        info = dict((row.info if row else None) or {})
+        try:
+            with named_in_errors(path, f"label {path.name}"):
+                label = self._checked(path, self.grid(image_id), names_to_map(info, self._settings) or None)
+        except LiverLoopError as error:
+            self._note_unfit(image_id, tag, path, str(error), over_a_version=current is not None)
+            return None
+        source = "adopted" if info else "found"
+        author = str(info.get("client_id") or info.get("user") or SERVER)
+        version = self._keep(image_id, tag, path, label, self._described(info), author=author, source=source)
+        return version, suffix_of(path) != ".seg.nrrd" and _holds(path, label, _SAME_PLACE_MM)
+
+    def _note_unfit(self, image_id: str, tag: str, path: Path, problem: str, *, over_a_version: bool) -> None:
+        """A file in `labels/<tag>/` that can't be used: noted where it is the only one, else moved out of the way."""
+        status = path.stat()
+        if over_a_version:
+            if time.time() - status.st_mtime < _SETTLED_S:
+                return  # somebody may still be writing it; its end is noticed as well
+            logger.warning("the label %s of %s in the folder is refused: %s", tag, image_id, problem)
+            self._refuse(image_id, tag, path, problem, SERVER, move=True)
+            with self._ledger.writing() as connection:
+                self._set_shown(connection, image_id, tag, None)
+            self.show(image_id, tag)
+            return
+        with self._ledger.writing() as connection:
+            connection.execute(
+                update(labels_table)
+                .where(labels_table.c.image_id == image_id, labels_table.c.tag == tag)
+                .values(
+                    problem=problem,
+                    suffix=suffix_of(path),
+                    shown_size=status.st_size,
+                    shown_modified_ns=status.st_mtime_ns,
+                )
+            )
+            record(connection, "label not usable", image_id, tag, detail={"reason": problem})
+        logger.warning("the label %s of %s is not used: %s", tag, image_id, problem)
+
+    def _keep_others_work(self, connection: Connection, image_id: str, tag: str, path: Path) -> None:
+        """Move aside what another program wrote to where a version is to be shown, unless it is a version itself."""
+        known = versions.history(connection, image_id, tag)
+        for file in {path, *self._layout.shown_files(image_id, tag)}:
+            if not file.is_file():
+                continue
+            sha256 = file_sha256(file)
+            # A version's name holds the hash of the file it was made from.
+            if any(sha256 == version.sha256 or sha256[:_SHA_IN_NAME] in version.file for version in known):
+                continue
+            reason = "another program wrote it while a label was saved; the saved one is shown"
+            kept = self._move_to_refused(image_id, tag, file, reason, SERVER, move=True)
+            detail = {"reason": reason, "file": str(kept.relative_to(self._layout.studies))}
+            record(connection, "label refused", image_id, tag, detail=detail)
+
+    def _forget(self, image_id: str, tag: str, kind: str, actor: str) -> None:
+        """No longer the image's label; the shown file goes once that is committed."""
+        with self._ledger.writing() as connection:
+            current = versions.current(connection, image_id, tag)
+            key = (labels_table.c.image_id == image_id, labels_table.c.tag == tag)
+            connection.execute(delete(labels_table).where(*key))
+            detail = {"version": current.number} if current else {}
+            record(connection, kind, image_id, tag, actor=actor, detail=detail)
+            images.reckon(connection, [image_id])
+            for path in self._layout.shown_files(image_id, tag):
+                path.unlink(missing_ok=True)
+            if self._layout.tag(tag).is_dir():
+                sync_folder(self._layout.tag(tag))
+
+    def _is_shown(self, path: Path, row: versions.Shown | None) -> bool:
+        if row is None or row.shown_size is None or path.name != f"{row.image_id}{row.suffix}":
+            return False
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == (row.shown_size, row.shown_modified_ns)
+
+    def _note_shown(self, image_id: str, tag: str, path: Path) -> None:
+        with self._ledger.writing() as connection:
+            self._set_shown(connection, image_id, tag, path)
+
+    @staticmethod
+    def _set_shown(connection: Connection, image_id: str, tag: str, path: Path | None) -> None:
+        status = path.stat() if path else None
+        connection.execute(
+            update(labels_table)
+            .where(labels_table.c.image_id == image_id, labels_table.c.tag == tag)
+            .values(
+                suffix=suffix_of(path) if path else STORED,
+                shown_size=status and status.st_size,
+                shown_modified_ns=status and status.st_mtime_ns,
+            )
+        )
+
+
+def _holds(path: Path, label: Volume, tolerance_mm: float = 0.0) -> bool:
+    """Whether a file holds exactly this label: our indices, voxel for voxel, on the image's own grid."""
+    stored = read_label(path)
+    return same_geometry(stored, label, tolerance_mm) and np.array_equal(stored.array, label.array)
+
+
+def _kept_suffix(path: Path) -> str:
+    """The suffix of what was sent, whatever it is, so that a refused file can be opened by what wrote it."""
+    try:
+        return suffix_of(path)
+    except BadInputError:
+        suffix = path.suffix
+        return suffix if suffix[1:].isalnum() and len(suffix) <= 10 else ".bin"
+
+
+def _stamp() -> str:
+    """The time as the start of a file name: sorted by name is sorted by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z"
+
+
+def _iso_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,146 @@
+"""Who has which image: one annotator at a time, until a label is saved or the time is over.
+
+Every function works on a connection of `Ledger.reading` or, where it changes something, of `Ledger.writing`. As writers
+come one at a time, what a transaction finds free stays free until its end.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+
+from lib.store.events import SERVER, record
+from lib.store.schema import images, leases
+
+REVIEW = "review"  # the one strategy that hands out images which have a final label
+
+
+@dataclass(frozen=True)
+class Lease:
+    """An image in somebody's hands.
+
+    Args:
+        image_id: of the image.
+        client_id: whose it is.
+        strategy: by which it was chosen.
+        reason: why, in words.
+        score: by which it was chosen, None if by none.
+        acquired_at: seconds since the epoch.
+        renewed_at: the same, when its holder last worked on it.
+        expires_at: the same.
+    """
+
+    image_id: str
+    client_id: str
+    strategy: str
+    reason: str
+    score: float | None
+    acquired_at: float
+    renewed_at: float
+    expires_at: float
+
+    def described(self) -> dict[str, Any]:
+        """As JSON: times in ISO format, and for how many seconds it goes on."""
+        times = {key: iso_time(getattr(self, key)) for key in ("acquired_at", "renewed_at", "expires_at")}
+        return {**asdict(self), **times, "seconds": round(max(0.0, self.expires_at - time.time()), 1)}
+
+
+def iso_time(at: float) -> str:
+    """Seconds since the epoch as UTC in ISO format, to the millisecond."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def acquire(
+    connection: Connection,
+    image_id: str,
+    client_id: str,
+    *,
+    strategy: str,
+    reason: str,
+    score: float | None,
+    seconds: float,
+) -> Lease:
+    """Give an image that nobody has to a client, and note when, so that it comes last should it come back.
+
+    Args:
+        connection: a transaction.
+        image_id: of the image.
+        client_id: who gets it.
+        strategy: by which it was chosen.
+        reason: why, in words.
+        score: by which it was chosen.
+        seconds: how long it is kept unless renewed.
+    """
+    now = time.time()
+    lease = Lease(image_id, client_id, strategy, reason, score, now, now, now + seconds)
+    connection.execute(insert(leases).values(asdict(lease)))
+    served: dict[str, float] = {"served_at": now}
+    if strategy == REVIEW:
+        served["to_review"] = -now  # behind those that were not handed out yet, and those handed out before
+    connection.execute(update(images).where(images.c.image_id == image_id).values(served))
+    detail = {"strategy": strategy, "reason": reason, "score": score}
+    record(connection, "image handed out", image_id, actor=client_id, detail=detail)
+    return lease
+
+
+def of_image(connection: Connection, image_id: str) -> Lease | None:
+    """Who has an image, None if nobody."""
+    found = _select(connection, leases.c.image_id == image_id)
+    return found[0] if found else None
+
+
+def held_by(connection: Connection, client_id: str, strategy: str | None = None) -> list[Lease]:
+    """What a client has, by one strategy or by any, the first acquired first."""
+    conditions = [leases.c.client_id == client_id]
+    if strategy is not None:
+        conditions.append(leases.c.strategy == strategy)
+    return _select(connection, *conditions)
+
+
+def list_all(connection: Connection) -> list[Lease]:
+    """Every lease, the first acquired first; there are no more than annotators ask for."""
+    return _select(connection)
+
+
+def renew(connection: Connection, image_id: str, client_id: str, seconds: float) -> bool:
+    """Let a client keep an image for so many seconds from now; False if it is not the client's."""
+    now = time.time()
+    query = update(leases).where(leases.c.image_id == image_id, leases.c.client_id == client_id)
+    return bool(connection.execute(query.values(renewed_at=now, expires_at=now + seconds)).rowcount)
+
+
+def free(connection: Connection, image_id: str, *, actor: str, why: str, kind: str = "lease freed") -> Lease | None:
+    """Take an image back.
+
+    Args:
+        connection: a transaction.
+        image_id: of the image.
+        actor: who does that.
+        why: in words.
+        kind: of the event.
+
+    Returns:
+        What ended, None if nobody had the image.
+    """
+    lease = of_image(connection, image_id)
+    if lease is None:
+        return None
+    connection.execute(delete(leases).where(leases.c.image_id == image_id))
+    detail = {"client_id": lease.client_id, "strategy": lease.strategy, "why": why}
+    record(connection, kind, image_id, actor=actor, detail=detail)
+    return lease
+
+
+def expire(connection: Connection) -> int:
+    """Take back every image whose time is over; returns how many."""
+    over = _select(connection, leases.c.expires_at <= time.time())
+    for lease in over:
+        free(connection, lease.image_id, actor=SERVER, why="its time was over", kind="lease expired")
+    return len(over)
+
+
+def _select(connection: Connection, *conditions: ColumnElement[bool]) -> list[Lease]:
+    query = select(leases).where(*conditions).order_by(leases.c.acquired_at, leases.c.image_id)
+    return [Lease(**row) for row in connection.execute(query).mappings()]

@@ -1,0 +1,39 @@
+"""What the values of a label mean that did not come through the door: our indices, or names to map by."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lib.labels import find_index
+from lib.settings import Settings
+
+INDICES = "label_indices"  # in a label's info: what its values mean; only labels that went through our door have it
+
+
+def names_to_map(info: Mapping[str, Any], settings: Settings) -> Sequence[Mapping[str, Any]]:
+    """The names of a label's values where the values are not our indices; empty where they are.
+
+    A label without names holds our indices by agreement, such as one that was put into the folder by hand.
+
+    Args:
+        info: what was noted about the label by MONAI Label's own store or by an earlier version of ours.
+        settings: our classes.
+    """
+    ours = settings.label_indices()
+    if isinstance(info.get(INDICES), Mapping):
+        named = [{"name": name, "idx": index} for name, index in info[INDICES].items()]
+        return [] if all(ours.get(name) == index for name, index in info[INDICES].items()) else named
+    named = info.get("label_info") or []
+    expected = [{"name": name, "idx": index} for name, index in ours.items()]
+    return [] if _spelled_as(named, settings) == expected[: len(named)] else named
+
+
+def _spelled_as(named: Any, settings: Settings) -> list[dict[str, Any]] | None:
+    """`label_info` with our spelling of the names; None if it is malformed."""
+    names = {index: name for name, index in settings.label_indices().items()}
+    try:
+        return [
+            {"name": names.get(find_index(str(entry["name"]), settings.labels) or 0), "idx": entry["idx"]}
+            for entry in named
+        ]
+    except (KeyError, TypeError):
+        return None

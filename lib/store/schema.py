@@ -1,0 +1,177 @@
+"""The ledger's tables: what is known of images, every version of every label, leases, and what happened.
+
+Files are the data, the ledger is what is known about them. Times are seconds since the epoch (UTC). Nothing but
+`lib.store` reads or writes these tables.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    and_,
+    or_,
+)
+from sqlalchemy.dialects.postgresql import TEXT
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+# Compared by code point on every database: a rescan walks sorted names and sorted rows side by side.
+_Name = Text().with_variant(TEXT(collation="C"), "postgresql")
+# SQLite counts its keys up only where they are plain INTEGER.
+_Key = BigInteger().with_variant(Integer, "sqlite")
+
+facts = Table(
+    "facts",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    comment="single values: the schema's version, the studies folder this ledger belongs to",
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("image_id", _Name, primary_key=True),
+    Column("suffix", Text, nullable=False),
+    Column("size", BigInteger, nullable=False, comment="bytes, when the file was last looked at"),
+    Column("modified_ns", BigInteger, nullable=False, comment="of the file, when last looked at"),
+    Column("present", Boolean, nullable=False, default=True, comment="the file is there"),
+    Column("problem", Text, comment="why it can't be offered: unreadable, not a CT, the same as another"),
+    Column("excluded", Text, comment="the reason somebody gave for leaving it out"),
+    Column("labelled", Boolean, nullable=False, default=False, comment="has a label with the tag final"),
+    Column("open", Boolean, nullable=False, default=True, comment="to be labelled: present, fit, not excluded"),
+    Column("fingerprint", Text, comment="hash of parts of the content; equal ones are compared in full"),
+    Column("sha256", Text, comment="of the whole content, where it was needed"),
+    Column("grid", JSON, comment='{"shape": [x, y, z], "affine": 4 x 4 RAS+ mm}, by the header'),
+    Column("shuffle", Double, nullable=False, comment="a fixed random place in [0, 1)"),
+    Column("served_at", Double, nullable=False, default=0.0, comment="when it was last handed out, 0 if never"),
+    Column("score", Double, comment="what the model `score_version` would gain by it"),
+    Column("score_version", Text),
+    Column(
+        "to_review",
+        Double,
+        comment="place among the final labels to be reviewed, the highest first; none: reviewed, or no such label",
+    ),
+    Column("info", JSON, nullable=False, comment="what clients and tasks noted"),
+    Column("added_at", Double, nullable=False),
+)
+# Only images in the pool are indexed for choosing, so that a choice costs the same at any size.
+for _name, _columns in {
+    "pool_by_name": ("image_id",),
+    "pool_by_turn": ("served_at", "shuffle"),
+    "pool_by_score": ("score_version", "score"),
+}.items():
+    Index(_name, *(images.c[column] for column in _columns), sqlite_where=images.c.open, postgresql_where=images.c.open)
+Index(
+    "pool_for_review",
+    images.c.to_review,
+    sqlite_where=images.c.to_review.is_not(None),
+    postgresql_where=images.c.to_review.is_not(None),
+)
+Index("images_by_fingerprint", images.c.fingerprint)
+Index("images_not_offered", images.c.image_id, sqlite_where=~images.c.present, postgresql_where=~images.c.present)
+Index(
+    "images_excluded",
+    images.c.image_id,
+    sqlite_where=images.c.excluded.is_not(None),
+    postgresql_where=images.c.excluded.is_not(None),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("image_id", _Name, nullable=False),
+    Column("tag", Text, nullable=False),
+    Column("number", Integer, nullable=False, comment="1, 2, ... for each image and tag"),
+    Column("file", Text, nullable=False, unique=True, comment="relative to the folder of versions"),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("sent", Text, comment="the file as it came, beside `file`, where its bytes are others"),
+    Column("author", Text, nullable=False, comment="client id or user, or who else brought it here"),
+    Column("source", Text, nullable=False, comment="client, model, adopted, found, remapped, restored or imported"),
+    Column("saved_at", Double, nullable=False),
+    Column("seconds_since_lease", Double),
+    Column("model_version", Text, comment="of the model that pre-segmented it"),
+    Column("restored_from", Integer, comment="the number of the version this one repeats"),
+    Column("voxels", JSON, comment="{class: count}; none for an adopted label of unknown meaning"),
+    Column("ml", JSON, comment="{class: volume}"),
+    Column("against_presegmentation", JSON, comment='{class: {"dice": 0..1, "changed_ml": ml}}'),
+    Column("against_previous", JSON, comment="the same against the version before"),
+    Column("change", Double, comment="1 - lowest Dice against the pre-segmentation, else the version before"),
+    Column("info", JSON, nullable=False, comment="what the client sent along"),
+    UniqueConstraint("image_id", "tag", "number"),
+    comment="only ever added to",
+)
+
+labels = Table(
+    "labels",
+    metadata,
+    Column("image_id", _Name, primary_key=True),
+    Column("tag", Text, primary_key=True),
+    Column("suffix", Text, nullable=False),
+    Column("version_id", _Key, ForeignKey("versions.id"), comment="none: lies in the folder, not taken in yet"),
+    Column("problem", Text, comment="why the file in the folder was not taken in"),
+    Column("info", JSON, comment="what MONAI Label's own store noted about a label not taken in yet"),
+    Column("shown_size", BigInteger, comment="of the file in labels/<tag>/; none: still to be written"),
+    Column("shown_modified_ns", BigInteger),
+    comment="the label that labels/<tag>/ shows for an image",
+)
+Index("labels_by_tag", labels.c.tag, labels.c.image_id)
+Index("labels_by_version", labels.c.version_id)
+_WAITING = or_(
+    and_(labels.c.version_id.is_(None), labels.c.problem.is_(None)),
+    and_(labels.c.version_id.is_not(None), labels.c.shown_size.is_(None)),
+)
+Index("labels_waiting", labels.c.image_id, sqlite_where=_WAITING, postgresql_where=_WAITING)
+
+presegmentations = Table(
+    "presegmentations",
+    metadata,
+    Column("image_id", _Name, primary_key=True),
+    Column("client_id", Text, primary_key=True),
+    Column("model_version", Text, nullable=False),
+    Column("file", Text, nullable=False, comment="relative to the folder of pre-segmentations"),
+    Column("made_at", Double, nullable=False),
+    comment="the last automatic result each client got for an image",
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("image_id", _Name, primary_key=True),
+    Column("client_id", Text, nullable=False),
+    Column("strategy", Text, nullable=False),
+    Column("reason", Text, nullable=False, comment="why this image, in words"),
+    Column("score", Double),
+    Column("acquired_at", Double, nullable=False),
+    Column("renewed_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+Index("leases_by_client", leases.c.client_id)
+Index("leases_by_expiry", leases.c.expires_at)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("kind", Text, nullable=False, comment="such as 'image vanished' or 'label refused'"),
+    Column("image_id", _Name),
+    Column("tag", Text),
+    Column("actor", Text, nullable=False),
+    Column("detail", JSON, nullable=False),
+    comment="only ever added to",
+)
+Index("events_by_image", events.c.image_id)

@@ -1,0 +1,100 @@
+import pytest
+
+from lib.store import images, leases
+from lib.store.events import history
+from lib.store.images import FileState
+from lib.store.leases import Lease
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time in seconds since the epoch, to be set by a test."""
+
+    class Clock:
+        now = 1000.0
+
+        def time(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(leases, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def connection(ledger):
+    with ledger.writing() as connection:
+        images.register(connection, [(name, FileState(".nii.gz", 1, 1)) for name in ("a", "b", "c")])
+        yield connection
+
+
+def give(connection, image_id, client_id, strategy="random", seconds=60.0):
+    return leases.acquire(connection, image_id, client_id, strategy=strategy, reason="why", score=0.5, seconds=seconds)
+
+
+def happened(connection, image_id=None):
+    return [(event.kind, event.image_id, event.actor, event.detail) for event in history(connection, image_id)]
+
+
+def test_a_lease_is_what_was_asked_for(connection, clock):
+    lease = give(connection, "a", "anna")
+    assert lease == Lease("a", "anna", "random", "why", 0.5, 1000, 1000, 1060)
+    assert leases.of_image(connection, "a") == lease
+    assert leases.of_image(connection, "b") is None
+    assert happened(connection) == [
+        ("image handed out", "a", "anna", {"strategy": "random", "reason": "why", "score": 0.5})
+    ]
+
+
+def test_leases_of_a_client(connection, clock):
+    first = give(connection, "c", "anna")
+    clock.now += 1
+    second = give(connection, "a", "anna", "first")
+    other = give(connection, "b", "bob")
+    assert leases.held_by(connection, "anna") == [first, second]
+    assert leases.held_by(connection, "anna", "first") == [second]
+    assert leases.held_by(connection, "carl") == []
+    assert leases.list_all(connection) == [first, second, other]
+
+
+def test_only_the_holder_renews(connection, clock):
+    give(connection, "a", "anna")
+    clock.now += 50
+    assert not leases.renew(connection, "a", "bob", 60)
+    assert not leases.renew(connection, "b", "anna", 60)
+    assert leases.renew(connection, "a", "anna", 60)
+    assert leases.of_image(connection, "a") == Lease("a", "anna", "random", "why", 0.5, 1000, 1050, 1110)
+
+
+def test_freed_once(connection, clock):
+    lease = give(connection, "a", "anna")
+    assert leases.free(connection, "a", actor="bob", why="anna is on holiday") == lease
+    assert leases.of_image(connection, "a") is None
+    assert leases.free(connection, "a", actor="bob", why="again") is None
+    assert happened(connection)[0] == (
+        "lease freed", "a", "bob", {"client_id": "anna", "strategy": "random", "why": "anna is on holiday"},
+    )  # fmt: skip
+    assert len(happened(connection)) == 2
+
+
+def test_a_lease_ends_when_its_time_is_over(connection, clock):
+    give(connection, "a", "anna", seconds=10)
+    give(connection, "b", "bob", seconds=11)
+    clock.now += 10
+    assert leases.expire(connection) == 1
+    assert [lease.image_id for lease in leases.list_all(connection)] == ["b"]
+    assert happened(connection, "a")[0] == (
+        "lease expired", "a", "server", {"client_id": "anna", "strategy": "random", "why": "its time was over"},
+    )  # fmt: skip
+    assert leases.expire(connection) == 0
+
+
+def test_as_json_with_times_that_anyone_can_read(connection, clock):
+    described = give(connection, "a", "anna").described()
+    clock.now += 100
+    assert described == {
+        "image_id": "a", "client_id": "anna", "strategy": "random", "reason": "why", "score": 0.5,
+        "acquired_at": "1970-01-01T00:16:40.000+00:00", "renewed_at": "1970-01-01T00:16:40.000+00:00",
+        "expires_at": "1970-01-01T00:17:40.000+00:00", "seconds": 60,
+    }  # fmt: skip
+    assert leases.of_image(connection, "a").described()["seconds"] == 0
