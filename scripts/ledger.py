@@ -187,10 +187,12 @@ def _check_studies(arguments: argparse.Namespace) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    common = _common()
+    common = argparse.ArgumentParser(add_help=False)
+    _add_common(common, after_command=True)
     by = argparse.ArgumentParser(add_help=False)
     by.add_argument("--by", default=getpass.getuser(), metavar="NAME", help="who does that (default: you)")
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _add_common(parser, after_command=False)
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
     def add(name: str, command: Callable[[Store, argparse.Namespace], Answer], summary: str, *more: Any) -> Any:
@@ -241,27 +243,30 @@ def _arguments() -> argparse.Namespace:
     check.add_argument("--quick", action="store_true", help="compare sizes and times; do not read every version")
     add("repair", _repair, "do what can be done about that without losing anything")
     arguments = parser.parse_args()
+    if arguments.studies is None:
+        parser.error("--studies DIR is required, the folder with the images")
     if getattr(arguments, "limit", 1) < 1:
         parser.error(f"--limit must be at least 1, not {arguments.limit}")
     return arguments
 
 
-def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--studies", type=Path, required=True, metavar="DIR", help="folder with the images")
-    common.add_argument(
-        "--app", type=Path, default=DEFAULT_APP, metavar="DIR", help="app folder (default: apps/liver_tumor)"
-    )
-    common.add_argument(
+def _add_common(parser: argparse.ArgumentParser, *, after_command: bool) -> None:
+    """The options that every command has; they may stand before it as well as behind it."""
+
+    def add(*names: str, default: Any, **more: Any) -> None:
+        parser.add_argument(*names, default=argparse.SUPPRESS if after_command else default, **more)
+
+    add("--studies", default=None, type=Path, metavar="DIR", help="folder with the images; required")
+    add("--app", default=DEFAULT_APP, type=Path, metavar="DIR", help="app folder (default: apps/liver_tumor)")
+    add(
         "--conf",
+        default=[],
         nargs=2,
         action="append",
-        default=[],
         metavar=("KEY", "VALUE"),
         help="override one key of app.yaml, such as: --conf ledger postgresql://user@host/database",
     )
-    common.add_argument("--json", action="store_true", help="print JSON instead of text")
-    return common
+    add("--json", default=False, action="store_true", help="print JSON instead of text")
 
 
 if __name__ == "__main__":

@@ -45,8 +45,7 @@ def next_sample(
         strategy: one of `lib.activelearning.strategies.STRATEGIES`.
         client_id: who asks.
         model_version: the model in force; only its scores count.
-        skip: true: put back what the client has by this strategy, and give another; an image id: put back that one if
-            the client still has it, so that a request sent twice skips one image.
+        skip: put back what the client has by this strategy, and give another; a text says why and is noted.
         rng: for random choices.
 
     Returns:
@@ -78,8 +77,9 @@ def next_sample(
 def _kept(connection: Connection, strategy: str, client_id: str, skip: bool | str, seconds: float) -> Lease | None:
     """What the client has by this strategy, renewed; unless it is to be skipped or no longer waits for a label."""
     for lease in leases.held_by(connection, client_id, strategy):
-        if skip is True or skip == lease.image_id:
-            leases.free(connection, lease.image_id, actor=client_id, why="asked for another", kind="image skipped")
+        if skip:
+            why = skip if isinstance(skip, str) else "asked for another"
+            leases.free(connection, lease.image_id, actor=client_id, why=why, kind="image skipped")
         elif not pool.can_keep(connection, lease):
             leases.free(connection, lease.image_id, actor=SERVER, why="no longer to be labelled")
         else:

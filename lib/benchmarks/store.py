@@ -2,23 +2,25 @@
 
 import argparse
 import json
-import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from lib.benchmarks.machine import describe_machine
-from lib.benchmarks.store_worker import spread
-from lib.benchmarks.tiny_images import forget, label, make_images
+from lib.benchmarks.store_worker import MOST_ASKED
+from lib.benchmarks.tiny_images import label, make_images
 from lib.errors import BadInputError, LiverLoopError
 from lib.volume_io import write_label
 
@@ -36,7 +38,7 @@ OPERATIONS = {
     "disk": "4 KB to the disk",
 }
 _ROOT = Path(__file__).resolve().parents[2]
-_STARTS = 3  # of a folder that is known; each in a new process
+_ROUNDS = 3  # processes that start each store anew, and as many that use it
 _MOST_MS, _MOST_GROWTH, _MOST_START_S, _MOST_MEMORY_MB = 20.0, 2.0, 5.0, 1000.0  # the goals
 
 
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[1_000, 20_000, 1_000_000],
         metavar="N",
-        help="sizes of the studies folder; a million images take 5 GB and some minutes (default: 1000 20000 1000000)",
+        help="sizes of the studies folder; a million images take 6 GB and half an hour (default: 1000 20000 1000000)",
     )
     parser.add_argument(
         "--baseline-most",
@@ -58,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out MONAI Label's store for more images, where it takes minutes (default: %(default)s)",
     )
     parser.add_argument(
-        "--repeat", type=int, default=50, metavar="N", help="how often each operation is done (default: %(default)s)"
+        "--repeat", type=int, default=60, metavar="N", help="how often each operation is done (default: %(default)s)"
     )
     parser.add_argument(
         "--folder",
@@ -72,36 +74,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the benchmark.
 
+    All sizes and both sides are measured in turn, several times over, so that a machine that is busy for a while is so
+    for all of them.
+
     Returns:
         `machine`, `sqlite`, `monailabel`, `repeat`, `goals` (see `goals`), and `sizes`: for each its number of
-        `images`, `ours`, and `stock` and `ratios` (theirs by ours) unless left out. Both sides hold for each of
-        `OPERATIONS` what `lib.benchmarks.store_worker.spread` gives, and `memory_mb`.
+        `images`, `ours`, and `stock` and `ratios` (theirs by ours) unless left out. Both sides hold what `spread` gives
+        for each of `OPERATIONS`, and `memory_mb` with `imported`, before the store was opened, and `peak`.
 
     Raises:
         LiverLoopError: a wrong argument, a disk that is too small, a measurement that failed.
     """
     _check(arguments)
-    kept = arguments.folder
-    if kept is not None:
-        kept.mkdir(parents=True, exist_ok=True)
-    sizes = []
-    with nullcontext(kept) if kept else tempfile.TemporaryDirectory(prefix="liverloop-") as base:
-        for images in sorted(set(arguments.images)):
-            folder = Path(base) / f"store-{images}"
+    sizes = sorted(set(arguments.images))
+    if arguments.folder:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+    with nullcontext(arguments.folder) if arguments.folder else TemporaryDirectory(prefix="liverloop-") as base:
+        # A folder for each size and side, as each store leaves something in it.
+        folders = {
+            (images, side): Path(base).resolve() / f"store-{images}-{side}"
+            for images in sizes
+            for side in (("ours", "stock") if images <= arguments.baseline_most else ("ours",))
+        }
+        for (images, _), folder in folders.items():
             with tqdm(total=images, desc=f"making {images:,} images", unit="image", leave=False) as bar:
                 make_images(folder, images, bar.update)
-            sides = ["ours", "stock"] if images <= arguments.baseline_most else ["ours"]
-            sizes.append({"images": images, **_measured(sides, folder, arguments.repeat)})
-            if kept is None:  # the next size needs the room
-                shutil.rmtree(folder)
+        found = _measured(folders, Path(base).resolve(), -(-arguments.repeat // _ROUNDS))
+    table = [
+        _size(images, {side: measured for (size, side), measured in found.items() if size == images})
+        for images in sizes
+    ]
     return {
         "benchmark": "store",
         "machine": describe_machine(torch.device("cpu")),
         "sqlite": sqlite3.sqlite_version,
         "monailabel": version("monailabel"),
         "repeat": arguments.repeat,
-        "sizes": sizes,
-        "goals": goals(sizes),
+        "sizes": table,
+        "goals": goals(table),
+    }
+
+
+def spread(taken: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Median and 90th percentile (nearest rank) of the seconds, median of the seconds of the CPU, all in ms.
+
+    Args:
+        taken: `(seconds, seconds of the CPU)` for each time.
+    """
+    seconds = sorted(wall for wall, _ in taken)
+    return {
+        "median_ms": median(seconds) * 1000,
+        "p90_ms": seconds[-(-len(seconds) * 9 // 10) - 1] * 1000,
+        "cpu_ms": median(cpu for _, cpu in taken) * 1000,
+        "count": len(seconds),
     }
 
 
@@ -136,7 +161,8 @@ def as_text(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
     lines = [
         f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, SQLite {result['sqlite']}",
-        f"LiverLoop's store and MONAI Label {result['monailabel']}'s LocalDatastore; median and 90th percentile in ms",
+        f"LiverLoop's store beside the LocalDatastore of MONAI Label {result['monailabel']}",
+        "in ms: the median, the CPU's part of it, the 90th percentile",
     ]
     for size in result["sizes"]:
         lines += ["", *_table(size)]
@@ -152,49 +178,72 @@ def _check(arguments: argparse.Namespace) -> None:
         msg = f"--repeat must be at least 1, not {arguments.repeat}"
         raise BadInputError(msg)
     # So that free images are left for every client that asks.
-    fewest = 4 * arguments.repeat + 120
+    fewest = 2 * arguments.repeat + _ROUNDS * MOST_ASKED
     if min(arguments.images) < fewest:
         msg = f"--images must be at least {fewest} with --repeat {arguments.repeat}, not {min(arguments.images)}"
         raise BadInputError(msg)
 
 
-def _measured(sides: Sequence[str], folder: Path, repeat: int) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    starts = min(repeat, _STARTS)
+class _Measured:
+    """What was measured of one side at one size."""
+
+    def __init__(self) -> None:
+        self._taken: defaultdict[str, list[Sequence[float]]] = defaultdict(list)
+        self._memory: list[Mapping[str, float]] = []
+
+    def add(self, measured: Mapping[str, Any], **renamed: str) -> None:
+        """Gather what a process of `store_worker` found; `renamed` gives an operation another name."""
+        for name, values in measured.items():
+            if name == "memory_mb":
+                self._memory.append(values)
+            else:
+                self._taken[renamed.get(name, name)] += values
+
+    def summary(self) -> dict[str, Any]:
+        """Of each operation `spread`; `memory_mb` of the process that needed most."""
+        result: dict[str, Any] = {name: spread(taken) for name, taken in self._taken.items()}
+        apart = {key: max(0.0, result["save_label"][key] - result["file_copy"][key]) for key in ("median_ms", "cpu_ms")}
+        return {**result, "save_apart": apart, "memory_mb": max(self._memory, key=itemgetter("peak"))}
+
+
+def _measured(
+    folders: Mapping[tuple[int, str], Path], base: Path, repeat: int
+) -> dict[tuple[int, str], dict[str, Any]]:
+    found = {key: _Measured() for key in folders}
     with (
-        tempfile.TemporaryDirectory(dir=folder.parent) as beside,
-        tqdm(total=len(sides) * (starts + 2), desc=folder.name, unit="process", leave=False) as bar,
+        TemporaryDirectory(dir=base) as beside,
+        tqdm(total=len(folders) * (1 + 2 * _ROUNDS), desc="measuring", unit="process", leave=False) as bar,
     ):
         sent = Path(beside) / "label.nii.gz"
         write_label(sent, label())
 
-        def run(side: str, phase: str) -> dict[str, Any]:
-            bar.set_postfix_str(f"{side}: {phase}")
-            measured = _in_process(side, phase, folder, sent, repeat)
+        def run(key: tuple[int, str], phase: str, **renamed: str) -> None:
+            images, side = key
+            bar.set_postfix_str(f"{images:,} images, {side}: {phase}")
+            found[key].add(_in_process(side, phase, folders[key], sent, repeat), **renamed)
             bar.update()
-            return measured
 
-        for side in sides:
-            forget(folder)
-            adoption = run(side, "start")["start_ms"] / 1000
-            known = [run(side, "start")["start_ms"] / 1000 for _ in range(starts)]
-            used = run(side, "use")
-            apart = used["save_label"]["median_ms"] - used["file_copy"]["median_ms"]
-            result[side] = {
-                "adoption": spread([adoption]),
-                "start": spread(known),
-                **used,
-                "save_apart": {"median_ms": max(apart, 0.0)},
-            }
-    if "stock" in result:
-        ours, stock = result["ours"], result["stock"]
-        common = [name for name in OPERATIONS if name in ours and name in stock and ours[name]["median_ms"] > 0]
-        result["ratios"] = {name: stock[name]["median_ms"] / ours[name]["median_ms"] for name in common}
-    return result
+        for key in folders:
+            run(key, "start", start="adoption")
+        for _ in range(_ROUNDS):
+            for key in folders:
+                run(key, "start")
+                run(key, "use")
+    return {key: measured.summary() for key, measured in found.items()}
+
+
+def _size(images: int, sides: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """One entry of `sizes`."""
+    if "stock" not in sides:
+        return {"images": images, **sides}
+    ours, stock = sides["ours"], sides["stock"]
+    common = [name for name in OPERATIONS if name in ours and name in stock and ours[name]["median_ms"] > 0]
+    ratios = {name: stock[name]["median_ms"] / ours[name]["median_ms"] for name in common}
+    return {"images": images, **sides, "ratios": ratios}
 
 
 def _in_process(side: str, phase: str, folder: Path, sent: Path, repeat: int) -> dict[str, Any]:
-    command = ["-m", "lib.benchmarks.store_worker", side, phase, str(folder.resolve()), str(sent.resolve())]
+    command = ["-m", "lib.benchmarks.store_worker", side, phase, str(folder), str(sent)]
     done = subprocess.run(
         [sys.executable, *command, str(repeat)], cwd=_ROOT, capture_output=True, text=True, check=False
     )
@@ -207,24 +256,25 @@ def _in_process(side: str, phase: str, folder: Path, sent: Path, repeat: int) ->
 
 
 def _table(size: Mapping[str, Any]) -> list[str]:
-    sides = [size["ours"], *([size["stock"]] if "stock" in size else [])]
-    names = ("LiverLoop", "MONAI Label")
-    header = "".join(f"{name:>16}{'90 %':>11}" for name, _ in zip(names, sides, strict=False))
+    sides = {name: size[key] for name, key in (("LiverLoop", "ours"), ("MONAI Label", "stock")) if key in size}
     title = f"{size['images']:,} images"
-    lines = [f"{title:<20}{header}{'theirs / ours' if 'stock' in size else '':>16}".rstrip()]
+    lines = [
+        f"{title:<20}"
+        + "".join(f"{name:>14}{'CPU':>10}{'90 %':>10}" for name in sides)
+        + (f"{'theirs / ours':>16}" if "ratios" in size else "")
+    ]
     for key, title in OPERATIONS.items():
-        cells = "".join(_cells(side.get(key)) for side in sides)
         ratio = size.get("ratios", {}).get(key)
+        cells = "".join(_cells(side.get(key)) for side in sides.values())
         lines.append(f"{title:<20}{cells}{'' if ratio is None else f'{ratio:.1f}':>16}".rstrip())
     for title, key in (("memory MB", "peak"), ("  when imported", "imported")):
-        cells = "".join(f"{side['memory_mb'][key]:>16.0f}{'':>11}" for side in sides)
+        cells = "".join(f"{side['memory_mb'][key]:>14,.0f}{'':>20}" for side in sides.values())
         lines.append(f"{title:<20}{cells}".rstrip())
     return lines
 
 
 def _cells(times: Mapping[str, float] | None) -> str:
     if times is None:
-        return f"{'-':>16}{'':>11}"
-    return f"{times['median_ms']:>16,.2f}" + (
-        f"{times['p90_ms']:>11,.2f}" if times.get("count", 0) > 3 else f"{'':>11}"
-    )
+        return " " * 34
+    p90 = f"{times['p90_ms']:,.2f}" if times.get("count", 0) >= 10 else ""
+    return f"{times['median_ms']:>14,.2f}{times['cpu_ms']:>10,.2f}{p90:>10}"

@@ -7,7 +7,6 @@ The last line it prints is what it measured, as JSON.
 
 import json
 import os
-import statistics
 import sys
 import tempfile
 import threading
@@ -18,12 +17,13 @@ from typing import Any, Protocol, TypeVar
 
 from lib.benchmarks.machine import peak_memory_mb, reset_peak_memory
 
-_Result = TypeVar("_Result")
-RESCANS = 3  # at most so many: they take long
-MOST_DURING_A_RESCAN = 100
+MOST_ASKED = 100  # images, during one look through the folder
 _DISK_BYTES = 4096
 _PAUSE_S = 0.05  # between clients who ask during a rescan
 _LABEL_INFO = [{"name": "liver", "idx": 1}, {"name": "tumor", "idx": 2}]
+
+_Result = TypeVar("_Result")
+_Taken = tuple[float, float]  # seconds, and how many of them the CPU worked for it
 
 
 class Side(Protocol):
@@ -51,53 +51,41 @@ class Side(Protocol):
         """Leave the folder."""
 
 
+_Opened = Callable[[Path, list[dict[str, Any]]], Side]
+
+
 def run_phase(side: str, phase: str, folder: Path, label: Path, repeat: int) -> dict[str, Any]:
     """Measure.
 
     Args:
         side: `"ours"` or `"stock"`.
-        phase: `"start"` opens the store once, `"use"` does everything that clients ask for.
+        phase: `"start"` opens the store, `"use"` does what clients ask for and looks through the folder once.
         folder: of `lib.benchmarks.tiny_images`.
         label: a file that fits its images, beside the folder.
-        repeat: how often each operation is done; a look through the folder at most `RESCANS` times.
+        repeat: how often each operation is done.
 
     Returns:
-        For `"start"` only `start_ms`, from the opening to the first answer. For `"use"` the times of each operation as
-        `spread` gives them, and `memory_mb` with `imported`, before the store was opened, and `peak`.
+        `{operation: [(seconds, seconds of the CPU), ...]}`; for `"start"` only that operation, from the opening to the
+        first answer; for `"use"` also `memory_mb` with `imported`, before the store was opened, and `peak`.
     """
     opened = _opener(side)
     if phase == "start":
-        begin = time.perf_counter()
-        store = opened(folder, _LABEL_INFO)
-        store.serve()
-        store.next_sample(f"early annotator {time.time_ns()}")
-        elapsed = time.perf_counter() - begin
+        store, taken = _timed(_started, opened, folder)
         store.close()
-        return {"start_ms": elapsed * 1000}
+        return {"start": [taken]}
     reset_peak_memory()
     imported = peak_memory_mb()
     store = opened(folder, _LABEL_INFO)
     try:
         result = _use(store, label, repeat)
-        if side == "ours":  # the other changes its list of images under those who ask meanwhile
-            result["next_sample_during_rescan"] = _ask_during_rescan(store)
+        # The other side changes its list of images under those who ask meanwhile.
+        result |= _ask_during_rescan(store) if side == "ours" else {"rescan": [_timed(store.rescan)[1]]}
     finally:
         store.close()
     return {**result, "memory_mb": {"imported": imported, "peak": peak_memory_mb()}}
 
 
-def spread(seconds: list[float]) -> dict[str, Any]:
-    """Median, 90th percentile (the nearest rank) and number of some times, in ms."""
-    ordered = sorted(seconds)
-    rank = max(0, -(-len(ordered) * 9 // 10) - 1)
-    return {
-        "median_ms": statistics.median(ordered) * 1000,
-        "p90_ms": ordered[rank] * 1000,
-        "count": len(ordered),
-    }
-
-
-def _opener(side: str) -> Callable[[Path, list[dict[str, Any]]], Side]:
+def _opener(side: str) -> _Opened:
     # Imported only now, so that what one side imports doesn't count as memory of the other.
     if side == "ours":
         from lib.benchmarks.our_store import OurStore
@@ -108,46 +96,43 @@ def _opener(side: str) -> Callable[[Path, list[dict[str, Any]]], Side]:
     return StockStore
 
 
-def _use(store: Side, label: Path, repeat: int) -> dict[str, Any]:
-    asked, copies, saves = [], [], []
-    given: dict[str, str] = {}
-    for number in range(repeat):
-        client = f"annotator {number}"
-        seconds, given[client] = _timed(store.next_sample, client)
-        asked.append(seconds)
-    with tempfile.TemporaryDirectory(dir=label.parent) as scratch:
-        for client, image_id in given.items():
-            copies.append(_timed(store.copy_label, image_id, label, Path(scratch))[0])
-            saves.append(_timed(store.save_label, image_id, label, client)[0])
-        disk = [_timed(_write_to_disk, Path(scratch) / "small")[0] for _ in range(repeat)]
-    return {
-        "next_sample": spread(asked),
-        "save_label": spread(saves),
-        "file_copy": spread(copies),
-        "disk": spread(disk),
-        "status": spread([_timed(store.status)[0] for _ in range(repeat)]),
-        "rescan": spread([_timed(store.rescan)[0] for _ in range(min(repeat, RESCANS))]),
+def _started(opened: _Opened, folder: Path) -> Side:
+    store = opened(folder, _LABEL_INFO)
+    store.serve()
+    store.next_sample(f"early annotator {time.time_ns()}")
+    return store
+
+
+def _use(store: Side, label: Path, repeat: int) -> dict[str, list[_Taken]]:
+    result: dict[str, list[_Taken]] = {
+        name: [] for name in ("next_sample", "file_copy", "save_label", "status", "disk")
     }
+    given: list[tuple[str, str]] = []
+    for _ in range(repeat):
+        client = f"annotator {time.time_ns()}"
+        image_id, taken = _timed(store.next_sample, client)
+        given.append((client, image_id))
+        result["next_sample"].append(taken)
+    with tempfile.TemporaryDirectory(dir=label.parent) as scratch:
+        for client, image_id in given:
+            result["file_copy"].append(_timed(store.copy_label, image_id, label, Path(scratch))[1])
+            result["save_label"].append(_timed(store.save_label, image_id, label, client)[1])
+            result["status"].append(_timed(store.status)[1])
+            result["disk"].append(_timed(_write_to_disk, Path(scratch) / "small")[1])
+    return result
 
 
-def _ask_during_rescan(store: Side) -> dict[str, Any]:
-    """Clients that ask for images while the folder is looked through."""
-    over = threading.Event()
-
-    def rescan() -> None:
-        try:
-            store.rescan()
-        finally:
-            over.set()
-
-    thread = threading.Thread(target=rescan, name="rescan")
+def _ask_during_rescan(store: Side) -> dict[str, list[_Taken]]:
+    """A look through the folder, and clients that ask for images meanwhile."""
+    rescans: list[_Taken] = []
+    thread = threading.Thread(target=lambda: rescans.append(_timed(store.rescan)[1]), name="rescan")
     thread.start()
-    seconds: list[float] = []
-    while not seconds or (not over.is_set() and len(seconds) < MOST_DURING_A_RESCAN):
-        seconds.append(_timed(store.next_sample, f"late annotator {len(seconds)}")[0])
-        over.wait(_PAUSE_S)
+    asked: list[_Taken] = []
+    while not asked or (thread.is_alive() and len(asked) < MOST_ASKED):
+        asked.append(_timed(store.next_sample, f"late annotator {time.time_ns()}")[1])
+        thread.join(_PAUSE_S)
     thread.join()
-    return spread(seconds)
+    return {"rescan": rescans, "next_sample_during_rescan": asked}
 
 
 def _write_to_disk(path: Path) -> None:
@@ -158,10 +143,10 @@ def _write_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _timed(action: Callable[..., _Result], *arguments: Any) -> tuple[float, _Result]:
-    begin = time.perf_counter()
+def _timed(action: Callable[..., _Result], *arguments: Any) -> tuple[_Result, _Taken]:
+    begin, begin_cpu = time.perf_counter(), time.thread_time()
     result = action(*arguments)
-    return time.perf_counter() - begin, result
+    return result, (time.perf_counter() - begin, time.thread_time() - begin_cpu)
 
 
 if __name__ == "__main__":

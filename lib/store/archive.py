@@ -190,7 +190,7 @@ def _add_files(writer: _Writer, rows: IO[bytes], layout: Layout) -> list[dict[st
         elif entry["table"] == "presegmentations":
             others.append(writer.add(f"{PRESEGMENTATIONS}/{row['file']}", layout.presegmentations / row["file"]))
         elif entry["table"] == "labels" and row["version"] is None:
-            for path in layout.shown_files(row["image_id"], row["tag"]):
+            for path in layout.shown_files(row["image_id"], row["tag"], row["suffix"]):
                 others.append(writer.add(f"{LABELS}/{row['tag']}/{path.name}", path))
     for one in refused.listed(layout):
         path = layout.studies / one.file

@@ -285,7 +285,7 @@ def _checked(entry: Any) -> tuple[str, Row]:
         msg = f"a row of the table {table} has the columns {', '.join(sorted(row))[:400]}"
         raise BadInputError(msg)
     for name, column in columns.items():
-        if row[name] is None and (column.nullable or isinstance(column.type, JSON)):
+        if row[name] is None and column.nullable:
             continue
         if not _is_of_kind(row[name], column.type):
             msg = f"{table}.{name} is {str(row[name])[:80]!r}"

@@ -16,7 +16,7 @@ from lib.files import atomic_write
 from lib.store import images, leases, refused
 from lib.store.events import SERVER, record
 from lib.store.findings import TEMPORARY, Finding, Kind, Search
-from lib.store.layout import REFUSED, Layout
+from lib.store.layout import REFUSED, STORED, Layout
 from lib.store.listing import chunks, named_files, unfit_name, visible
 from lib.store.records import Records, ids_after, of_images
 from lib.store.schema import events, labels, presegmentations
@@ -220,22 +220,27 @@ def _point_home(store: Store, _: Search, records: Records, finding: Finding) -> 
     if own:
         store.labels.show(records.image_id, tag)
         return f"shows version {own[-1].number} now"
-    return _settle_waiting(store, records.image_id, tag)
+    return _settle_waiting(store, records, tag)
 
 
-def _settle_waiting(store: Store, image_id: str, tag: str) -> str:
-    if store.layout.shown_files(image_id, tag):
-        store.labels.take_in(image_id, tag)
+def _settle_waiting(store: Store, records: Records, tag: str) -> str:
+    if _files(store, records, tag):
+        store.labels.take_in(records.image_id, tag)
         return "looked at the file in the folder again"
-    store.labels.note_missing(image_id, tag)
+    store.labels.note_missing(records.image_id, tag)
     return "noted that the label is gone"
+
+
+def _files(store: Store, records: Records, tag: str) -> list[Path]:
+    row = records.shown(tag)
+    return store.layout.shown_files(records.image_id, tag, row.suffix if row else STORED)
 
 
 def _show(store: Store, _: Search, records: Records, finding: Finding) -> str:
     tag = str(finding.tag)
     row = records.shown(tag)
     if row is not None and row.version_id is None:
-        return _settle_waiting(store, records.image_id, tag)
+        return _settle_waiting(store, records, tag)
     _show_anew(store, records.image_id, tag)
     return "shown again"
 
@@ -250,7 +255,7 @@ def _show_anew(store: Store, image_id: str, tag: str) -> None:
 def _take_in(store: Store, _: Search, records: Records, finding: Finding) -> str:
     tag = str(finding.tag)
     version = store.labels.take_in(records.image_id, tag)
-    if len(store.layout.shown_files(records.image_id, tag)) > 1:
+    if len(_files(store, records, tag)) > 1:
         _show_anew(store, records.image_id, tag)
     return f"is version {version.number} now" if version else "looked at again"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lib.inference.model import file_sha256
 from lib.store import refused
-from lib.store.layout import FINAL, Layout
+from lib.store.layout import FINAL, STORED, Layout
 from lib.store.leases import REVIEW
 from lib.store.records import Records
 from lib.store.versions import Shown, Version
@@ -134,9 +134,8 @@ class Search:
 
     def _image(self, records: Records) -> Iterator[Finding]:
         image_id, row = records.image_id, records.image
-        files = self._image_files(image_id)
         if row is None:
-            if files:
+            if files := self._image_files(image_id):
                 explanation = "the image lies in the folder and the ledger does not know it yet"
                 yield Finding(
                     Kind.IMAGE_NEW, image_id, None, self.relative(files[0]), explanation, "look through the folder"
@@ -150,7 +149,7 @@ class Search:
         path = self.layout.image(image_id, row["suffix"])
         shown = self.relative(path)
         if not row["present"]:
-            if files:
+            if self._image_files(image_id):
                 explanation = "the image is in the folder again and the ledger says that it is gone"
                 yield Finding(Kind.IMAGE_BACK, image_id, None, shown, explanation, "look through the folder")
         elif not path.is_file():
@@ -210,10 +209,7 @@ class Search:
     def _labels(self, records: Records) -> Iterator[Finding]:
         for tag in sorted({*self.tags, *(label.tag for label in records.labels)}):
             row = records.shown(tag)
-            files = self.layout.shown_files(records.image_id, tag)
-            noted = self.layout.shown(records.image_id, tag, row.suffix) if row else None
-            if noted and noted not in files and noted.is_file():
-                files.append(noted)  # its suffix may be in capitals
+            files = self.layout.shown_files(records.image_id, tag, row.suffix if row else STORED)
             if row is None:
                 for path in files:
                     yield self._waiting(records, tag, path)

@@ -20,7 +20,7 @@ from lib.store import images, versions
 from lib.store.door import checked_identifier, named_in_errors
 from lib.store.events import record
 from lib.store.images import FileState
-from lib.store.inspection import fingerprint_of
+from lib.store.inspection import fingerprint_of, release_twins
 from lib.store.layout import FINAL
 from lib.store.store import Store
 from lib.volume_io import IMAGE_SUFFIXES, read_image, stem_of, suffix_of
@@ -201,7 +201,9 @@ class FolderDatastore(Datastore):
         with atomic_write(target) as temporary:
             shutil.copyfile(path, temporary)
         with self.store.ledger.writing() as connection:
-            if images.find(connection, image_id) is None:  # the watcher may have seen it first
+            if images.is_known(connection, image_id):  # seen by the watcher already, or here once before
+                images.note_changed(connection, image_id, FileState.of(target, suffix))
+            else:
                 images.register(connection, [(image_id, FileState.of(target, suffix))])
             images.note_info(connection, image_id, image_info or {})
             images.note_content(connection, image_id, grid, fingerprint, sha256)
@@ -218,6 +220,7 @@ class FolderDatastore(Datastore):
             self.store.labels.withdraw(image_id, tag, author="administrator")
         path.unlink(missing_ok=True)
         with self.store.ledger.writing() as connection:
+            release_twins(connection, [image_id])
             images.note_vanished(connection, [image_id])
             record(connection, "image removed", image_id, actor="administrator")
 

@@ -75,6 +75,11 @@ def find(connection: Connection, image_id: str) -> Image | None:
     return None if row is None else _image(row)
 
 
+def is_known(connection: Connection, image_id: str) -> bool:
+    """Whether the ledger has an image of this id, its file there or gone."""
+    return connection.scalar(select(images.c.image_id).where(images.c.image_id == image_id)) is not None
+
+
 def get(connection: Connection, image_id: str) -> Image:
     """An image that is there.
 
@@ -201,14 +206,15 @@ def note_vanished(connection: Connection, image_ids: Iterable[str]) -> None:
 
 
 def note_changed(connection: Connection, image_id: str, state: FileState) -> None:
-    """The file of an image is another one now, or is there again: what was read from the old one no longer counts."""
-    before = connection.execute(select(images.c.present).where(images.c.image_id == image_id)).scalar_one()
-    values = {
-        "suffix": state.suffix, "size": state.size, "modified_ns": state.modified_ns, "present": True, "problem": None,
-        "fingerprint": None, "sha256": None, "grid": None, "score": None, "score_version": None,
-    }  # fmt: skip
+    """The file of an image is there again, or is another one now: what was read from the old one no longer counts."""
+    row = connection.execute(select(*_COLUMNS).where(images.c.image_id == image_id)).one()
+    values: dict[str, Any] = {"present": True}
+    if (row.suffix, row.size, row.modified_ns) != (state.suffix, state.size, state.modified_ns):
+        read = ("problem", "fingerprint", "sha256", "grid", "score", "score_version")
+        changed = {"suffix": state.suffix, "size": state.size, "modified_ns": state.modified_ns}
+        values |= changed | dict.fromkeys(read)
     connection.execute(update(images).where(images.c.image_id == image_id).values(values))
-    record(connection, "image changed" if before else "image is back", image_id, detail={"size": state.size})
+    record(connection, "image changed" if row.present else "image is back", image_id, detail={"size": state.size})
     reckon(connection, [image_id])
 
 

@@ -4,35 +4,31 @@ A label's file is complete on disk before a row names it, and its row is committ
 ledger is right at any moment and the folder can be brought in line with it.
 """
 
-import json
 import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, update
 
 from lib.errors import BadInputError, LiverLoopError, NotFoundError
 from lib.files import atomic_write, sync_folder
 from lib.inference.model import file_sha256
 from lib.settings import Settings
-from lib.store import images, leases, pool, versions
+from lib.store import images, leases, pool, presegmentations, refused, version_files, versions
 from lib.store.comparison import Comparison, change_of, compare, count_voxels
-from lib.store.door import checked_identifier, checked_label, named_in_errors
+from lib.store.door import checked_label, named_in_errors
 from lib.store.events import SERVER, record
 from lib.store.layout import FINAL, ORIGINAL, STORED, Layout, checked_tag
 from lib.store.ledger import Ledger
 from lib.store.meaning import INDICES, names_to_map
 from lib.store.schema import labels as labels_table
-from lib.store.schema import presegmentations
 from lib.store.schema import versions as versions_table
 from lib.store.versions import Version
-from lib.volume import Grid, Volume, same_geometry
-from lib.volume_io import read_grid, read_label, suffix_of, write_label
+from lib.volume import Grid, Volume
+from lib.volume_io import read_grid, read_label, suffix_of
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +112,8 @@ class LabelStore:
         if image is None:
             return None
         # In every format, the last written last, so that it becomes the newest version.
-        files = [path for path in self._layout.shown_files(image_id, tag) if not self._is_shown(path, row)]
+        suffix = row.suffix if row else STORED
+        files = [path for path in self._layout.shown_files(image_id, tag, suffix) if not self._is_shown(path, row)]
         taken = None
         for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
             taken = self._take_in_file(image_id, tag, path, row) or taken
@@ -163,7 +160,7 @@ class LabelStore:
         """The file in `labels/<tag>/` is gone: somebody took the label away. Its versions stay."""
         with self._ledger.reading() as connection:
             row = versions.shown(connection, image_id, tag)
-        if row is None or self._layout.shown_files(image_id, tag):
+        if row is None or self._layout.shown_files(image_id, tag, row.suffix):
             return
         if row.version_id is not None and row.shown_size is None:
             self.show(image_id, tag)
@@ -182,7 +179,7 @@ class LabelStore:
         grid = self.grid(image_id)
         with self._ledger.reading() as connection:
             old = versions.get(connection, image_id, checked_tag(tag), number)
-        source = self._verified(old)
+        source = version_files.verified(self._layout, old)
         label = self._checked(source, grid, None)
         version = self._keep(
             image_id, tag, source, label, old.info, author=author, source="restored", restored_from=number
@@ -203,7 +200,7 @@ class LabelStore:
             msg = f"there is no label {image_id[:80]!r} with the tag {tag[:80]!r}"
             raise NotFoundError(msg)
         if row.version_id is None:  # not a version yet: the only copy
-            for path in self._layout.shown_files(image_id, tag):
+            for path in self._layout.shown_files(image_id, tag, row.suffix):
                 self._refuse(image_id, tag, path, f"withdrawn by {author} before it was taken in", author, move=True)
         self._forget(image_id, tag, "label withdrawn", author)
 
@@ -245,26 +242,7 @@ class LabelStore:
             BadInputError: it is not a label.
             StorageError: the disk or the ledger refused.
         """
-        label = read_label(path)
-        name = f"{_stamp()}{STORED}"
-        file = Path(checked_identifier(image_id, "image id")) / name
-        write_label(self._layout.presegmentations / file, label)
-        key = (presegmentations.c.image_id == image_id, presegmentations.c.client_id == client_id)
-        with self._ledger.writing() as connection:
-            images.get(connection, image_id)
-            old = connection.scalar(select(presegmentations.c.file).where(*key))
-            connection.execute(delete(presegmentations).where(*key))
-            connection.execute(
-                insert(presegmentations).values(
-                    image_id=image_id,
-                    client_id=client_id,
-                    model_version=model_version,
-                    file=file.as_posix(),
-                    made_at=time.time(),
-                )
-            )
-        if old is not None:  # made by a machine and superseded
-            (self._layout.presegmentations / old).unlink(missing_ok=True)
+        presegmentations.keep(self._ledger, self._layout, image_id, client_id, model_version, Path(path))
 
     def history(self, image_id: str, tag: str | None = None) -> list[Version]:
         """Every version of an image's labels, the newest first.
@@ -287,7 +265,7 @@ class LabelStore:
         """
         with self._ledger.reading() as connection:
             pair = [versions.get(connection, image_id, checked_tag(tag), number) for number in (first, second)]
-        before, after = (read_label(self._verified(version)) for version in pair)
+        before, after = (read_label(version_files.verified(self._layout, version)) for version in pair)
         return compare(before.array, after.array, self._settings.label_indices(), after.voxel_ml)
 
     def path(self, version: Version) -> Path:
@@ -334,7 +312,7 @@ class LabelStore:
     ) -> Version:
         """The version's file first, then its row; `show` comes after both."""
         voxels = count_voxels(label.array, self._settings.label_indices())
-        file, sent_file = self._write_version(image_id, tag, sent, label)
+        file, sent_file = version_files.write(self._layout, image_id, tag, sent, label)
         made = self._layout.versions / file
         values = {
             "image_id": image_id,
@@ -397,27 +375,11 @@ class LabelStore:
             made_by = (info.get("params") or {}).get("model_version")
             return {"model_version": str(made_by) if made_by else None, "against_presegmentation": None}
         with self._ledger.reading() as connection:
-            automatic = self._presegmentation(connection, image_id, author)
+            automatic = presegmentations.find(connection, self._layout, image_id, author)
         if automatic is None:
             return {"model_version": None, "against_presegmentation": None}
         path, model_version = automatic
         return {"model_version": model_version, "against_presegmentation": self._compared(path, label)}
-
-    def _write_version(self, image_id: str, tag: str, sent: Path, label: Volume) -> tuple[Path, Path | None]:
-        """Keep the label, and the file that came where it is not the same bytes; paths within the versions folder."""
-        folder = Path(checked_identifier(image_id, "image id")) / checked_tag(tag)
-        stamp = f"{_stamp()}-{file_sha256(sent)[:_SHA_IN_NAME]}"
-        file = folder / f"{stamp}{STORED}"
-        target = self._layout.versions / file
-        if suffix_of(sent) == STORED and _holds(sent, label):
-            with atomic_write(target) as temporary:
-                shutil.copyfile(sent, temporary)
-            return file, None
-        write_label(target, label)
-        kept = folder / f"{stamp}.sent{suffix_of(sent)}"
-        with atomic_write(self._layout.versions / kept) as temporary:
-            shutil.copyfile(sent, temporary)
-        return file, kept
 
     def _point_to(self, connection: Connection, version: Version) -> None:
         """Make a version the current one of its tag, to be shown."""
@@ -433,16 +395,6 @@ class LabelStore:
         if not connection.execute(update(labels_table).where(*key).values(values)).rowcount:
             connection.execute(insert(labels_table).values(image_id=version.image_id, tag=version.tag, **values))
 
-    def _presegmentation(self, connection: Connection, image_id: str, client_id: str) -> tuple[Path, str] | None:
-        """What this client started from, else the last automatic result for the image, and the model that made it."""
-        query = select(presegmentations).where(presegmentations.c.image_id == image_id)
-        rows = connection.execute(query.order_by(presegmentations.c.made_at.desc())).all()
-        row = next((row for row in rows if row.client_id == client_id), rows[0] if rows else None)
-        if row is not None:
-            return self._layout.presegmentations / row.file, row.model_version
-        original = versions.current(connection, image_id, ORIGINAL)
-        return (self.path(original), original.model_version or "unknown") if original else None
-
     def _compared(self, path: Path, label: Volume) -> Comparison | None:
         """None where it is gone or of another image; a label is never refused because of that."""
         try:
@@ -452,37 +404,19 @@ class LabelStore:
             logger.warning("not compared: %s", error)
             return None
 
-    def _verified(self, version: Version) -> Path:
-        path = self.path(version)
-        if not path.is_file() or file_sha256(path) != version.sha256:
-            msg = (
-                f"the file of version {version.number} of {version.image_id} is missing or damaged; run "
-                "scripts/ledger.py check"
-            )
-            raise BadInputError(msg)
-        return path
-
     def _refuse(self, image_id: str, tag: str, path: Path, reason: str, author: str, *, move: bool = False) -> Path:
         """Keep a label that doesn't fit beside the reason; returns where."""
-        kept = self._move_to_refused(image_id, tag, path, reason, author, move=move)
-        detail = {"reason": reason, "file": str(kept.relative_to(self._layout.studies))}
+        keep = refused.set_aside if move else refused.keep_copy
+        kept = keep(self._layout, image_id, tag, path, reason, author)
         with self._ledger.writing() as connection:
-            record(connection, "label refused", image_id, tag, actor=author, detail=detail)
+            self._note_refused(connection, image_id, tag, kept, reason, author)
         return kept
 
-    def _move_to_refused(self, image_id: str, tag: str, path: Path, reason: str, author: str, *, move: bool) -> Path:
-        stem = f"{_stamp()}-{tag}"
-        kept = self._layout.refused(image_id) / f"{stem}{_kept_suffix(path)}"
-        note = {"image": image_id, "tag": tag, "reason": reason, "sent_by": author, "file": kept.name, "at": _iso_now()}
-        with atomic_write(kept.parent / f"{stem}.json") as temporary:
-            temporary.write_text(json.dumps(note, indent=2), encoding="utf-8")
-        if move:
-            path.replace(kept)  # whoever still has it open goes on writing into what is kept
-            sync_folder(kept.parent)
-        else:
-            with atomic_write(kept) as temporary:
-                shutil.copyfile(path, temporary)
-        return kept
+    def _note_refused(
+        self, connection: Connection, image_id: str, tag: str, kept: Path, reason: str, author: str
+    ) -> None:
+        detail = {"reason": reason, "file": str(kept.relative_to(self._layout.studies))}
+        record(connection, "label refused", image_id, tag, actor=author, detail=detail)
 
     def _take_in_file(
         self, image_id: str, tag: str, path: Path, row: versions.Shown | None
@@ -503,7 +437,7 @@ class LabelStore:
         source = "adopted" if info else "found"
         author = str(info.get("client_id") or info.get("user") or SERVER)
         version = self._keep(image_id, tag, path, label, self._described(info), author=author, source=source)
-        return version, suffix_of(path) != ".seg.nrrd" and _holds(path, label, _SAME_PLACE_MM)
+        return version, suffix_of(path) != ".seg.nrrd" and version_files.holds(path, label, _SAME_PLACE_MM)
 
     def _note_unfit(self, image_id: str, tag: str, path: Path, problem: str, *, over_a_version: bool) -> None:
         """A file in `labels/<tag>/` that can't be used: noted where it is the only one, else moved out of the way."""
@@ -538,13 +472,11 @@ class LabelStore:
             if not file.is_file():
                 continue
             sha256 = file_sha256(file)
-            # A version's name holds the hash of the file it was made from.
-            if any(sha256 == version.sha256 or sha256[:_SHA_IN_NAME] in version.file for version in known):
+            if any(version_files.comes_from(version, sha256) for version in known):
                 continue
             reason = "another program wrote it while a label was saved; the saved one is shown"
-            kept = self._move_to_refused(image_id, tag, file, reason, SERVER, move=True)
-            detail = {"reason": reason, "file": str(kept.relative_to(self._layout.studies))}
-            record(connection, "label refused", image_id, tag, detail=detail)
+            kept = refused.set_aside(self._layout, image_id, tag, file, reason, SERVER)
+            self._note_refused(connection, image_id, tag, kept, reason, SERVER)
 
     def _forget(self, image_id: str, tag: str, kind: str, actor: str) -> None:
         """No longer the image's label; the shown file goes once that is committed."""
@@ -585,27 +517,3 @@ class LabelStore:
                 shown_modified_ns=status and status.st_mtime_ns,
             )
         )
-
-
-def _holds(path: Path, label: Volume, tolerance_mm: float = 0.0) -> bool:
-    """Whether a file holds exactly this label: our indices, voxel for voxel, on the image's own grid."""
-    stored = read_label(path)
-    return same_geometry(stored, label, tolerance_mm) and np.array_equal(stored.array, label.array)
-
-
-def _kept_suffix(path: Path) -> str:
-    """The suffix of what was sent, whatever it is, so that a refused file can be opened by what wrote it."""
-    try:
-        return suffix_of(path)
-    except BadInputError:
-        suffix = path.suffix
-        return suffix if suffix[1:].isalnum() and len(suffix) <= 10 else ".bin"
-
-
-def _stamp() -> str:
-    """The time as the start of a file name: sorted by name is sorted by time."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z"
-
-
-def _iso_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -53,10 +53,16 @@ class Layout:
         """Where the newest label of a tag can be read."""
         return self.tag(tag) / f"{checked_identifier(image_id, 'image id')}{suffix}"
 
-    def shown_files(self, image_id: str, tag: str) -> list[Path]:
-        """The files in a tag's folder that other tools would take for this image's label, in any format."""
+    def shown_files(self, image_id: str, tag: str, suffix: str = STORED) -> list[Path]:
+        """The files in a tag's folder that other tools would take for this image's label, in any format.
+
+        Args:
+            image_id: of the image.
+            tag: of the label.
+            suffix: one more to look for, such as `.NII.GZ` where it was found in capitals.
+        """
         folder = self.tag(tag)
-        found = (folder / f"{image_id}{suffix}" for suffix in LABEL_SUFFIXES)
+        found = (folder / f"{image_id}{one}" for one in dict.fromkeys((*LABEL_SUFFIXES, suffix)))
         return [path for path in found if path.is_file() and stem_of(path) == image_id]
 
     def refused(self, image_id: str) -> Path:

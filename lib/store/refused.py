@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from lib.store.layout import REFUSED, Layout
 from lib.volume_io import stem_of
 
 NO_REASON = "the reason was lost"
+_LONGEST_SUFFIX = 12  # of what was sent, whatever it is
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,39 @@ class Refused:
 def set_aside(layout: Layout, image_id: str, tag: str | None, path: Path, reason: str, author: str) -> Path:
     """Move a file that belongs nowhere to the refused ones, with the reason beside it; returns where it is now.
 
+    Whoever still has it open goes on writing into what is kept.
+
     Raises:
         BadInputError: the image id is unfit as a folder's name.
         StorageError: the disk refused.
     """
-    now = datetime.now(UTC)
-    kept = layout.refused(image_id) / f"{now:%Y%m%dT%H%M%S.%f}Z-{tag or 'file'}{path.name[len(_stem(path.name)) :]}"
-    write_reason(kept, image_id, tag, reason, author, at=now.isoformat(timespec="seconds"))
+    kept = _with_reason(layout, image_id, tag, path, reason, author)
     os.rename(path, kept)  # both are in the studies folder
     sync_folder(kept.parent)
     sync_folder(path.parent)
+    return kept
+
+
+def keep_copy(layout: Layout, image_id: str, tag: str, path: Path, reason: str, author: str) -> Path:
+    """Keep a copy of what somebody sent, with the reason beside it; returns where it is.
+
+    Raises:
+        BadInputError: the image id is unfit as a folder's name.
+        StorageError: the disk refused.
+    """
+    kept = _with_reason(layout, image_id, tag, path, reason, author)
+    with atomic_write(kept) as temporary:
+        shutil.copyfile(path, temporary)
+    return kept
+
+
+def _with_reason(layout: Layout, image_id: str, tag: str | None, path: Path, reason: str, author: str) -> Path:
+    """The reason first: a file without one would be a riddle. The suffix stays, so that its program can open it."""
+    now = datetime.now(UTC)
+    suffix = path.name[len(_stem(path.name)) :]
+    suffix = suffix if suffix.replace(".", "").isalnum() and len(suffix) <= _LONGEST_SUFFIX else ".bin"
+    kept = layout.refused(image_id) / f"{now:%Y%m%dT%H%M%S.%f}Z-{tag or 'file'}{suffix}"
+    write_reason(kept, image_id, tag, reason, author, at=now.isoformat(timespec="seconds"))
     return kept
 
 

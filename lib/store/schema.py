@@ -28,6 +28,8 @@ metadata = MetaData()
 
 # Compared by code point on every database: a rescan walks sorted names and sorted rows side by side.
 _Name = Text().with_variant(TEXT(collation="C"), "postgresql")
+# None is NULL, not the text "null", so that a query can tell what is not known.
+_Json = JSON(none_as_null=True)
 # SQLite counts its keys up only where they are plain INTEGER.
 _Key = BigInteger().with_variant(Integer, "sqlite")
 
@@ -53,7 +55,7 @@ images = Table(
     Column("open", Boolean, nullable=False, default=True, comment="to be labelled: present, fit, not excluded"),
     Column("fingerprint", Text, comment="hash of parts of the content; equal ones are compared in full"),
     Column("sha256", Text, comment="of the whole content, where it was needed"),
-    Column("grid", JSON, comment='{"shape": [x, y, z], "affine": 4 x 4 RAS+ mm}, by the header'),
+    Column("grid", _Json, comment='{"shape": [x, y, z], "affine": 4 x 4 RAS+ mm}, by the header'),
     Column("shuffle", Double, nullable=False, comment="a fixed random place in [0, 1)"),
     Column("served_at", Double, nullable=False, default=0.0, comment="when it was last handed out, 0 if never"),
     Column("score", Double, comment="what the model `score_version` would gain by it"),
@@ -63,7 +65,7 @@ images = Table(
         Double,
         comment="place among the final labels to be reviewed, the highest first; none: reviewed, or no such label",
     ),
-    Column("info", JSON, nullable=False, comment="what clients and tasks noted"),
+    Column("info", _Json, nullable=False, comment="what clients and tasks noted"),
     Column("added_at", Double, nullable=False),
 )
 # Only images in the pool are indexed for choosing, so that a choice costs the same at any size.
@@ -105,12 +107,12 @@ versions = Table(
     Column("seconds_since_lease", Double),
     Column("model_version", Text, comment="of the model that pre-segmented it"),
     Column("restored_from", Integer, comment="the number of the version this one repeats"),
-    Column("voxels", JSON, comment="{class: count}; none for an adopted label of unknown meaning"),
-    Column("ml", JSON, comment="{class: volume}"),
-    Column("against_presegmentation", JSON, comment='{class: {"dice": 0..1, "changed_ml": ml}}'),
-    Column("against_previous", JSON, comment="the same against the version before"),
+    Column("voxels", _Json, comment="{class: count}; none for an adopted label of unknown meaning"),
+    Column("ml", _Json, comment="{class: volume}"),
+    Column("against_presegmentation", _Json, comment='{class: {"dice": 0..1, "changed_ml": ml}}'),
+    Column("against_previous", _Json, comment="the same against the version before"),
     Column("change", Double, comment="1 - lowest Dice against the pre-segmentation, else the version before"),
-    Column("info", JSON, nullable=False, comment="what the client sent along"),
+    Column("info", _Json, nullable=False, comment="what the client sent along"),
     UniqueConstraint("image_id", "tag", "number"),
     comment="only ever added to",
 )
@@ -123,7 +125,7 @@ labels = Table(
     Column("suffix", Text, nullable=False),
     Column("version_id", _Key, ForeignKey("versions.id"), comment="none: lies in the folder, not taken in yet"),
     Column("problem", Text, comment="why the file in the folder was not taken in"),
-    Column("info", JSON, comment="what MONAI Label's own store noted about a label not taken in yet"),
+    Column("info", _Json, comment="what MONAI Label's own store noted about a label not taken in yet"),
     Column("shown_size", BigInteger, comment="of the file in labels/<tag>/; none: still to be written"),
     Column("shown_modified_ns", BigInteger),
     comment="the label that labels/<tag>/ shows for an image",
@@ -171,7 +173,7 @@ events = Table(
     Column("image_id", _Name),
     Column("tag", Text),
     Column("actor", Text, nullable=False),
-    Column("detail", JSON, nullable=False),
+    Column("detail", _Json, nullable=False),
     comment="only ever added to",
 )
 Index("events_by_image", events.c.image_id)

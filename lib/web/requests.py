@@ -8,6 +8,8 @@ are plain functions, which we call from plain endpoints, so that the framework r
 import json
 import logging
 import re
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +42,7 @@ _RESERVED = {
     "image", "label", "session", "image_path", "bundle_path", "model_filename", "train_ds", "val_ds", "model", "method",
 }  # fmt: skip
 _STARTING = threading.Lock()
+_LONGEST_REASON = 500
 _GPUS = re.compile(r"all|\d+(,\d+)*|")
 
 
@@ -145,8 +148,16 @@ def install_requests(app: FastAPI) -> None:
         checked_identifier(tag or FINAL, "label tag")
         checked["client_id"] = client_of(checked, _host(request))
         _renew(image, checked["client_id"])  # for a label that is refused, or is not the final one
-        with _tidied(background_tasks):
-            return datastore.save_label(background_tasks, image, json.dumps(checked), tag, label, caller.username)
+        store = _store()
+        if store is None:
+            with _tidied(background_tasks):
+                return datastore.save_label(background_tasks, image, json.dumps(checked), tag, label, caller.username)
+        with _received(label) as path:
+            version = store.labels.save(image, path, tag or FINAL, checked, author=checked["client_id"])
+        told = _app().on_save_label(image, image) or {}
+        # With what the client can make sure by that its label arrived.
+        kept = {"tag": version.tag, "version": version.number, "sha256": version.sha256, "voxels": version.voxels}
+        return {**told, "image": image, "label": image, **kept}
 
     def download_label(label: str, tag: str, _: User = user) -> Any:
         # 3D Slicer loads the label "original" of an image that it is given; in a review that is the label to correct.
@@ -233,6 +244,17 @@ def install_requests(app: FastAPI) -> None:
     ours.post("/batch/infer/{model}", tags=["Infer"])(start_batch)
     app.include_router(ours)
     app.router.routes.insert(0, app.router.routes.pop())  # the first route that matches answers
+
+
+@contextmanager
+def _received(upload: UploadFile) -> Iterator[Path]:
+    """An upload as a temporary file with the suffix of what was sent; MONAI Label's own loses dots in names."""
+    name = Path(upload.filename or "").name
+    suffix = name[len(stem_of(name)) :] or Path(name).suffix or ".nii.gz"
+    with tempfile.NamedTemporaryFile(prefix="liverloop-", suffix=suffix[-20:]) as file:
+        shutil.copyfileobj(upload.file, file)
+        file.flush()
+        yield Path(file.name)
 
 
 def _sample(store: Store, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -326,6 +348,10 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and value >= 0
 
 
+def _is_skip(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str) and len(value) <= _LONGEST_REASON)
+
+
 def _names_devices(value: Any) -> bool:
     names = value if isinstance(value, list) else [value]
     return bool(names) and all(isinstance(name, str) for name in names)
@@ -339,7 +365,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, str) and value.upper() in logging.getLevelNamesMapping(),
         "a log level such as 'INFO'",
     ),
-    "skip": (lambda value: isinstance(value, bool | str), "true, false or the id of the image to skip"),
+    "skip": (_is_skip, f"true, false or why, in at most {_LONGEST_REASON} characters"),
     "max_batch_size": (_is_count, "a number of images, 0 for all"),
     "max_workers": (_is_count, "a number of threads, 0 to choose by the cores"),
 }

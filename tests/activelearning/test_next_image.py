@@ -97,10 +97,15 @@ def test_no_strategy_brings_a_skipped_image_back_before_the_others(studies, stra
     assert studies.ask("anna", strategy, skip=True).image_id == order[0]
 
 
-def test_a_request_sent_twice_skips_one_image(studies):
+def test_why_an_image_is_skipped_is_noted(studies):
     studies.register("a", "b", "c")
-    studies.ask("anna")
-    assert [studies.ask("anna", skip="a").image_id for _ in range(2)] == ["b", "b"]
+    assert studies.ask("anna", skip="nothing to skip yet").image_id == "a"
+    assert studies.ask("anna", skip="arms down").image_id == "b"
+    assert studies.ask("anna", skip=True).image_id == "c"
+    assert [(event.image_id, event.detail["why"]) for event in events(studies, "image skipped")] == [
+        ("b", "asked for another"),
+        ("a", "arms down"),
+    ]
 
 
 def test_the_only_image_can_be_skipped_and_comes_back(studies):

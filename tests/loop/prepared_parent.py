@@ -41,20 +41,19 @@ def _answer(asked: dict[str, Any], running: set[int]) -> dict[str, Any]:
     if "arguments" in asked:
         pid = os.fork()
         if pid == 0:
-            _become_server(asked["arguments"], asked["log"], asked["environment"], asked["folder"])
+            _become_server(asked["arguments"], asked["log"], asked["folder"])
         running.add(pid)
         return {"pid": pid}
-    pid, status = os.waitpid(asked["pid"], 0 if asked["wait"] else os.WNOHANG)
+    pid, status = os.waitpid(asked["pid"], os.WNOHANG)
     if pid == 0:
         return {"code": None}
     running.discard(pid)
     return {"code": os.waitstatus_to_exitcode(status)}
 
 
-def _become_server(arguments: list[str], log: str, environment: dict[str, str], folder: str) -> None:
+def _become_server(arguments: list[str], log: str, folder: str) -> None:
     os.setsid()  # a process group of its own, which can be ended as a whole
     os.chdir(folder)
-    os.environ.update(environment)
     with Path(os.devnull).open("rb") as nothing, Path(log).open("ab") as lines:
         os.dup2(nothing.fileno(), 0)
         os.dup2(lines.fileno(), 1)

@@ -5,15 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pytest
-from monailabel.client import MONAILabelClient  # noqa: F401 - before pytest's own time limits begin
-
-from tests.loop.running_server import REPOSITORY, RunningServer, wait_until
+from tests.loop.running_server import PATIENCE_S, REPOSITORY, RunningServer, wait_until
 
 
 class Preparation:
@@ -75,13 +72,6 @@ class Preparation:
         return dict(json.loads(line))
 
 
-@pytest.fixture(scope="module")
-def preparation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparation]:
-    """For a test module to import."""
-    with Preparation(tmp_path_factory.mktemp("preparation")) as prepared:
-        yield prepared
-
-
 class _Copy:
     """A copy of the prepared process, as far as `RunningServer` needs `subprocess.Popen`."""
 
@@ -91,11 +81,18 @@ class _Copy:
         self._preparation = preparation
 
     def poll(self) -> int | None:
-        return self._ask(wait=False)
+        if self.returncode is None:
+            self.returncode = self._preparation.ask(pid=self.pid)["code"]
+        return self.returncode
 
-    def wait(self, timeout: float | None = None) -> int | None:
-        del timeout  # pytest's own ends a test that hangs
-        return self._ask(wait=True)
+    def wait(self, timeout: float | None = None) -> int:
+        end = time.monotonic() + (PATIENCE_S if timeout is None else timeout)
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("the prepared server", PATIENCE_S if timeout is None else timeout)
+            time.sleep(0.005)
+        assert self.returncode is not None
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -103,11 +100,6 @@ class _Copy:
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
-
-    def _ask(self, *, wait: bool) -> int | None:
-        if self.returncode is None:
-            self.returncode = self._preparation.ask(pid=self.pid, wait=wait)["code"]
-        return self.returncode
 
 
 class PreparedServer(RunningServer):
@@ -148,7 +140,6 @@ class PreparedServer(RunningServer):
             arguments=self._command[2:],  # those behind `monailabel start_server`
             log=str(self.log_file),
             folder=str(self.folder),
-            environment={},
         )["pid"]
         self._process = _Copy(self._preparation, pid)  # type: ignore[assignment]
 

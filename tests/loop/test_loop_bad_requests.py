@@ -188,7 +188,11 @@ def test_training_without_labels_is_refused_before_it_starts(server, client):
         ("POST", "/infer/spleen?image=case_20", f"there is no model 'spleen'; choose one of {MODEL}"),
         ("POST", "/batch/infer/spleen", f"there is no model 'spleen'; choose one of {MODEL}"),
         ("POST", "/train/spleen", f"there is no model to train 'spleen'; choose one of {MODEL}"),
-        ("POST", "/activelearning/best", "there is no strategy 'best'; choose one of random, first, uncertainty, review"),
+        (
+            "POST",
+            "/activelearning/best",
+            "there is no strategy 'best'; choose one of random, first, uncertainty, review",
+        ),
         ("POST", "/scoring/beauty", "there is no scoring method 'beauty'; choose one of dice, uncertainty"),
     ],
 )

@@ -53,7 +53,8 @@ def test_an_edited_answer_is_saved_and_leaves_the_pool(client, server, truth, tm
     image = nib.load(answer)
     edited = Volume(np.asarray(image.dataobj).copy(), image.affine)
     edited.array[40:44, 40:44, 8] = _TUMOR
-    assert save(client, tmp_path, edited, _SAVED) == {"image": CASE, "label": CASE}
+    answer = save(client, tmp_path, edited, _SAVED)
+    assert (answer["image"], answer["label"], answer["tag"], answer["version"]) == (CASE, CASE, "final", 1)
     np.testing.assert_array_equal(saved(client)[0], edited.array)
     entry = client.datastore()["objects"][CASE]["labels"]["final"]
     assert entry["info"]["label_info"] == _SAVED

@@ -48,6 +48,7 @@ def test_table_and_json(benchmark, tmp_path):
         (("speed",), "error: argument BENCHMARK: invalid choice: 'speed'"),
         (("infer", "--json", "/dev/null/x/y"), "error: can't write to the folder /dev/null/x (Not a directory)"),
         (("infer", "--repeat", "0"), "error: --repeat must be at least 1, not 0"),
+        (("store", "--repeat", "0"), "error: --repeat must be at least 1, not 0"),
         (("infer", "--volume", "nowhere"), "error: --volume nowhere: neither a number of slices nor an existing image"),
     ],
 )
@@ -61,3 +62,4 @@ def test_wrong_input_is_one_line(benchmark, arguments, message):
 def test_help(benchmark):
     assert "one auto-segmentation" in benchmark("--help")[1]
     assert "--no-baseline" in benchmark("infer", "--help")[1]
+    assert "--baseline-most" in benchmark("store", "--help")[1]

@@ -65,6 +65,12 @@ def test_status(ledger, studies):
     assert (figures["versions"], figures["leases"], figures["studies"]) == (3, 1, str(studies))
 
 
+def test_options_before_the_command(ledger, studies):
+    assert answer(ledger("--json", "--studies", studies, "--conf", "model_name", "m", "excluded", folder=None)) == {}
+    message = "error: --studies DIR is required, the folder with the images; see ledger.py --help"
+    assert error_of(ledger("status", folder=None)) == message
+
+
 def test_history_diff_and_restore(ledger):
     code, output, _ = ledger("history", "a", "--tag", "final")
     lines = output.splitlines()

@@ -3,6 +3,8 @@
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -183,7 +185,7 @@ def test_a_label_taken_back_keeps_its_versions(store, send):
     restored = store.labels.restore("a", "final", 1, author="ann")
     assert restored.number == 2
     np.testing.assert_array_equal(shown(store), classes(1))
-    with pytest.raises(NotFoundError, match="there is no label 'b.1' with the tag 'final'"):
+    with pytest.raises(NotFoundError, match=r"there is no label 'b\.1' with the tag 'final'"):
         store.labels.withdraw("b.1", "final", author="bob")
 
 
@@ -300,8 +302,6 @@ def test_a_file_taken_away_is_noticed_and_its_versions_stay(store, send, caplog)
 
 
 def test_concurrent_saves_keep_their_order(store, send):
-    from concurrent.futures import ThreadPoolExecutor
-
     paths = [send(seed, f"{seed}.nii.gz") for seed in range(24)]
     with ThreadPoolExecutor(8) as pool:
         saved = list(pool.map(lambda path: store.labels.save("a", path, "final", {}, author=path.name), paths))
@@ -310,7 +310,7 @@ def test_concurrent_saves_keep_their_order(store, send):
     assert [v.saved_at for v in history] == sorted(v.saved_at for v in history)
     assert {version.number: version.sha256 for version in saved} == {v.number: v.sha256 for v in history}
     assert file_sha256(store.layout.shown("a", "final")) == history[-1].sha256
-    for earlier, later in zip(history, history[1:], strict=False):
+    for earlier, later in pairwise(history):
         before = read_label(store.labels.path(earlier)).array
         changed = (before == 1) ^ (read_label(store.labels.path(later)).array == 1)
         assert later.against_previous["liver"]["changed_ml"] == pytest.approx(changed.sum() * VOXEL_ML)

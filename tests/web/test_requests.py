@@ -1,5 +1,6 @@
 """Requests are refused before MONAI Label's handlers see them."""
 
+import hashlib
 import json
 import threading
 from ast import literal_eval
@@ -134,7 +135,7 @@ def test_keys_of_the_server_are_refused(key):
         {"name": "second try", "label_tag": "final", "max_epochs": 5, "client_id": "user-xyz"},
         {"result_extension": ".nrrd", "fill_holes": False},
         {"skip": True},
-        {"skip": "case_1"},
+        {"skip": "arms down"},
     ],
 )
 def test_what_clients_send_passes(params):
@@ -145,7 +146,7 @@ def test_what_clients_send_passes(params):
 @pytest.mark.parametrize(
     ("params", "expected"),
     [
-        ({"skip": 1}, "skip = 1 can't be used; expected true, false or the id of the image to skip"),
+        ({"skip": 1}, "skip = 1 can't be used; expected true, false or why, in at most 500 characters"),
         ({"name": "../../x"}, "run name '../../x' is not allowed; "),
         ({"label_tag": ".."}, "label tag '..' is not allowed; "),
         ({"device": 5}, "device = 5 can't be used; expected a device's name such as 'cpu' or 'cuda'"),
@@ -249,6 +250,9 @@ class FolderApp(FakeApp):
             get_label_uri=lambda label, tag: str(self.store.layout.shown(label, tag)),
         )
 
+    def on_save_label(self, image_id, label_id):
+        """Nothing more to tell."""
+
     def next_sample(self, asked):
         """As our strategy tasks behind the app answer."""
         with self.store.ledger.writing() as connection:
@@ -329,9 +333,9 @@ def end_of(store, image):
     return holder(store, image).expires_at
 
 
-def test_who_works_on_an_image_keeps_it(folder, store):
+def test_who_works_on_an_image_keeps_it(folder, store, label_file):
     folder.post("/activelearning/first", json={"client_id": "anna"})
-    files = {"label": ("label.nii.gz", b"x")}
+    files = {"label": ("label.nii.gz", label_file(5).read_bytes())}
     for work in (
         lambda data: folder.post("/infer/m", params={"image": "a"}, data=data),
         lambda data: folder.put("/datastore/label", params={"image": "a", "tag": "draft"}, data=data, files=files),
@@ -355,11 +359,24 @@ def test_work_goes_on_where_the_ledger_can_not_be_written(folder, store, monkeyp
     assert "the lease of a is not renewed: the disk is full" in caplog.text
 
 
-def test_who_it_was_is_passed_on(folder):
-    files = {"label": ("label.nii.gz", b"x")}
+def test_a_saved_label_is_answered_with_what_was_kept(folder, store, label_file):
+    for number in (1, 2):
+        sent = label_file(number).read_bytes()
+        files = {"label": ("label.nii.gz", sent)}
+        answer = folder.put("/datastore/label", params={"image": "a"}, files=files).json()
+        assert (answer["image"], answer["label"], answer["tag"], answer["version"]) == ("a", "a", "final", number)
+        assert answer["sha256"] == hashlib.sha256(store.layout.shown("a", "final").read_bytes()).hexdigest()
+    files = {"label": ("label", b"x")}  # a client may name its file as it likes
+    refusal = folder.put("/datastore/label", params={"image": "a"}, files=files)
+    assert refusal.status_code == 400
+    assert refusal.json()["detail"].startswith("label for image 'a': not a readable .nii.gz file")
+
+
+def test_who_it_was_is_passed_on(folder, store, label_file):
+    files = {"label": ("label.nii.gz", label_file(5).read_bytes())}
     for given, expected in (("{}", "anonymous@testclient"), ('{"client_id": "anna"}', "anna")):
         sent = {"client_id": expected}
         answer = folder.post("/infer/m", params={"image": "a"}, data={"params": given}).json()
         assert json.loads(literal_eval(answer["arguments"][4])) == sent
-        answer = folder.put("/datastore/label", params={"image": "a"}, data={"params": given}, files=files).json()
-        assert json.loads(literal_eval(answer["arguments"][2])) == sent
+        assert folder.put("/datastore/label", params={"image": "a"}, data={"params": given}, files=files).is_success
+        assert store.labels.history("a")[0].author == expected
