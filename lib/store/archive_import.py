@@ -155,6 +155,7 @@ class _Import:
         self._add_facts()
         for groups in chunks(self._archive.groups(), _PAGE):
             self._add_images(groups)
+        self._show()
         self._add_refused()
         for rows in chunks(self._archive.rows("events"), _PAGE):
             self._add_events(rows)
@@ -179,7 +180,6 @@ class _Import:
             here = _records(connection, groups)
         for group in groups:
             self._write_files(group, here[group.image_id])
-        shown: list[tuple[str, str]] = []
         with self._store.ledger.writing() as connection:
             here = _records(connection, groups)
             self._insert_images(connection, groups, here)
@@ -188,31 +188,40 @@ class _Import:
                 if problems:
                     msg = f"{problems[0]}: somebody saved it while the archive was imported; start the import again"
                     raise BadInputError(msg)
-                shown += self._add_rows(connection, group, here[group.image_id])
+                self._add_rows(connection, group, here[group.image_id])
             images.reckon(connection, [group.image_id for group in groups])
-        present = {group.image_id for group in groups if (row := here[group.image_id].image) and row["present"]}
-        for image_id, tag in shown:
+
+    def _show(self) -> None:
+        """Write the labels that are to be shown, also those of an import that was interrupted."""
+        table = schema.labels
+        query = (
+            select(table.c.image_id, table.c.tag, schema.images.c.present)
+            .outerjoin(schema.images, schema.images.c.image_id == table.c.image_id)
+            .where(table.c.version_id.is_not(None), table.c.shown_size.is_(None))
+        )
+        with self._store.ledger.reading() as connection:
+            waiting = connection.execute(query).all()
+        for image_id, tag, present in waiting:
             self._store.labels.show(image_id, tag)
             self.added.labels += 1
-            if image_id in present:  # the archive's site may have numbered its classes in another way
+            if present:  # the archive's site may have numbered its classes in another way
                 self._store.labels.remap(image_id, tag)
 
-    def _add_rows(self, connection: Connection, group: Group, here: Records) -> list[tuple[str, str]]:
-        """The rows about one image; returns image and tag of the labels to show."""
+    def _add_rows(self, connection: Connection, group: Group, here: Records) -> None:
         self._update_image(connection, group, here)
         known = {_key(vars(version)) for version in here.versions}
         new = [row for row in group.versions if _key(row) not in known]
         if new:
             connection.execute(insert(schema.versions), _in_order(new))
             self.added.versions += len(new)
-        shown = [tag for row in group.labels if (tag := self._add_label(connection, row, here, new))]
+        for row in group.labels:
+            self._add_label(connection, row, here, new)
         there = {row["client_id"] for row in here.presegmentations}
         for row in group.presegmentations:
             if row["client_id"] not in there and (self._store.layout.presegmentations / row["file"]).is_file():
                 connection.execute(insert(schema.presegmentations).values(row))
         if group.lease is not None and _has_purpose(group, here):
             connection.execute(insert(schema.leases).values(group.lease))
-        return [(group.image_id, tag) for tag in shown]
 
     def _insert_images(self, connection: Connection, groups: Sequence[Group], here: Mapping[str, Records]) -> None:
         """Those that the ledger doesn't know, as gone; a look through the folder finds them if they are there."""
@@ -234,15 +243,15 @@ class _Import:
             key = schema.images.c.image_id == group.image_id
             connection.execute(update(schema.images).where(key).values(to_review=row["to_review"]))
 
-    def _add_label(self, connection: Connection, row: Row, here: Records, new: Sequence[Row]) -> str | None:
-        """The row of a label whose versions were added; returns the tag if it is to be shown."""
+    def _add_label(self, connection: Connection, row: Row, here: Records, new: Sequence[Row]) -> None:
+        """The row of a label whose versions were added, or of one that is no version yet."""
         image_id, tag = row["image_id"], row["tag"]
         table = schema.labels
         known = here.shown(tag)
         version_id = None
         if row["version"] is not None:
             if not any(version["tag"] == tag for version in new):
-                return None  # what is shown here has been decided here
+                return  # what is shown here has been decided here
             query = select(schema.versions.c.id).where(
                 schema.versions.c.image_id == image_id,
                 schema.versions.c.tag == tag,
@@ -250,7 +259,7 @@ class _Import:
             )
             version_id = connection.scalar(query)
         elif known is not None or here.of_tag(tag):
-            return None
+            return
         values = {"suffix": row["suffix"], "version_id": version_id, "problem": row["problem"], "info": row["info"]}
         values |= {"shown_size": None, "shown_modified_ns": None}
         path = self._store.layout.shown(image_id, tag, row["suffix"])
@@ -260,7 +269,6 @@ class _Import:
             connection.execute(insert(table).values(image_id=image_id, tag=tag, **values))
         else:
             connection.execute(update(table).where(table.c.image_id == image_id, table.c.tag == tag).values(values))
-        return tag if version_id is not None else None
 
     def _write_files(self, group: Group, here: Records) -> None:
         for row in group.versions:

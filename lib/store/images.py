@@ -37,6 +37,13 @@ class FileState:
         status = path.stat()
         return cls(suffix, status.st_size, status.st_mtime_ns)
 
+    def is_of(self, path: Path) -> bool:
+        """Whether a file is as it was then."""
+        try:
+            return FileState.of(path, self.suffix) == self
+        except FileNotFoundError:
+            return False
+
 
 @dataclass(frozen=True)
 class Image:

@@ -21,7 +21,8 @@ from sqlalchemy import Connection, null, or_, select, update
 
 from lib.errors import BadInputError, LiverLoopError, NotFoundError, StorageError
 from lib.inference.model import file_sha256
-from lib.store import images
+from lib.store import images, leases
+from lib.store.events import SERVER
 from lib.store.images import Image
 from lib.store.layout import Layout
 from lib.store.ledger import Ledger
@@ -106,6 +107,30 @@ def ensure_fit(ledger: Ledger, layout: Layout, image_id: str) -> str | None:
     if image.grid is not None or image.problem is not None:
         return image.problem
     return _inspected(ledger, layout, image_id)
+
+
+def note_if_unreadable(ledger: Ledger, layout: Layout, image_id: str) -> str | None:
+    """Decode an image that work failed on; if that is the image's fault, it is not offered to anybody else.
+
+    Returns:
+        Why it can't be used, None if it can.
+
+    Raises:
+        NotFoundError: no image has this id.
+        StorageError: the ledger refused.
+    """
+    with ledger.reading() as connection:
+        image = images.get(connection, image_id)
+    try:
+        read_image(layout.image(image_id, image.file.suffix))
+    except BadInputError as error:
+        if _note_problem(ledger, image, str(error)):
+            with ledger.writing() as connection:
+                leases.free(connection, image_id, actor=SERVER, why=f"the image can't be used: {error}")
+        return str(error)
+    except NotFoundError:
+        _note_gone(ledger, image)
+    return None
 
 
 def inspect_all(ledger: Ledger, layout: Layout, stop: threading.Event) -> None:

@@ -37,6 +37,10 @@ _SAME_PLACE_MM = 0.01  # formats round affines differently; a file that another 
 _SETTLED_S = 10.0  # a file that was not changed for so long is not being written any more
 
 
+class _OvertakenError(Exception):
+    """The label that a file in the folder was compared with is no longer the current one."""
+
+
 class LabelStore:
     """The labels of a studies folder.
 
@@ -116,7 +120,7 @@ class LabelStore:
         files = [path for path in self._layout.shown_files(image_id, tag, suffix) if not self._is_shown(path, row)]
         taken = None
         for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
-            taken = self._take_in_file(image_id, tag, path, row) or taken
+            taken = self._take_in_file(image_id, tag, path) or taken
         if taken is None:
             return None
         version, right_as_it_is = taken
@@ -219,7 +223,7 @@ class LabelStore:
             if row is not None and self._is_shown(self._layout.shown(image_id, tag, row.suffix), row):
                 return
             path = self._layout.shown(image_id, tag)
-            self._keep_others_work(connection, image_id, tag, path)
+            self._keep_others_work(connection, image_id, tag)
             with atomic_write(path) as temporary:
                 shutil.copyfile(self.path(current), temporary)
             # In every format: one that was there before would pass for the label, too.
@@ -281,7 +285,10 @@ class LabelStore:
         """
         with self._ledger.reading() as connection:
             image = images.get(connection, image_id)
-        return image.grid or read_grid(self._layout.image(image_id, image.file.suffix))
+        path = self._layout.image(image_id, image.file.suffix)
+        if image.grid is None or not image.file.is_of(path):  # replaced a moment ago, and not noticed yet
+            return read_grid(path)
+        return image.grid
 
     def _checked(self, path: Path, grid: Grid, names: Sequence[Mapping[str, Any]] | None) -> Volume:
         return checked_label(path, grid, names, self._settings.labels, self._settings.limits.affine_tolerance_mm)
@@ -309,8 +316,16 @@ class LabelStore:
         author: str,
         source: str,
         restored_from: int | None = None,
+        expected: versions.Shown | None = None,
     ) -> Version:
-        """The version's file first, then its row; `show` comes after both."""
+        """The version's file first, then its row; `show` comes after both.
+
+        Args:
+            expected: of a file that lies in the folder, the row it was compared with.
+
+        Raises:
+            _OvertakenError: that row has changed since.
+        """
         voxels = count_voxels(label.array, self._settings.label_indices())
         file, sent_file = version_files.write(self._layout, image_id, tag, sent, label)
         made = self._layout.versions / file
@@ -336,14 +351,24 @@ class LabelStore:
             values["against_previous"] = self._compared(self.path(previous), label) if previous else None
             decisive = values["against_presegmentation"] or values["against_previous"]
             values["change"] = change_of(decisive) if decisive else None
-            version = self._record(values, previous)
+            try:
+                version = self._record(values, previous, expected)
+            except _OvertakenError:
+                for path in (file, sent_file):  # copies of what lies in the folder, named by no row
+                    if path is not None:
+                        (self._layout.versions / path).unlink()
+                raise
         return version
 
-    def _record(self, values: Mapping[str, Any], previous: Version | None) -> Version | None:
+    def _record(
+        self, values: Mapping[str, Any], previous: Version | None, expected: versions.Shown | None
+    ) -> Version | None:
         """Add the row and make it the current one; None where `previous` is no longer the version before."""
         image_id, tag, author = values["image_id"], values["tag"], values["author"]
         with self._ledger.writing() as connection:
             image = images.get(connection, image_id)
+            if expected is not None and versions.shown(connection, image_id, tag) != expected:
+                raise _OvertakenError
             current = versions.current(connection, image_id, tag)
             if (current and current.id) != (previous and previous.id):
                 return None
@@ -418,12 +443,11 @@ class LabelStore:
         detail = {"reason": reason, "file": str(kept.relative_to(self._layout.studies))}
         record(connection, "label refused", image_id, tag, actor=author, detail=detail)
 
-    def _take_in_file(
-        self, image_id: str, tag: str, path: Path, row: versions.Shown | None
-    ) -> tuple[Version, bool] | None:
+    def _take_in_file(self, image_id: str, tag: str, path: Path) -> tuple[Version, bool] | None:
         """The version that a file becomes, and whether it can be shown as it is."""
         with self._ledger.reading() as connection:
             current = versions.current(connection, image_id, tag)
+            row = versions.shown(connection, image_id, tag)
         if current is not None and file_sha256(path) == current.sha256 and path.name.endswith(STORED):
             self._note_shown(image_id, tag, path)  # copied or touched, not changed
             return None
@@ -436,7 +460,12 @@ class LabelStore:
             return None
         source = "adopted" if info else "found"
         author = str(info.get("client_id") or info.get("user") or SERVER)
-        version = self._keep(image_id, tag, path, label, self._described(info), author=author, source=source)
+        try:
+            version = self._keep(
+                image_id, tag, path, label, self._described(info), author=author, source=source, expected=row
+            )
+        except _OvertakenError:
+            return None  # a client saved meanwhile; the next look sees what lies here then
         return version, suffix_of(path) != ".seg.nrrd" and version_files.holds(path, label, _SAME_PLACE_MM)
 
     def _note_unfit(self, image_id: str, tag: str, path: Path, problem: str, *, over_a_version: bool) -> None:
@@ -465,29 +494,30 @@ class LabelStore:
             record(connection, "label not usable", image_id, tag, detail={"reason": problem})
         logger.warning("the label %s of %s is not used: %s", tag, image_id, problem)
 
-    def _keep_others_work(self, connection: Connection, image_id: str, tag: str, path: Path) -> None:
-        """Move aside what another program wrote to where a version is to be shown, unless it is a version itself."""
+    def _keep_others_work(self, connection: Connection, image_id: str, tag: str) -> None:
+        """Move aside what another program wrote into `labels/<tag>/` and nobody has seen yet."""
         known = versions.history(connection, image_id, tag)
-        for file in {path, *self._layout.shown_files(image_id, tag)}:
-            if not file.is_file():
-                continue
+        row = versions.shown(connection, image_id, tag)
+        for file in self._layout.shown_files(image_id, tag, row.suffix if row else STORED):
             sha256 = file_sha256(file)
             if any(version_files.comes_from(version, sha256) for version in known):
                 continue
-            reason = "another program wrote it while a label was saved; the saved one is shown"
+            reason = "another program wrote it while the label was saved or taken back"
             kept = refused.set_aside(self._layout, image_id, tag, file, reason, SERVER)
             self._note_refused(connection, image_id, tag, kept, reason, SERVER)
 
     def _forget(self, image_id: str, tag: str, kind: str, actor: str) -> None:
-        """No longer the image's label; the shown file goes once that is committed."""
+        """No longer the image's label, and no longer shown."""
         with self._ledger.writing() as connection:
             current = versions.current(connection, image_id, tag)
+            row = versions.shown(connection, image_id, tag)
             key = (labels_table.c.image_id == image_id, labels_table.c.tag == tag)
             connection.execute(delete(labels_table).where(*key))
             detail = {"version": current.number} if current else {}
             record(connection, kind, image_id, tag, actor=actor, detail=detail)
             images.reckon(connection, [image_id])
-            for path in self._layout.shown_files(image_id, tag):
+            self._keep_others_work(connection, image_id, tag)
+            for path in self._layout.shown_files(image_id, tag, row.suffix if row else STORED):
                 path.unlink(missing_ok=True)
             if self._layout.tag(tag).is_dir():
                 sync_folder(self._layout.tag(tag))

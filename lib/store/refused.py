@@ -71,7 +71,9 @@ def _with_reason(layout: Layout, image_id: str, tag: str | None, path: Path, rea
     """The reason first: a file without one would be a riddle. The suffix stays, so that its program can open it."""
     now = datetime.now(UTC)
     suffix = path.name[len(_stem(path.name)) :]
-    suffix = suffix if suffix.replace(".", "").isalnum() and len(suffix) <= _LONGEST_SUFFIX else ".bin"
+    usual = suffix.replace(".", "").isalnum() and len(suffix) <= _LONGEST_SUFFIX
+    if not usual or suffix.lower() == ".json":  # which would be the reason's own name
+        suffix = ".bin"
     kept = layout.refused(image_id) / f"{now:%Y%m%dT%H%M%S.%f}Z-{tag or 'file'}{suffix}"
     write_reason(kept, image_id, tag, reason, author, at=now.isoformat(timespec="seconds"))
     return kept
@@ -94,9 +96,12 @@ def reason_path(kept: Path) -> Path:
 
 
 def listed(layout: Layout, image_id: str | None = None) -> Iterator[Refused]:
-    """The refused files of an image or of all, by image and time."""
-    folder = layout.labels / REFUSED
-    for one in [image_id] if image_id is not None else _names(folder):
+    """The refused files of an image or of all, by image and time.
+
+    Raises:
+        BadInputError: the image id is unfit as a folder's name.
+    """
+    for one in _names(layout.labels / REFUSED) if image_id is None else [layout.refused(image_id).name]:
         for path in files_of(layout, one):
             note = _note(reason_path(path))
             yield Refused(

@@ -19,6 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
     and_,
     or_,
+    true,
 )
 from sqlalchemy.dialects.postgresql import TEXT
 
@@ -68,18 +69,27 @@ images = Table(
     Column("info", _Json, nullable=False, comment="what clients and tasks noted"),
     Column("added_at", Double, nullable=False),
 )
-# Only images in the pool are indexed for choosing, so that a choice costs the same at any size.
+# Only images in the pool are indexed for choosing, so that a choice costs the same at any size. A bare column would
+# become `WHERE open`, which SQLite does not recognize in the `open = 1` of queries.
+_OPEN = images.c.open == true()
 for _name, _columns in {
-    "pool_by_name": ("image_id",),
-    "pool_by_turn": ("served_at", "shuffle"),
-    "pool_by_score": ("score_version", "score"),
+    "pool_by_name": (images.c.served_at, images.c.image_id),
+    "pool_by_turn": (images.c.served_at, images.c.shuffle),
+    "pool_by_score": (images.c.score_version, images.c.served_at, images.c.score.desc()),
 }.items():
-    Index(_name, *(images.c[column] for column in _columns), sqlite_where=images.c.open, postgresql_where=images.c.open)
+    Index(_name, *_columns, sqlite_where=_OPEN, postgresql_where=_OPEN)
+_REVIEWABLE = and_(
+    images.c.labelled,
+    images.c.to_review.is_not(None),
+    images.c.present,
+    images.c.problem.is_(None),
+    images.c.excluded.is_(None),
+)
 Index(
     "pool_for_review",
     images.c.to_review,
-    sqlite_where=images.c.to_review.is_not(None),
-    postgresql_where=images.c.to_review.is_not(None),
+    sqlite_where=_REVIEWABLE,
+    postgresql_where=_REVIEWABLE,
 )
 Index("images_by_fingerprint", images.c.fingerprint)
 Index("images_not_offered", images.c.image_id, sqlite_where=~images.c.present, postgresql_where=~images.c.present)
@@ -177,3 +187,4 @@ events = Table(
     comment="only ever added to",
 )
 Index("events_by_image", events.c.image_id)
+Index("events_by_kind", events.c.kind, events.c.id)

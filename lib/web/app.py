@@ -3,8 +3,8 @@
 import logging
 import os
 import tempfile
-from collections.abc import Collection
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lib.inference.task import LiverTumorInferTask
 from lib.settings import load_settings
 from lib.store.door import named_in_errors
 from lib.store.folder import FolderDatastore
+from lib.store.inspection import note_if_unreadable
 from lib.store.store import Store
 from lib.training.task import LiverTumorTrainTask
 from lib.web.answers import install_answers
@@ -147,7 +148,7 @@ class LiverLoopApp(MONAILabelApp):
                 msg = f"there is no image {image[:80]!r}"
                 raise NotFoundError(msg)
         sent = isinstance(image, str) and os.path.isabs(image)
-        with named_in_errors(str(image), "the image sent") if sent else nullcontext():
+        with named_in_errors(str(image), "the image sent") if sent else self._noting_unreadable(image):
             result: dict[str, Any] = super().infer(request, datastore)
         if isinstance(image, str) and not sent and request.get("client_id"):
             self._keep_presegmentation(image, request, result)
@@ -183,6 +184,16 @@ class LiverLoopApp(MONAILabelApp):
             self.store.watch()
         super().on_init_complete()
         logger.info("model in force: %s (%s)", self.source.version, self.source.path.name)
+
+    @contextmanager
+    def _noting_unreadable(self, image: object) -> Iterator[None]:
+        """Whoever asks for the next image is not given one that an inference could not read."""
+        try:
+            yield
+        except BadInputError:
+            if self.store is not None and isinstance(image, str):
+                note_if_unreadable(self.store.ledger, self.store.layout, image)
+            raise
 
     def _keep_presegmentation(self, image_id: str, request: dict[str, Any], result: dict[str, Any]) -> None:
         """Keep what the annotator starts from, to tell later what was corrected; a result goes out in any case."""

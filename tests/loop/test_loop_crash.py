@@ -67,6 +67,7 @@ def kill_again_and_again(server, cases, ledger_url, kills, seed):
             wait_until(lambda: not kept.pending(), "the labels to be shown", pause_s=0.01)
             kept.check(journal)
             save_until_killed(server, cases, journal, round_, chance.uniform(0, _ANY_MOMENT_S))
+            assert not journal.refused
     with server:
         wait_until(lambda: not kept.pending(), "the labels to be shown", pause_s=0.01)
         kept.check(journal)
@@ -79,11 +80,11 @@ def kill_again_and_again(server, cases, ledger_url, kills, seed):
     found = sum(len(kept.history(image)) for image in cases.names)
     unfinished = len(list(cases.studies.rglob(f"{TEMPORARY}*")))
     kept.close()
+    nevertheless = found - len(journal.acknowledged)
     print(
-        f"{kills} kills hit {len(journal.broken_off)} saves, {found - len(journal.acknowledged)} of them kept nevertheless "
+        f"{kills} kills hit {len(journal.broken_off)} saves, {nevertheless} of them kept nevertheless "
         f"and {unfinished} while a file was written; {len(journal.acknowledged)} were answered and kept"
     )
-    assert not journal.refused
     assert len(journal.broken_off) > kills, "the kills hit no save"
     assert len(journal.acknowledged) > kills, "hardly anything was saved"
 

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from lib.errors import BadInputError, NotFoundError, StorageError
 from lib.inference.model import file_sha256
 from lib.settings import Settings
-from lib.store import archive_import, images, leases, schema
+from lib.store import archive_import, audit, images, leases, schema
 from lib.store.archive import export_archive
 from lib.store.archive_import import Imported, import_archive
 from lib.store.audit import check
@@ -22,6 +22,11 @@ from lib.volume_io import read_label
 from tests.store.filled import add_image, exclude, fill, label_file, open_store
 
 NAMES = ["a", "b", "o", "p", "x"]
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    monkeypatch.setattr(audit, "_PAUSE_S", 0.0)  # nobody saves while it checks
 
 
 @pytest.fixture
@@ -212,6 +217,16 @@ def test_interrupted_it_is_started_again(source, target, archive, monkeypatch):
         with pytest.raises(StorageError):
             import_archive(target, archive)
     import_archive(target, archive)
+    assert tables(target) == tables(source)
+    assert files(target) == files(source)
+
+
+def test_killed_before_the_labels_are_shown(source, target, archive, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(archive_import._Import, "_show", lambda _: pytest.exit("killed"))
+        with pytest.raises(pytest.exit.Exception):
+            import_archive(target, archive)
+    assert import_archive(target, archive).labels == 3
     assert tables(target) == tables(source)
     assert files(target) == files(source)
 

@@ -315,3 +315,41 @@ def test_concurrent_saves_keep_their_order(store, send):
         changed = (before == 1) ^ (read_label(store.labels.path(later)).array == 1)
         assert later.against_previous["liver"]["changed_ml"] == pytest.approx(changed.sum() * VOXEL_ML)
     assert not store.layout.refused("a").exists()
+
+
+def test_a_look_at_the_folder_does_not_bring_an_older_label_back(store, send, monkeypatch):
+    """A file of the version before lies there while a newer one is saved: it is no change that anybody made."""
+    store.labels.save("a", send(1), "final", {}, author="ann")
+    os.utime(store.layout.shown("a", "final"), (5, 5))  # so that it must be looked at
+    real = versions.shown
+    saved = []
+
+    def shown_and_then_overtaken(connection, image_id, tag):
+        row = real(connection, image_id, tag)
+        if not saved:
+            saved.append(True)
+            store.labels.save("a", send(2), "final", {}, author="bob")
+        return row
+
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "shown", shown_and_then_overtaken)
+        store.labels.take_in("a", "final")
+    assert [version.author for version in store.labels.history("a")] == ["bob", "ann"]
+    np.testing.assert_array_equal(shown(store), classes(2))
+
+
+def test_a_label_is_compared_with_the_image_that_is_there_now(store, send):
+    store.labels.save("a", send(1), "final", {}, author="ann")
+    path = store.layout.image("a", ".nii.gz")
+    write_image(path, Volume(np.full((4, 4, 4), -500, np.int16), AFFINE))  # nobody has looked yet
+    with pytest.raises(BadInputError, match=r"the label has \(8, 7, 6\) voxels, its image \(4, 4, 4\)"):
+        store.labels.save("a", send(2), "final", {}, author="ann")
+
+
+def test_what_others_wrote_unseen_survives_that_the_label_is_taken_back(store, send):
+    store.labels.save("a", send(1), "final", {}, author="ann")
+    write_label(store.layout.shown("a", "final"), Volume(classes(5), AFFINE))
+    store.labels.withdraw("a", "final", author="bob")
+    assert store.layout.shown_files("a", "final") == []
+    (kept,) = store.layout.refused("a").glob("*.nii.gz")
+    np.testing.assert_array_equal(read_label(kept).array, classes(5))

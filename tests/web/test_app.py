@@ -1,6 +1,7 @@
 """The app without a server: what it offers, where it takes images from, what it refuses."""
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -200,3 +201,24 @@ def test_the_app_of_the_repository_is_a_few_lines():
     text = (REPOSITORY / "apps" / "liver_tumor" / "main.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 20
     assert "class LiverTumorApp(LiverLoopApp)" in text
+
+
+def test_an_image_that_no_inference_can_read_is_not_offered_again(make_app, studies):
+    array = np.full((8, 8, 3), 5, np.int16)  # a header like any other, but no CT
+    write_image(studies / "flat.nii.gz", Volume(array, AFFINE))
+    os.utime(studies / "flat.nii.gz", (1, 1))  # a new file would not be listed until it can be read
+    app = make_app()
+    message = refused(BadInputError, app.infer, request("flat", client_id="ann"))
+    assert message.startswith("flat.nii.gz: values run from 5 to 5")
+    assert app.datastore().get_unlabeled_images() == ["a", "b.1.2"]
+    assert refused(BadInputError, app.infer, request("a", result_extension=".png", client_id="ann"))
+    assert app.datastore().get_unlabeled_images() == ["a", "b.1.2"]  # that was not the image's fault
+
+
+def test_what_an_annotator_starts_from_is_kept_for_comparison(make_app):
+    app = make_app()
+    answer = app.infer(request("a", client_id="ann", result_extension=".nii.gz"))
+    version = app.store.labels.save("a", answer["file"], "final", {}, author="ann")
+    assert (version.model_version, version.change) == ("starter-1", 0.0)
+    assert app.infer(request("b.1.2", client_id="ann", planes="images"))["file"]  # which is no label to compare with
+    app.infer(request("b.1.2", client_id="ann", result_write_to_file=False))
