@@ -225,9 +225,9 @@ def _point_home(store: Store, _: Search, records: Records, finding: Finding) -> 
 
 def _settle_waiting(store: Store, records: Records, tag: str) -> str:
     if _files(store, records, tag):
-        store.labels.take_in(records.image_id, tag)
+        store.found_labels.take_in(records.image_id, tag)
         return "looked at the file in the folder again"
-    store.labels.note_missing(records.image_id, tag)
+    store.found_labels.note_missing(records.image_id, tag)
     return "noted that the label is gone"
 
 
@@ -254,7 +254,7 @@ def _show_anew(store: Store, image_id: str, tag: str) -> None:
 
 def _take_in(store: Store, _: Search, records: Records, finding: Finding) -> str:
     tag = str(finding.tag)
-    version = store.labels.take_in(records.image_id, tag)
+    version = store.found_labels.take_in(records.image_id, tag)
     if len(_files(store, records, tag)) > 1:
         _show_anew(store, records.image_id, tag)
     return f"is version {version.number} now" if version else "looked at again"

@@ -33,11 +33,9 @@ from lib.volume_io import read_grid, read_label, suffix_of
 logger = logging.getLogger(__name__)
 
 _SHA_IN_NAME = 12  # digits of the hash of what was sent, in the version's file name
-_SAME_PLACE_MM = 0.01  # formats round affines differently; a file that another program wrote stays as it is
-_SETTLED_S = 10.0  # a file that was not changed for so long is not being written any more
 
 
-class _OvertakenError(Exception):
+class OvertakenError(Exception):
     """The label that a file in the folder was compared with is no longer the current one."""
 
 
@@ -87,48 +85,13 @@ class LabelStore:
         info = dict(info or {})
         try:
             with named_in_errors(path, f"label for image {image_id!r}"):
-                label = self._checked(path, grid, info.get("label_info"))
+                label = self.checked(path, grid, info.get("label_info"))
         except BadInputError as error:
-            kept = self._refuse(image_id, tag, path, str(error), author)
+            kept = self.refuse(image_id, tag, path, str(error), author)
             msg = f"{error} (what was sent is kept as {kept.relative_to(self._layout.studies)})"
             raise BadInputError(msg) from error
-        version = self._keep(image_id, tag, path, label, self._described(info), author=author, source=source)
+        version = self.keep(image_id, tag, path, label, self.described(info), author=author, source=source)
         self.show(image_id, tag)
-        return version
-
-    def take_in(self, image_id: str, tag: str) -> Version | None:
-        """Bring the ledger in line with a file that somebody put into `labels/<tag>/`.
-
-        Returns:
-            The version it became; None where it is what the ledger says already, or where it can't be used. A file that
-            can't be used stays where it is with its problem noted; if it lies over a good version, it is moved
-            to `labels/refused/` and the version is shown again.
-
-        Raises:
-            StorageError: the disk or the ledger refused.
-        """
-        with self._ledger.reading() as connection:
-            image = images.find(connection, image_id)
-            row = versions.shown(connection, image_id, tag)
-        if row is not None and row.version_id is not None and row.shown_size is None:
-            self.show(image_id, tag)  # the server ended between the commit and the copy
-            return None
-        if image is None:
-            return None
-        # In every format, the last written last, so that it becomes the newest version.
-        suffix = row.suffix if row else STORED
-        files = [path for path in self._layout.shown_files(image_id, tag, suffix) if not self._is_shown(path, row)]
-        taken = None
-        for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
-            taken = self._take_in_file(image_id, tag, path) or taken
-        if taken is None:
-            return None
-        version, right_as_it_is = taken
-        if right_as_it_is and len(files) == 1:
-            self._note_shown(image_id, tag, files[0])
-        else:
-            self.show(image_id, tag)
-        logger.info("the label %s of %s in the folder is version %d now", tag, image_id, version.number)
         return version
 
     def remap(self, image_id: str, tag: str) -> Version | None:
@@ -146,7 +109,7 @@ class LabelStore:
         if current is None or not names:
             return None
         try:
-            label = self._checked(self.path(current), self.grid(image_id), names)
+            label = self.checked(self.path(current), self.grid(image_id), names)
         except LiverLoopError as error:
             with self._ledger.writing() as connection:
                 key = (labels_table.c.image_id == image_id, labels_table.c.tag == tag)
@@ -154,23 +117,11 @@ class LabelStore:
             logger.warning("the label %s of %s is not used: %s", tag, image_id, error)
             return None
         info = {**current.info, "label_info": names}
-        version = self._keep(
-            image_id, tag, self.path(current), label, self._described(info), author=SERVER, source="remapped"
+        version = self.keep(
+            image_id, tag, self.path(current), label, self.described(info), author=SERVER, source="remapped"
         )
         self.show(image_id, tag)
         return version
-
-    def note_missing(self, image_id: str, tag: str) -> None:
-        """The file in `labels/<tag>/` is gone: somebody took the label away. Its versions stay."""
-        with self._ledger.reading() as connection:
-            row = versions.shown(connection, image_id, tag)
-        if row is None or self._layout.shown_files(image_id, tag, row.suffix):
-            return
-        if row.version_id is not None and row.shown_size is None:
-            self.show(image_id, tag)
-            return
-        logger.warning("the label %s of %s was removed from the folder; its versions are kept", tag, image_id)
-        self._forget(image_id, tag, "label vanished", SERVER)
 
     def restore(self, image_id: str, tag: str, number: int, *, author: str) -> Version:
         """Make an old version the newest again: a new version with the same content.
@@ -184,8 +135,8 @@ class LabelStore:
         with self._ledger.reading() as connection:
             old = versions.get(connection, image_id, checked_tag(tag), number)
         source = version_files.verified(self._layout, old)
-        label = self._checked(source, grid, None)
-        version = self._keep(
+        label = self.checked(source, grid, None)
+        version = self.keep(
             image_id, tag, source, label, old.info, author=author, source="restored", restored_from=number
         )
         self.show(image_id, tag)
@@ -205,8 +156,8 @@ class LabelStore:
             raise NotFoundError(msg)
         if row.version_id is None:  # not a version yet: the only copy
             for path in self._layout.shown_files(image_id, tag, row.suffix):
-                self._refuse(image_id, tag, path, f"withdrawn by {author} before it was taken in", author, move=True)
-        self._forget(image_id, tag, "label withdrawn", author)
+                self.refuse(image_id, tag, path, f"withdrawn by {author} before it was taken in", author, move=True)
+        self.forget(image_id, tag, "label withdrawn", author)
 
     def show(self, image_id: str, tag: str) -> None:
         """Bring `labels/<tag>/` in line with the ledger; does nothing where it is.
@@ -220,7 +171,7 @@ class LabelStore:
             if current is None:
                 return
             row = versions.shown(connection, image_id, tag)
-            if row is not None and self._is_shown(self._layout.shown(image_id, tag, row.suffix), row):
+            if row is not None and self.is_shown(self._layout.shown(image_id, tag, row.suffix), row):
                 return
             path = self._layout.shown(image_id, tag)
             self._keep_others_work(connection, image_id, tag)
@@ -290,10 +241,11 @@ class LabelStore:
             return read_grid(path)
         return image.grid
 
-    def _checked(self, path: Path, grid: Grid, names: Sequence[Mapping[str, Any]] | None) -> Volume:
+    def checked(self, path: Path, grid: Grid, names: Sequence[Mapping[str, Any]] | None) -> Volume:
+        """A label on its image's grid with our indices, see `lib.store.door.checked_label`."""
         return checked_label(path, grid, names, self._settings.labels, self._settings.limits.affine_tolerance_mm)
 
-    def _described(self, info: Mapping[str, Any]) -> dict[str, Any]:
+    def described(self, info: Mapping[str, Any]) -> dict[str, Any]:
         """What is noted about a label that went through the door: its values are our indices."""
         indices = self._settings.label_indices()
         described = {key: value for key, value in info.items() if key != "label_info"}
@@ -305,7 +257,7 @@ class LabelStore:
             "ts": int(time.time()),
         }
 
-    def _keep(
+    def keep(
         self,
         image_id: str,
         tag: str,
@@ -324,7 +276,7 @@ class LabelStore:
             expected: of a file that lies in the folder, the row it was compared with.
 
         Raises:
-            _OvertakenError: that row has changed since.
+            OvertakenError: that row has changed since.
         """
         voxels = count_voxels(label.array, self._settings.label_indices())
         file, sent_file = version_files.write(self._layout, image_id, tag, sent, label)
@@ -353,7 +305,7 @@ class LabelStore:
             values["change"] = change_of(decisive) if decisive else None
             try:
                 version = self._record(values, previous, expected)
-            except _OvertakenError:
+            except OvertakenError:
                 for path in (file, sent_file):  # copies of what lies in the folder, named by no row
                     if path is not None:
                         (self._layout.versions / path).unlink()
@@ -368,7 +320,7 @@ class LabelStore:
         with self._ledger.writing() as connection:
             image = images.get(connection, image_id)
             if expected is not None and versions.shown(connection, image_id, tag) != expected:
-                raise _OvertakenError
+                raise OvertakenError
             current = versions.current(connection, image_id, tag)
             if (current and current.id) != (previous and previous.id):
                 return None
@@ -429,7 +381,7 @@ class LabelStore:
             logger.warning("not compared: %s", error)
             return None
 
-    def _refuse(self, image_id: str, tag: str, path: Path, reason: str, author: str, *, move: bool = False) -> Path:
+    def refuse(self, image_id: str, tag: str, path: Path, reason: str, author: str, *, move: bool = False) -> Path:
         """Keep a label that doesn't fit beside the reason; returns where."""
         keep = refused.set_aside if move else refused.keep_copy
         kept = keep(self._layout, image_id, tag, path, reason, author)
@@ -443,57 +395,6 @@ class LabelStore:
         detail = {"reason": reason, "file": str(kept.relative_to(self._layout.studies))}
         record(connection, "label refused", image_id, tag, actor=author, detail=detail)
 
-    def _take_in_file(self, image_id: str, tag: str, path: Path) -> tuple[Version, bool] | None:
-        """The version that a file becomes, and whether it can be shown as it is."""
-        with self._ledger.reading() as connection:
-            current = versions.current(connection, image_id, tag)
-            row = versions.shown(connection, image_id, tag)
-        if current is not None and file_sha256(path) == current.sha256 and path.name.endswith(STORED):
-            self._note_shown(image_id, tag, path)  # copied or touched, not changed
-            return None
-        info = dict((row.info if row else None) or {})
-        try:
-            with named_in_errors(path, f"label {path.name}"):
-                label = self._checked(path, self.grid(image_id), names_to_map(info, self._settings) or None)
-        except LiverLoopError as error:
-            self._note_unfit(image_id, tag, path, str(error), over_a_version=current is not None)
-            return None
-        source = "adopted" if info else "found"
-        author = str(info.get("client_id") or info.get("user") or SERVER)
-        try:
-            version = self._keep(
-                image_id, tag, path, label, self._described(info), author=author, source=source, expected=row
-            )
-        except _OvertakenError:
-            return None  # a client saved meanwhile; the next look sees what lies here then
-        return version, suffix_of(path) != ".seg.nrrd" and version_files.holds(path, label, _SAME_PLACE_MM)
-
-    def _note_unfit(self, image_id: str, tag: str, path: Path, problem: str, *, over_a_version: bool) -> None:
-        """A file in `labels/<tag>/` that can't be used: noted where it is the only one, else moved out of the way."""
-        status = path.stat()
-        if over_a_version:
-            if time.time() - status.st_mtime < _SETTLED_S:
-                return  # somebody may still be writing it; its end is noticed as well
-            logger.warning("the label %s of %s in the folder is refused: %s", tag, image_id, problem)
-            self._refuse(image_id, tag, path, problem, SERVER, move=True)
-            with self._ledger.writing() as connection:
-                self._set_shown(connection, image_id, tag, None)
-            self.show(image_id, tag)
-            return
-        with self._ledger.writing() as connection:
-            connection.execute(
-                update(labels_table)
-                .where(labels_table.c.image_id == image_id, labels_table.c.tag == tag)
-                .values(
-                    problem=problem,
-                    suffix=suffix_of(path),
-                    shown_size=status.st_size,
-                    shown_modified_ns=status.st_mtime_ns,
-                )
-            )
-            record(connection, "label not usable", image_id, tag, detail={"reason": problem})
-        logger.warning("the label %s of %s is not used: %s", tag, image_id, problem)
-
     def _keep_others_work(self, connection: Connection, image_id: str, tag: str) -> None:
         """Move aside what another program wrote into `labels/<tag>/` and nobody has seen yet."""
         known = versions.history(connection, image_id, tag)
@@ -506,7 +407,7 @@ class LabelStore:
             kept = refused.set_aside(self._layout, image_id, tag, file, reason, SERVER)
             self._note_refused(connection, image_id, tag, kept, reason, SERVER)
 
-    def _forget(self, image_id: str, tag: str, kind: str, actor: str) -> None:
+    def forget(self, image_id: str, tag: str, kind: str, actor: str) -> None:
         """No longer the image's label, and no longer shown."""
         with self._ledger.writing() as connection:
             current = versions.current(connection, image_id, tag)
@@ -522,7 +423,8 @@ class LabelStore:
             if self._layout.tag(tag).is_dir():
                 sync_folder(self._layout.tag(tag))
 
-    def _is_shown(self, path: Path, row: versions.Shown | None) -> bool:
+    def is_shown(self, path: Path, row: versions.Shown | None) -> bool:
+        """Whether a file in `labels/<tag>/` is the one that was put there for what the ledger says."""
         if row is None or row.shown_size is None or path.name != f"{row.image_id}{row.suffix}":
             return False
         try:
@@ -531,7 +433,8 @@ class LabelStore:
             return False
         return (status.st_size, status.st_mtime_ns) == (row.shown_size, row.shown_modified_ns)
 
-    def _note_shown(self, image_id: str, tag: str, path: Path) -> None:
+    def note_shown(self, image_id: str, tag: str, path: Path | None) -> None:
+        """Note that a file in `labels/<tag>/` shows what the ledger says; with None that nothing there does."""
         with self._ledger.writing() as connection:
             self._set_shown(connection, image_id, tag, path)
 

@@ -12,6 +12,7 @@ from lib.files import writable_folder
 from lib.settings import Settings
 from lib.store import versions
 from lib.store.adoption import adopt
+from lib.store.found_labels import FoundLabels
 from lib.store.inspection import inspect_all
 from lib.store.label_store import LabelStore
 from lib.store.layout import FINAL, ORIGINAL, Layout
@@ -46,6 +47,7 @@ class Store:
         url = settings.ledger or f"sqlite:///{self.layout.database}"
         self.ledger = Ledger(url, belongs_to=self.layout.studies_id())
         self.labels = LabelStore(self.ledger, self.layout, settings)
+        self.found_labels = FoundLabels(self.ledger, self.layout, settings, self.labels)
         self._watcher: Watcher | None = None
         self._stop = threading.Event()
         self._inspector: threading.Thread | None = None
@@ -80,14 +82,14 @@ class Store:
 
     def follow(self, changes: Changes) -> None:
         """Take in the labels that a look through the folder found, and note those that are gone."""
-        self._each(changes.labels_found, self.labels.take_in)
-        self._each(changes.labels_missing, self.labels.note_missing)
+        self._each(changes.labels_found, self.found_labels.take_in)
+        self._each(changes.labels_missing, self.found_labels.note_missing)
 
     def take_in(self, tag: str | None = None) -> None:
         """Read the labels that lie in the folder and are not versions yet, so that nothing is trained without them."""
         with self.ledger.reading() as connection:
             waiting = versions.pending(connection, tag)
-        self._each(waiting, self.labels.take_in)
+        self._each(waiting, self.found_labels.take_in)
 
     def datalist(self) -> list[dict[str, str]]:
         """`[{"image": path, "label": path}, ...]` of the images to train on, by name.

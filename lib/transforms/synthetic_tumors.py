@@ -44,8 +44,8 @@ _ODD_ONES = 0.15  # lesions of another density than the patient's others
 _LARGEST_SHARE = 1 / 3  # of the largest liver slice that one lesion may fill
 _MOST_TUMOR = 0.5  # of the liver's voxels
 _SITE_TRIES = 8
-_VESSEL_HU = 12.0  # above the parenchyma, smoothed
-_VESSEL_MM = 1.3  # standard deviation of that smoothing
+_VESSEL_HU = (12.0, 25.0)  # above the parenchyma, smoothed: perhaps and certainly a vessel
+_VESSEL_MM = (1.3, 0.6)  # standard deviations of the smoothing that finds vessels and of that which measures them
 _SEEDS = 2**63 - 1
 
 
@@ -285,13 +285,18 @@ def _draw_lesion(
 def _vessels(
     hu: NDArray[np.int16], liver: NDArray[np.bool_], spacing: tuple[float, float, float]
 ) -> NDArray[np.float32]:
-    """By how many HU smoothed voxels are brighter than the liver around: what a lesion would replace, not overlay."""
+    """By how many HU vessels are brighter than the liver around: what a lesion would replace, not overlay."""
     parenchyma = _median(hu, liver)
     # What surrounds the liver must not reach into it.
-    smooth = np.where(liver, hu, np.float32(parenchyma))
-    sigma = [_VESSEL_MM / step if step < 2 * _VESSEL_MM else 0 for step in spacing]
-    smooth = gaussian_filter(smooth, sigma, truncate=2.5)
-    return np.maximum(smooth - np.float32(parenchyma + _VESSEL_HU), 0)
+    brighter = np.where(liver, hu, np.float32(parenchyma)) - np.float32(parenchyma)
+    # Noise is smoothed away to find vessels, and mostly kept where they are taken out.
+    found, measured = (
+        gaussian_filter(brighter, [sigma / step if step < 2 * sigma else 0 for step in spacing], truncate=2.5)
+        for sigma in _VESSEL_MM
+    )
+    perhaps, certainly = _VESSEL_HU
+    is_vessel = np.clip((found - np.float32(perhaps)) * np.float32(1 / (certainly - perhaps)), 0, 1)
+    return is_vessel * np.maximum(measured, 0)
 
 
 def _median(hu: NDArray[np.int16], liver: NDArray[np.bool_]) -> float:

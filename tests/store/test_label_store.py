@@ -333,7 +333,7 @@ def test_a_look_at_the_folder_does_not_bring_an_older_label_back(store, send, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(versions, "shown", shown_and_then_overtaken)
-        store.labels.take_in("a", "final")
+        store.found_labels.take_in("a", "final")
     assert [version.author for version in store.labels.history("a")] == ["bob", "ann"]
     np.testing.assert_array_equal(shown(store), classes(2))
 

@@ -1,0 +1,144 @@
+"""Labels that somebody put into `labels/<tag>/`, or took away there, behind the server's back."""
+
+import logging
+import time
+from pathlib import Path
+
+from sqlalchemy import update
+
+from lib.errors import LiverLoopError
+from lib.inference.model import file_sha256
+from lib.settings import Settings
+from lib.store import images, version_files, versions
+from lib.store.door import named_in_errors
+from lib.store.events import SERVER, record
+from lib.store.label_store import LabelStore, OvertakenError
+from lib.store.layout import STORED, Layout
+from lib.store.ledger import Ledger
+from lib.store.meaning import names_to_map
+from lib.store.schema import labels as labels_table
+from lib.store.versions import Version
+from lib.volume_io import suffix_of
+
+logger = logging.getLogger(__name__)
+
+_SAME_PLACE_MM = 0.01  # formats round affines differently; a file that another program wrote stays as it is
+_SETTLED_S = 10.0  # a file that was not changed for so long is not being written any more
+
+
+class FoundLabels:
+    """Brings the ledger in line with labels that lie in the folder.
+
+    Args:
+        ledger: what is known.
+        layout: where files lie.
+        settings: classes and limits.
+        labels: where versions are kept.
+    """
+
+    def __init__(self, ledger: Ledger, layout: Layout, settings: Settings, labels: LabelStore) -> None:
+        self._ledger = ledger
+        self._layout = layout
+        self._settings = settings
+        self._labels = labels
+
+    def take_in(self, image_id: str, tag: str) -> Version | None:
+        """Bring the ledger in line with a file that somebody put into `labels/<tag>/`.
+
+        Returns:
+            The version it became; None where it is what the ledger says already, or where it can't be used. A file that
+            can't be used stays where it is with its problem noted; if it lies over a good version, it is moved
+            to `labels/refused/` and the version is shown again.
+
+        Raises:
+            StorageError: the disk or the ledger refused.
+        """
+        with self._ledger.reading() as connection:
+            image = images.find(connection, image_id)
+            row = versions.shown(connection, image_id, tag)
+        if row is not None and row.version_id is not None and row.shown_size is None:
+            self._labels.show(image_id, tag)  # the server ended between the commit and the copy
+            return None
+        if image is None:
+            return None
+        # In every format, the last written last, so that it becomes the newest version.
+        suffix = row.suffix if row else STORED
+        files = [
+            path for path in self._layout.shown_files(image_id, tag, suffix) if not self._labels.is_shown(path, row)
+        ]
+        taken = None
+        for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
+            taken = self._take_in_file(image_id, tag, path) or taken
+        if taken is None:
+            return None
+        version, right_as_it_is = taken
+        if right_as_it_is and len(files) == 1:
+            self._labels.note_shown(image_id, tag, files[0])
+        else:
+            self._labels.show(image_id, tag)
+        logger.info("the label %s of %s in the folder is version %d now", tag, image_id, version.number)
+        return version
+
+    def note_missing(self, image_id: str, tag: str) -> None:
+        """The file in `labels/<tag>/` is gone: somebody took the label away. Its versions stay."""
+        with self._ledger.reading() as connection:
+            row = versions.shown(connection, image_id, tag)
+        if row is None or self._layout.shown_files(image_id, tag, row.suffix):
+            return
+        if row.version_id is not None and row.shown_size is None:
+            self._labels.show(image_id, tag)
+            return
+        logger.warning("the label %s of %s was removed from the folder; its versions are kept", tag, image_id)
+        self._labels.forget(image_id, tag, "label vanished", SERVER)
+
+    def _take_in_file(self, image_id: str, tag: str, path: Path) -> tuple[Version, bool] | None:
+        """The version that a file becomes, and whether it can be shown as it is."""
+        with self._ledger.reading() as connection:
+            current = versions.current(connection, image_id, tag)
+            row = versions.shown(connection, image_id, tag)
+        if current is not None and file_sha256(path) == current.sha256 and path.name.endswith(STORED):
+            self._labels.note_shown(image_id, tag, path)  # copied or touched, not changed
+            return None
+        info = dict((row.info if row else None) or {})
+        try:
+            with named_in_errors(path, f"label {path.name}"):
+                label = self._labels.checked(
+                    path, self._labels.grid(image_id), names_to_map(info, self._settings) or None
+                )
+        except LiverLoopError as error:
+            self._note_unfit(image_id, tag, path, str(error), over_a_version=current is not None)
+            return None
+        source = "adopted" if info else "found"
+        author = str(info.get("client_id") or info.get("user") or SERVER)
+        try:
+            version = self._labels.keep(
+                image_id, tag, path, label, self._labels.described(info), author=author, source=source, expected=row
+            )
+        except OvertakenError:
+            return None  # a client saved meanwhile; the next look sees what lies here then
+        return version, suffix_of(path) != ".seg.nrrd" and version_files.holds(path, label, _SAME_PLACE_MM)
+
+    def _note_unfit(self, image_id: str, tag: str, path: Path, problem: str, *, over_a_version: bool) -> None:
+        """A file in `labels/<tag>/` that can't be used: noted where it is the only one, else moved out of the way."""
+        status = path.stat()
+        if over_a_version:
+            if time.time() - status.st_mtime < _SETTLED_S:
+                return  # somebody may still be writing it; its end is noticed as well
+            logger.warning("the label %s of %s in the folder is refused: %s", tag, image_id, problem)
+            self._labels.refuse(image_id, tag, path, problem, SERVER, move=True)
+            self._labels.note_shown(image_id, tag, None)
+            self._labels.show(image_id, tag)
+            return
+        with self._ledger.writing() as connection:
+            connection.execute(
+                update(labels_table)
+                .where(labels_table.c.image_id == image_id, labels_table.c.tag == tag)
+                .values(
+                    problem=problem,
+                    suffix=suffix_of(path),
+                    shown_size=status.st_size,
+                    shown_modified_ns=status.st_mtime_ns,
+                )
+            )
+            record(connection, "label not usable", image_id, tag, detail={"reason": problem})
+        logger.warning("the label %s of %s is not used: %s", tag, image_id, problem)
