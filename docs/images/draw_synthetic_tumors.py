@@ -8,6 +8,7 @@ is painted into, and a case of LiTS with metastases to compare with. The phantom
 """
 
 import sys
+from io import BytesIO
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -16,6 +17,7 @@ sys.path.insert(0, str(REPOSITORY))
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from lib.datasets.samples import DEFAULT_FOLDER, ensure_samples
 from lib.labels import LIVER, TUMOR
@@ -57,7 +59,10 @@ def main() -> None:
     hu, truth = image.axial(), label.axial()
     for axis, z in zip(grid[2], (REAL_SLICES[0], *REAL_SLICES), strict=True):
         show(axis, "real tumors (LiTS)", image, hu[z], truth[z], outlined=axis is not grid[2][0])
-    figure.savefig(Path(__file__).with_name("synthetic_tumors.png"), dpi=60)
+    pixels = BytesIO()
+    figure.savefig(pixels, dpi=60)
+    # A palette is enough for gray and one color, and half of the size.
+    Image.open(pixels).convert("RGB").quantize(96).save(Path(__file__).with_name("synthetic_tumors.png"), optimize=True)
 
 
 def show(axis: Axes, title: str, image: Volume, hu: np.ndarray, label: np.ndarray, outlined: bool = False) -> None:

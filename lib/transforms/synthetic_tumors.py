@@ -82,7 +82,7 @@ class SyntheticTumorSettings(BaseModel):
 
 
 class TumorPainter:
-    """Paints tumors; made once per process, for its noise takes about a second to make.
+    """Paints tumors; made once per process, for its noise takes a tenth of a second and 11 MB.
 
     Args:
         settings: what to paint. `settings.probability` is the caller's to ask, before it reads the volume.
