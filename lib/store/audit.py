@@ -27,6 +27,7 @@ Progress = Callable[[int], object]
 
 REMAINS = "remains for a person"  # in a line of `repair`
 _PAGE = 500  # images
+_LOOKS = 10  # at an image that somebody works on
 _PAUSE_S = 2.0  # longer than from a label's file to its row, and from there to the folder
 _LOOK = {Kind.IMAGE_GONE, Kind.IMAGE_CHANGED, Kind.IMAGE_BACK, Kind.IMAGE_NEW, Kind.LABEL_WAITING}  # a rescan's work
 
@@ -103,9 +104,19 @@ def repair(store: Store, findings: Iterable[Finding], progress: Progress | None 
 
 
 def _of_image(store: Store, search: Search, image_id: str) -> list[Finding]:
+    """The disagreements about an image; none while somebody keeps changing what the ledger holds about it."""
+    records = _records(store, image_id)
+    for _ in range(_LOOKS):
+        found = search.of_image(records)
+        before, records = records, _records(store, image_id)
+        if records == before:  # so that files and rows are of one moment
+            return found
+    return []
+
+
+def _records(store: Store, image_id: str) -> Records:
     with store.ledger.reading() as connection:
-        records = of_images(connection, [image_id])[0]
-    return search.of_image(records)
+        return of_images(connection, [image_id])[0]
 
 
 def _confirmed(store: Store, search: Search, found: Sequence[Finding]) -> list[Finding]:
@@ -170,8 +181,7 @@ def _repaired(store: Store, search: Search, finding: Finding) -> list[str]:
     """What was done, in a list of one sentence; empty where nothing can be done, which the last look then says."""
     if finding.repair is None:
         return []
-    with store.ledger.reading() as connection:
-        records = of_images(connection, [str(finding.image_id)])[0]
+    records = _records(store, str(finding.image_id))
     try:
         done = _REPAIRS[finding.kind](store, search, records, finding)
     except StorageError:

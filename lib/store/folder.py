@@ -272,9 +272,7 @@ class FolderDatastore(Datastore):
     def status(self) -> dict[str, Any]:
         """How many images there are and how many are labelled, as clients show it."""
         with self.store.ledger.reading() as connection:
-            counts = images.counts(connection)
-            tags = versions.count_by_tag(connection)
-        return {**counts, "label_tags": tags}
+            return images.progress(connection) | {"label_tags": versions.count_by_tag(connection)}
 
     def json(self) -> dict[str, Any]:
         """Everything known of every image, in the form of MONAI Label's own store."""

@@ -257,20 +257,25 @@ def names(connection: Connection, *, labelled: bool | None = None, open_only: bo
     return list(connection.scalars(query))
 
 
-def counts(connection: Connection) -> dict[str, int]:
-    """How many images are there (`total`), labelled (`completed`), waiting (`open`), and excluded."""
-
-    def count(*conditions: Any) -> int:
-        return int(connection.scalar(select(func.count()).select_from(images).where(*conditions)) or 0)
-
-    gone = count(~images.c.present)
+def progress(connection: Connection) -> dict[str, int]:
+    """How many images are there (`total`) and how many of them have a final label (`completed`)."""
     final = select(func.count()).select_from(labels).join(images, images.c.image_id == labels.c.image_id)
     return {
-        "total": count() - gone,
+        "total": _count(connection) - _count(connection, ~images.c.present),
         "completed": int(connection.scalar(final.where(labels.c.tag == FINAL, images.c.present)) or 0),
-        "open": count(images.c.open),
-        "excluded": count(images.c.excluded.is_not(None)),
     }
+
+
+def counts(connection: Connection) -> dict[str, int]:
+    """`progress`, and how many images wait to be labelled (`open`) and are left out (`excluded`)."""
+    return progress(connection) | {
+        "open": _count(connection, images.c.open),
+        "excluded": _count(connection, images.c.excluded.is_not(None)),
+    }
+
+
+def _count(connection: Connection, *conditions: Any) -> int:
+    return int(connection.scalar(select(func.count()).select_from(images).where(*conditions)) or 0)
 
 
 def _image(row: Any) -> Image:

@@ -461,7 +461,7 @@ def test_status_counts_images_and_labels(opened, studies, sent):
     store = opened()
     store.save_label("a", str(put_label(sent / "x.nii.gz")), "final", {})
     store.update_image_info("b", {"note": 1})
-    assert store.status() == {"total": 2, "completed": 1, "open": 1, "excluded": 0, "label_tags": {"final": 1}}
+    assert store.status() == {"total": 2, "completed": 1, "label_tags": {"final": 1}}
 
 
 def test_files_put_in_or_taken_away_by_hand_are_noticed_on_refresh(opened, studies):

@@ -153,6 +153,7 @@ def test_a_writer_waits_for_the_one_before_and_sees_what_it_did(ledger):
     assert counted(ledger) == 11
 
 
+@pytest.mark.timeout(60)
 def test_a_program_that_keeps_it_locked_is_told(ledger_url, monkeypatch):
     monkeypatch.setattr("lib.store.ledger._WAIT_MS", 30)
     ledger, other = Ledger(ledger_url), Ledger(ledger_url)

@@ -79,7 +79,7 @@ def test_what_the_app_offers(make_app):
     assert list(info["trainers"]) == ["liver_tumor"]
     assert list(info["strategies"]) == ["random", "first", "uncertainty", "review"]
     assert list(info["scoring"]) == ["dice", "uncertainty"]
-    assert info["datastore"] == {"total": 2, "completed": 0, "open": 2, "excluded": 0, "label_tags": {}}
+    assert info["datastore"] == {"total": 2, "completed": 0, "label_tags": {}}
     json.dumps(info)
 
 
