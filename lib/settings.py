@@ -71,6 +71,7 @@ class TrainingSettings(_Section):
     plateau_factor: float = Field(default=0.1, gt=0, lt=1)
     minimum_learning_rate: float = Field(default=1e-6, ge=0)
     validation_fraction: float = Field(default=0.2, ge=0, le=0.9)
+    patient_pattern: str = Field(default="", description="regular expression: the part of a name that is the patient")
     patch_size: int = Field(default=256, ge=32, le=2048, multiple_of=16)
     slices_per_case: int = Field(default=24, ge=1)
     foreground_fraction: float = Field(default=0.7, ge=0, le=1)
@@ -78,6 +79,16 @@ class TrainingSettings(_Section):
     early_stop_patience: int = Field(default=0, ge=0)
     seed: int = 0
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 = all cores but one, at least one")
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _is_an_expression(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            msg = f"not a regular expression: {error}"
+            raise ValueError(msg) from error
+        return pattern
 
     @model_validator(mode="after")
     def _limits_fit(self) -> "TrainingSettings":

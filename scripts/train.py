@@ -29,10 +29,10 @@ from lib.errors import BadInputError
 from lib.inference.command_line import add_app_arguments, device_from, settings_from
 from lib.inference.device import set_threads
 from lib.inference.model import ModelSource
-from lib.store.store import training_pairs
 from lib.training.cases import find_cases, split_cases
 from lib.training.history import Row, as_table, sentence
 from lib.training.run import Outcome, run_training
+from lib.training.sides import labelled_cases
 
 _RUNS = Path(__file__).resolve().parents[1] / "runs"
 
@@ -44,7 +44,7 @@ def main() -> None:
     options = {"training.max_epochs": arguments.epochs, "training.threads": arguments.threads}
     settings = settings_from(arguments, {key: value for key, value in options.items() if value is not None})
     recipe = settings.training
-    cases = find_cases(training_pairs(arguments.studies, settings))
+    cases = find_cases(labelled_cases(arguments.studies, settings))
     source = ModelSource.of_app(settings, arguments.app)
     start = _start(arguments.start, source)
     device = device_from(arguments)

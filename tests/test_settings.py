@@ -178,7 +178,8 @@ def test_a_missing_file(tmp_path):
         ),
         (
             "active_learning: {strategies: [random, best]}",
-            "app.yaml: active_learning.strategies.1 = 'best': Input should be 'random', 'first' or 'uncertainty'",
+            "app.yaml: active_learning.strategies.1 = 'best': Input should be 'random', 'first', 'uncertainty' or "
+            "'review'",
         ),
         (
             "active_learning: {strategies: []}",

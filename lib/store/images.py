@@ -257,6 +257,16 @@ def names(connection: Connection, *, labelled: bool | None = None, open_only: bo
     return list(connection.scalars(query))
 
 
+def patient_ids(connection: Connection, image_ids: Sequence[str]) -> dict[str, str]:
+    """`{image id: DICOM patient id}` of the images that have one noted."""
+    found = {}
+    for chunk in _chunks(image_ids):
+        for row in connection.execute(select(images.c.image_id, images.c.info).where(images.c.image_id.in_(chunk))):
+            if row.info.get("PatientID"):
+                found[row.image_id] = str(row.info["PatientID"])
+    return found
+
+
 def progress(connection: Connection) -> dict[str, int]:
     """How many images are there (`total`) and how many of them have a final label (`completed`)."""
     final = select(func.count()).select_from(labels).join(images, images.c.image_id == labels.c.image_id)

@@ -174,6 +174,14 @@ leases = Table(
 Index("leases_by_client", leases.c.client_id)
 Index("leases_by_expiry", leases.c.expires_at)
 
+splits = Table(
+    "splits",
+    metadata,
+    Column("patient", Text, primary_key=True, comment="hash with the ledger's salt, see lib.store.splits"),
+    Column("side", Text, nullable=False, comment="training or validation, for good"),
+    Column("decided_at", Double, nullable=False),
+)
+
 events = Table(
     "events",
     metadata,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lib.errors import BadInputError, LiverLoopError, StorageError
+from lib.errors import LiverLoopError, StorageError
 from lib.files import writable_folder
 from lib.settings import Settings
 from lib.store import versions
@@ -18,7 +18,6 @@ from lib.store.label_store import LabelStore
 from lib.store.layout import FINAL, ORIGINAL, Layout
 from lib.store.ledger import Ledger
 from lib.store.scan import Changes, scan
-from lib.store.studies import labelled_images
 from lib.store.watch import Watcher
 
 logger = logging.getLogger(__name__)
@@ -149,24 +148,3 @@ class Store:
                 raise
             except (LiverLoopError, OSError) as error:
                 logger.warning("the label %s of %s: %s", tag, image_id, error)
-
-
-def training_pairs(studies: Path, settings: Settings) -> list[dict[str, str]]:
-    """Labelled images as `[{"image": path, "label": path}, ...]`: by the ledger where a folder has one, else by names.
-
-    Raises:
-        NotFoundError: there is no such folder.
-        BadInputError: nothing in it is labelled.
-    """
-    if not Layout(studies.resolve()).ledger.is_dir():
-        return labelled_images(studies)
-    store = Store(studies, settings)
-    try:
-        store.rescan()
-        pairs = store.datalist()
-    finally:
-        store.close()
-    if not pairs:
-        msg = f"{studies} has no labelled image that is fit and not excluded; scripts/ledger.py check says more"
-        raise BadInputError(msg)
-    return pairs

@@ -1,16 +1,17 @@
 """Labelled cases, decoded once into plain arrays on disk so that training reads slices without unpacking volumes."""
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from lib.errors import BadInputError
+from lib.training.split import Side, divide
 from lib.volume import same_geometry
 from lib.volume_io import read_image, read_label, stem_of
 
@@ -21,10 +22,17 @@ _FAR_SLICE_STEP = 4
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """One labelled image on disk."""
+    """One labelled image on disk.
+
+    Args:
+        image: its file.
+        label: its label's file.
+        side: training or validation, where that was decided for good; None where it follows from the name.
+    """
 
     image: Path
     label: Path
+    side: Side | None = None
 
     @property
     def name(self) -> str:
@@ -62,27 +70,23 @@ class Case:
         return len(self.presence)
 
 
-def find_cases(datalist: Iterable[dict[str, str]]) -> list[CaseFiles]:
-    """MONAI Label's `[{"image": path, "label": path}, ...]` as cases, in the order of their names."""
-    cases = [CaseFiles(Path(entry["image"]), Path(entry["label"])) for entry in datalist]
+def find_cases(datalist: Iterable[Mapping[str, Any]]) -> list[CaseFiles]:
+    """MONAI Label's `[{"image": path, "label": path}, ...]`, each perhaps with a `side`, by their names."""
+    cases = [CaseFiles(Path(entry["image"]), Path(entry["label"]), entry.get("side")) for entry in datalist]
     return sorted(cases, key=lambda case: case.name)
 
 
 def split_cases(cases: Sequence[CaseFiles], validation_fraction: float) -> tuple[list[CaseFiles], list[CaseFiles]]:
-    """Divide cases into training and validation, each case always on the same side.
+    """Cases to train on and cases to validate with.
 
-    A hash of the case's name decides, so that a case does not change sides when others join. Where the hash leaves
-    one side empty though the fraction asks for both, the case nearest to the limit changes over.
-
-    Returns:
-        Training cases and validation cases; with a single case the validation side is empty.
+    Args:
+        cases: those without a side get theirs by a hash of their names, see `lib.training.split.divide`.
+        validation_fraction: the share of validation among these.
     """
-    if validation_fraction <= 0 or len(cases) < 2:
-        return list(cases), []
-    ordered = sorted(cases, key=lambda case: _position(case.name))
-    count = sum(_position(case.name) < validation_fraction for case in ordered)
-    count = min(max(count, 1), len(ordered) - 1)
-    return ordered[count:], ordered[:count]
+    decided = {case.name: case.side for case in cases if case.side is not None}
+    sides = divide([case.name for case in cases], validation_fraction, decided=decided)
+    training = [case for case in cases if sides[case.name] == "training"]
+    return training, [case for case in cases if sides[case.name] == "validation"]
 
 
 def decode_case(files: CaseFiles, classes: int, folder: Path) -> Case:
@@ -125,8 +129,3 @@ def kept_slices(label: NDArray[np.uint8]) -> NDArray[np.intp]:
     for z in labelled:
         keep[max(0, z - _MARGIN_SLICES) : z + _MARGIN_SLICES + 1] = True
     return np.flatnonzero(keep)
-
-
-def _position(name: str) -> float:
-    """A case's fixed place in [0, 1)."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

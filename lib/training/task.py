@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from monai.inferers import SimpleInferer
+from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 from monailabel.utils.others.generic import device_list
 from pydantic import ValidationError
@@ -25,6 +26,7 @@ from lib.training.fit import build_optimizer
 from lib.training.history import Row
 from lib.training.loss import build_loss
 from lib.training.run import CACHE_PREFIX, Outcome, run_training
+from lib.training.sides import with_sides
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +101,14 @@ class LiverTumorTrainTask(BasicTrainTask):
     def val_inferer(self, context: Context) -> SimpleInferer:
         """Whole slices, no sliding window."""
         return SimpleInferer()
+
+    def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
+        """The labelled cases, each with its side; a datastore without a ledger leaves that to the names."""
+        pairs: list[dict[str, Any]] = datastore.datalist()
+        store = getattr(datastore, "store", None)
+        if store is None:
+            return pairs
+        return with_sides(store, pairs, self.settings, self._recipe(request).validation_fraction)
 
     def get_cache_dir(self, request: dict[str, Any]) -> str:
         """Removed by MONAI Label after training."""

@@ -1,0 +1,58 @@
+"""Sides are decided once, by patient, and nobody ever changes over."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.training.split import divide, patient_of, position
+
+NAMES = st.sets(st.text(min_size=1, max_size=12), max_size=30)
+FRACTIONS = st.floats(0, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("case", "pattern", "patient_id", "expected"),
+    [
+        ("p007_arterial", "", None, "p007_arterial"),
+        ("p007_arterial", r"^(p\d+)_", None, "p007"),
+        ("p007_arterial", r"p\d+", None, "p007"),
+        ("other", r"^(p\d+)_", None, "other"),
+        ("p007_arterial", r"^(x)?", None, "p007_arterial"),
+        ("p007_arterial", r"^(p\d+)_", "4711", "4711"),
+    ],
+)
+def test_whose_a_case_is(case, pattern, patient_id, expected):
+    assert patient_of(case, pattern, patient_id) == expected
+
+
+@given(NAMES, NAMES, FRACTIONS, FRACTIONS)
+def test_nobody_changes_sides(first, second, one_fraction, another):
+    before = divide(first, one_fraction, "salt")
+    after = divide(first | second, another, "salt", before)
+    assert after.keys() == first | second
+    assert before.items() <= after.items()
+
+
+@given(NAMES, FRACTIONS)
+def test_neither_side_is_empty_where_both_are_asked_for(patients, fraction):
+    sides = set(divide(patients, fraction).values())
+    if fraction > 0 and len(patients) > 1:
+        assert sides == {"training", "validation"}
+    elif fraction == 0:
+        assert "validation" not in sides
+
+
+def test_the_share_of_validation_is_met_in_the_long_run():
+    sides = list(divide(map(str, range(2000)), 0.2, "salt").values())
+    assert 0.17 < sides.count("validation") / len(sides) < 0.23
+
+
+def test_the_salt_makes_another_division():
+    patients = [str(number) for number in range(200)]
+    assert divide(patients, 0.5, "one") != divide(patients, 0.5, "two")
+    assert divide(patients, 0.5, "one") == divide(reversed(patients), 0.5, "one")
+    assert 0 <= position("a", "") < 1
+
+
+def test_with_everybody_decided_nothing_is_made_up():
+    assert divide(["a", "b"], 0.5, decided={"a": "training", "b": "training"}) == {"a": "training", "b": "training"}
