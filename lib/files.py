@@ -60,7 +60,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         sync_folder(path.parent)
     except OSError as error:
         reason = _REASONS.get(error.errno or 0)
-        ours = error.filename is None or Path(error.filename) in {temporary, path, *path.parents}
+        # shutil names the file that it copies from first, whichever of the two refused.
+        named = {Path(name) for name in (error.filename, error.filename2) if name is not None}
+        ours = not named or not named.isdisjoint({temporary, path, *path.parents})
         if reason and ours and not isinstance(error, StorageError):
             msg = f"can't write {path}: {reason}"
             raise (UnavailableError if error.errno in _READ_ONLY else StorageError)(msg) from error

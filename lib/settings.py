@@ -59,6 +59,17 @@ class InferenceSettings(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
+class GateSettings(_Section):
+    """When a trained model replaces the published one; Dice and recall lie between 0 and 1."""
+
+    minimum_gain: float = Field(default=0, ge=0, le=1, description="mean Dice difference that must be exceeded")
+    most_loss: float = Field(default=0.01, ge=0, le=1, description="by which the mean Dice of any class may fall")
+    most_recall_loss: float = Field(
+        default=0.05, ge=0, le=1, description="by which the share of lesions found may fall"
+    )
+    confidence: float = Field(default=0, ge=0, lt=1, description="of the gain; 0 = the mean decides")
+
+
 class TrainingSettings(_Section):
     """The training recipe; `augmentation` has its own section."""
 
@@ -79,6 +90,12 @@ class TrainingSettings(_Section):
     early_stop_patience: int = Field(default=0, ge=0)
     seed: int = 0
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 = all cores but one, at least one")
+    gate: GateSettings = GateSettings()
+
+    @field_validator("gate", mode="before")
+    @classmethod
+    def _empty_gate_has_defaults(cls, gate: Any) -> Any:
+        return {} if gate is None else gate  # null in YAML where all its keys are commented out
 
     @field_validator("patient_pattern")
     @classmethod

@@ -9,6 +9,7 @@ import numpy as np
 from lib.activelearning.next_image import next_sample
 from lib.files import atomic_write
 from lib.settings import Settings
+from lib.store import leases
 from lib.store.folder import FolderDatastore
 from lib.store.layout import FINAL
 
@@ -55,6 +56,11 @@ class OurStore:
     def rescan(self) -> None:
         """Look through the whole folder."""
         self._datastore.refresh()
+
+    def give_back(self, image_id: str, client_id: str) -> None:
+        """A client doesn't label the image it was given."""
+        with self._datastore.store.ledger.writing() as connection:
+            leases.free(connection, image_id, actor=client_id, why="not needed any more")
 
     def close(self) -> None:
         """Leave the folder."""

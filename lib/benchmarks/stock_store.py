@@ -61,5 +61,8 @@ class StockStore:
         """Look through the whole folder."""
         self._datastore.refresh()
 
+    def give_back(self, image_id: str, client_id: str) -> None:
+        """Nothing: no image is kept for anybody."""
+
     def close(self) -> None:
         """Leave the folder."""

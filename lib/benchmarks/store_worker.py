@@ -47,6 +47,9 @@ class Side(Protocol):
     def rescan(self) -> None:
         """Look through the whole folder."""
 
+    def give_back(self, image_id: str, client_id: str) -> None:
+        """A client doesn't label the image it was given."""
+
     def close(self) -> None:
         """Leave the folder."""
 
@@ -128,10 +131,16 @@ def _ask_during_rescan(store: Side) -> dict[str, list[_Taken]]:
     thread = threading.Thread(target=lambda: rescans.append(_timed(store.rescan)[1]), name="rescan")
     thread.start()
     asked: list[_Taken] = []
+    given: list[tuple[str, str]] = []
     while not asked or (thread.is_alive() and len(asked) < MOST_ASKED):
-        asked.append(_timed(store.next_sample, f"late annotator {time.time_ns()}")[1])
+        client = f"late annotator {time.time_ns()}"
+        image_id, taken = _timed(store.next_sample, client)
+        asked.append(taken)
+        given.append((image_id, client))
         thread.join(_PAUSE_S)
     thread.join()
+    for image_id, client in given:  # a long look at many images leaves no more in people's hands than a short one
+        store.give_back(image_id, client)
     return {"rescan": rescans, "next_sample_during_rescan": asked}
 
 

@@ -9,7 +9,8 @@ A ZIP archive without compression (labels are compressed already), in any ZIP pr
     refused/IMAGE/...         labels that were refused, with their reasons
     labels/TAG/...            labels in the folder that are no version yet
 
-The rows come in this order: facts; for each image by name its own row, versions, labels, pre-segmentations and lease;
+The rows come in this order: facts; the sides of patients; for each image by name its own row, versions, labels,
+pre-segmentations and lease;
 events as they happened; and for each file that no row of a version gives a hash of one of the table `files`. A row
 has the columns of `lib.store.schema` without keys that a database counts up; a label has the number of its version.
 Images are not part of it.
@@ -151,6 +152,8 @@ def _rows(connection: Connection) -> Iterator[tuple[str, Mapping[str, Any]]]:
     query = select(schema.facts).where(schema.facts.c.key.not_in(OWN_FACTS)).order_by(schema.facts.c.key)
     for row in connection.execute(query):
         yield "facts", row._asdict()
+    for row in connection.execute(select(schema.splits).order_by(schema.splits.c.patient)):
+        yield "splits", row._asdict()
     for page in pages(connection):
         for records in page:
             yield from _rows_of(records)

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, false, insert, or_, select, update
 from lib.errors import BadInputError, StorageError
 from lib.files import atomic_write
 from lib.inference.model import file_sha256
-from lib.store import images, refused, schema
+from lib.store import images, refused, schema, splits
 from lib.store.archive import LABELS, OWN_FACTS, PRESEGMENTATIONS, VERSIONS
 from lib.store.archive_reader import ArchiveReader, Group, Row
 from lib.store.events import SERVER, record
@@ -171,9 +171,19 @@ class _Import:
 
     def _add_facts(self) -> None:
         with self._store.ledger.writing() as connection:
+            self._add_sides(connection)
             for row in self._archive.rows("facts"):
                 if row["key"] not in OWN_FACTS and self._store.ledger.fact(connection, row["key"]) is None:
                     self._store.ledger.set_fact(connection, row["key"], row["value"])
+
+    def _add_sides(self, connection: Connection) -> None:
+        """The sides of patients for training and validation, which mean something only together with their salt."""
+        there = {row["key"]: row["value"] for row in self._archive.rows("facts")}.get(splits.SALT)
+        here = splits.decided(connection)
+        if there is None or (here and self._store.ledger.fact(connection, splits.SALT) != there):
+            return  # this folder has decided already
+        self._store.ledger.set_fact(connection, splits.SALT, there)
+        splits.note(connection, {row["patient"]: row["side"] for row in self._archive.rows("splits")})
 
     def _add_images(self, groups: Sequence[Group]) -> None:
         with self._store.ledger.reading() as connection:

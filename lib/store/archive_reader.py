@@ -30,9 +30,11 @@ Row = dict[str, Any]
 _MANIFEST_BYTES = 64 << 20  # names of missing files are in it
 _ROW_BYTES = 16 << 20
 _OF_AN_IMAGE = ("images", "versions", "labels", "presegmentations", "leases")
-_ORDER = {"facts": 0, **dict.fromkeys(_OF_AN_IMAGE, 1), "events": 2, "files": 3}
+_ORDER = {"facts": 0, "splits": 1, **dict.fromkeys(_OF_AN_IMAGE, 2), "events": 3, "files": 4}
 _NOT_IN_ROWS = {"versions": {"id"}, "events": {"id"}, "labels": {"version_id", "shown_size", "shown_modified_ns"}}
-_TABLES: dict[str, Table] = {name: schema.metadata.tables[name] for name in ("facts", *_OF_AN_IMAGE, "events")}
+_TABLES: dict[str, Table] = {
+    name: schema.metadata.tables[name] for name in ("facts", "splits", *_OF_AN_IMAGE, "events")
+}
 
 
 @dataclass
@@ -219,7 +221,7 @@ class ArchiveReader:
                     entry = json.loads(line)
                     table, row = _checked(entry)
                     here = _place(table, row)
-                    if here[0] < place[0] or (here[0] == 1 and here <= place):
+                    if here[0] < place[0] or (table in _OF_AN_IMAGE and here <= place):
                         msg = f"a row of the table {table} is not in its place"
                         raise BadInputError(msg)
                     place = here
@@ -262,7 +264,13 @@ def _place(table: str, row: Row) -> tuple[int, str, int, str, int]:
     second = (
         str(row.get("tag") or row.get("client_id") or "") if table in {"versions", "labels", "presegmentations"} else ""
     )
-    return (1, row["image_id"], _OF_AN_IMAGE.index(table), second, row["number"] if table == "versions" else 0)
+    return (
+        _ORDER[table],
+        row["image_id"],
+        _OF_AN_IMAGE.index(table),
+        second,
+        row["number"] if table == "versions" else 0,
+    )
 
 
 def _checked(entry: Any) -> tuple[str, Row]:
@@ -325,6 +333,9 @@ def _check_names(table: str, row: Row) -> None:
     for file in (row.get("file"), row.get("sent")):
         if folder is not None and file is not None:
             _check_path(file, folder)
+    if table == "splits" and row["side"] not in {"training", "validation"}:
+        msg = f"splits.side is {row['side'][:80]!r}"
+        raise BadInputError(msg)
     if table == "versions" and (not row["file"].endswith(STORED) or row["number"] < 1):
         msg = f"version {row['number']} is the file {row['file'][-80:]!r}"
         raise BadInputError(msg)

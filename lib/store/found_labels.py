@@ -18,7 +18,7 @@ from lib.store.ledger import Ledger
 from lib.store.meaning import names_to_map
 from lib.store.schema import labels as labels_table
 from lib.store.versions import Version
-from lib.volume_io import suffix_of
+from lib.volume_io import read_label, suffix_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,21 +61,21 @@ class FoundLabels:
             return None
         if image is None:
             return None
+        there = self._layout.shown_files(image_id, tag, row.suffix if row else STORED)
+        files = [path for path in there if not self._labels.is_shown(path, row)]
+        version = None
         # In every format, the last written last, so that it becomes the newest version.
-        suffix = row.suffix if row else STORED
-        files = [
-            path for path in self._layout.shown_files(image_id, tag, suffix) if not self._labels.is_shown(path, row)
-        ]
-        taken = None
         for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
-            taken = self._take_in_file(image_id, tag, path) or taken
-        if taken is None:
+            version = self._version_of(image_id, tag, path) or version
+        if version is None:
             return None
-        version, right_as_it_is = taken
-        if right_as_it_is and len(files) == 1:
-            self._labels.note_shown(image_id, tag, files[0])
+        if len(there) == 1 and self._shows(there[0], version):
+            self._labels.note_shown(image_id, tag, there[0])
         else:
+            self._labels.note_shown(image_id, tag, None)
             self._labels.show(image_id, tag)
+        if row is not None and row.version_id == version.id:
+            return None
         logger.info("the label %s of %s in the folder is version %d now", tag, image_id, version.number)
         return version
 
@@ -91,14 +91,13 @@ class FoundLabels:
         logger.warning("the label %s of %s was removed from the folder; its versions are kept", tag, image_id)
         self._labels.forget(image_id, tag, "label vanished", SERVER)
 
-    def _take_in_file(self, image_id: str, tag: str, path: Path) -> tuple[Version, bool] | None:
-        """The version that a file becomes, and whether it can be shown as it is."""
+    def _version_of(self, image_id: str, tag: str, path: Path) -> Version | None:
+        """The version that a file is or becomes; None where it can't be one, or not yet."""
         with self._ledger.reading() as connection:
             current = versions.current(connection, image_id, tag)
             row = versions.shown(connection, image_id, tag)
-        if current is not None and file_sha256(path) == current.sha256 and path.name.endswith(STORED):
-            self._labels.note_shown(image_id, tag, path)  # copied or touched, not changed
-            return None
+        if current is not None and version_files.comes_from(current, file_sha256(path)):
+            return current  # copied or touched, not changed
         info = dict((row.info if row else None) or {})
         try:
             with named_in_errors(path, f"label {path.name}"):
@@ -111,12 +110,16 @@ class FoundLabels:
         source = "adopted" if info else "found"
         author = str(info.get("client_id") or info.get("user") or SERVER)
         try:
-            version = self._labels.keep(
+            return self._labels.keep(
                 image_id, tag, path, label, self._labels.described(info), author=author, source=source, expected=row
             )
         except OvertakenError:
             return None  # a client saved meanwhile; the next look sees what lies here then
-        return version, suffix_of(path) != ".seg.nrrd" and version_files.holds(path, label, _SAME_PLACE_MM)
+
+    def _shows(self, path: Path, version: Version) -> bool:
+        """Whether a file can stay as what other tools see of a version: the same voxels under our indices."""
+        label = read_label(self._labels.path(version))
+        return suffix_of(path) != ".seg.nrrd" and version_files.holds(path, label, _SAME_PLACE_MM)
 
     def _note_unfit(self, image_id: str, tag: str, path: Path, problem: str, *, over_a_version: bool) -> None:
         """A file in `labels/<tag>/` that can't be used: noted where it is the only one, else moved out of the way."""

@@ -5,6 +5,7 @@ ledger is right at any moment and the folder can be brought in line with it.
 """
 
 import logging
+import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -409,19 +410,31 @@ class LabelStore:
 
     def forget(self, image_id: str, tag: str, kind: str, actor: str) -> None:
         """No longer the image's label, and no longer shown."""
-        with self._ledger.writing() as connection:
-            current = versions.current(connection, image_id, tag)
-            row = versions.shown(connection, image_id, tag)
-            key = (labels_table.c.image_id == image_id, labels_table.c.tag == tag)
-            connection.execute(delete(labels_table).where(*key))
-            detail = {"version": current.number} if current else {}
-            record(connection, kind, image_id, tag, actor=actor, detail=detail)
-            images.reckon(connection, [image_id])
-            self._keep_others_work(connection, image_id, tag)
-            for path in self._layout.shown_files(image_id, tag, row.suffix if row else STORED):
-                path.unlink(missing_ok=True)
-            if self._layout.tag(tag).is_dir():
-                sync_folder(self._layout.tag(tag))
+        aside: list[tuple[Path, Path]] = []
+        try:
+            with self._ledger.writing() as connection:
+                current = versions.current(connection, image_id, tag)
+                row = versions.shown(connection, image_id, tag)
+                key = (labels_table.c.image_id == image_id, labels_table.c.tag == tag)
+                connection.execute(delete(labels_table).where(*key))
+                detail = {"version": current.number} if current else {}
+                record(connection, kind, image_id, tag, actor=actor, detail=detail)
+                images.reckon(connection, [image_id])
+                self._keep_others_work(connection, image_id, tag)
+                # Hidden before the commit, so that a crash after it can't bring the label back; removed after it, so
+                # that a ledger that refuses takes nothing away.
+                for path in self._layout.shown_files(image_id, tag, row.suffix if row else STORED):
+                    hidden = path.with_name(f".writing-{secrets.token_hex(8)}-{path.name[-24:]}")
+                    path.replace(hidden)
+                    aside.append((path, hidden))
+                if self._layout.tag(tag).is_dir():
+                    sync_folder(self._layout.tag(tag))
+        except BaseException:
+            for path, hidden in aside:
+                hidden.replace(path)
+            raise
+        for _, hidden in aside:
+            hidden.unlink(missing_ok=True)
 
     def is_shown(self, path: Path, row: versions.Shown | None) -> bool:
         """Whether a file in `labels/<tag>/` is the one that was put there for what the ledger says."""

@@ -11,6 +11,7 @@
 Other tools see images and newest labels where MONAI Label has always put them.
 """
 
+import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,17 @@ class Layout:
         """
         path = self.ledger / "id"
         if not path.exists():
-            with atomic_write(path) as temporary:
+            mine = path.with_name(f".writing-{uuid.uuid4()}")
+            with atomic_write(mine) as temporary:
                 temporary.write_text(f"{uuid.uuid4()}\n", encoding="ascii")
+            try:
+                os.link(mine, path)
+            except FileExistsError:  # another server that starts now was first
+                pass
+            except OSError:  # a file system without hard links
+                if not path.exists():
+                    mine.replace(path)
+            mine.unlink(missing_ok=True)
         return path.read_text(encoding="ascii").strip()
 
 

@@ -17,19 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text, update
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, StatementError
+from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, StatementError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 
 from lib.errors import BadInputError, LiverLoopError, SettingsError, StorageError, UnavailableError
 from lib.store.schema import SCHEMA_VERSION, facts, metadata
 
 _WAIT_MS = 60_000  # for another process's transaction; ours take milliseconds
+_ONE_STATE = "REPEATABLE READ"
 _LOCK = 0x4C69_7665_724C  # of all writers on a PostgreSQL database; any number will do
+_LOCKED = "another program keeps it locked; end that one or try again"
 _SQLITE_REASONS: dict[str, tuple[type[StorageError], str]] = {
     "SQLITE_FULL": (StorageError, "the disk is full; free space, nothing was changed"),
     "SQLITE_READONLY": (UnavailableError, "it is read-only; change its permissions, nothing was changed"),
     "SQLITE_CANTOPEN": (UnavailableError, "it can't be opened; check the folder's permissions"),
-    "SQLITE_BUSY": (UnavailableError, "another program keeps it locked; end that one or try again"),
+    "SQLITE_BUSY": (UnavailableError, _LOCKED),
+    "SQLITE_IOERR_SHMSIZE": (StorageError, "the disk is full; free space, nothing was changed"),
     "SQLITE_IOERR": (UnavailableError, "the disk reports an error; check it"),
     "SQLITE_CORRUPT": (StorageError, "it is damaged; move it away and run scripts/ledger.py import with an archive"),
     "SQLITE_NOTADB": (StorageError, "it is not a ledger; move it away or name another"),
@@ -54,6 +58,9 @@ class Ledger:
         self.url = checked_url(url)
         self._one_writer = threading.Lock()  # SQLite's own waiting is a sleep that grows
         self.engine = _engine(self.url)
+        self._writers = self.engine.execution_options(liverloop_writes=True)
+        # A reader sees the same from first to last; a writer on PostgreSQL what the one before it committed.
+        self._readers = self.engine if self._is_sqlite else self.engine.execution_options(isolation_level=_ONE_STATE)
         with self.writing() as connection:
             metadata.create_all(connection)
             self._check(connection, belongs_to)
@@ -70,7 +77,7 @@ class Ledger:
         Raises:
             StorageError: the database can't be read.
         """
-        with self._explained(), self.engine.connect() as connection:
+        with self._explained(), self._readers.connect() as connection:
             yield connection
 
     @contextmanager
@@ -80,10 +87,9 @@ class Ledger:
         Raises:
             StorageError: the database can't be written.
         """
-        with self._explained(), self._one_writer if self._is_sqlite else nullcontext():
-            options = {"liverloop_writes": True}
-            with self.engine.connect().execution_options(**options) as connection, connection.begin():
-                yield connection
+        alone = self._one_writer if self._is_sqlite else nullcontext()
+        with self._explained(), alone, self._writers.begin() as connection:
+            yield connection
 
     def fact(self, connection: Connection, key: str) -> str | None:
         """A single value, None if it was never set."""
@@ -128,6 +134,9 @@ class Ledger:
             yield
         except StatementError as error:
             raise _explained(error, self.name) from error
+        except NoConnectionError as error:
+            msg = f"all connections to the ledger {self.name} are in use; try again"
+            raise UnavailableError(msg) from error
 
 
 def checked_url(url: str) -> URL:
@@ -136,14 +145,14 @@ def checked_url(url: str) -> URL:
     Raises:
         SettingsError: not a URL, another database, a password in it, or SQLite without a file.
     """
-    shown = re.sub(r":[^:/@]*@", ":...@", url)
+    shown = re.sub(r":[^/].*@|[?].*", "...", url)  # whatever could be a password
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError):
         msg = f"ledger = {shown!r} is not a database's URL; use postgresql://user@host/database"
-        raise SettingsError(msg) from error
-    if parsed.password is not None or "password" in parsed.query:
+        raise SettingsError(msg) from None  # its own words may hold the password
+    if parsed.password is not None or {"password", "sslpassword"} & parsed.query.keys():
         msg = (
             "the ledger's URL holds a password, which logs and process lists would show; put it into the variable "
             "PGPASSWORD or the file ~/.pgpass"
@@ -169,11 +178,13 @@ def _engine(url: URL) -> Engine:
     dumps = partial(json.dumps, allow_nan=False)  # NaN is not JSON, and PostgreSQL refuses it
     if url.get_backend_name() == "postgresql":
         engine = create_engine(url, json_serializer=dumps, pool_pre_ping=True, **options)
+        event.listen(engine, "handle_error", _refuse_value)
 
         @event.listens_for(engine, "begin")
         def _wait_for_other_writers(connection: Connection) -> None:
             if connection.get_execution_options().get("liverloop_writes"):
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+                wait = text("SELECT set_config('lock_timeout', :wait, true), pg_advisory_xact_lock(:key)")
+                connection.execute(wait, {"wait": str(_WAIT_MS), "key": _LOCK})
 
         return engine
     try:
@@ -183,6 +194,7 @@ def _engine(url: URL) -> Engine:
         msg = f"can't make the folder of the ledger {url.database}: {error.strerror}"
         raise kind(msg) from error
     engine = create_engine(url, json_serializer=dumps, **options)
+    event.listen(engine, "handle_error", _refuse_value)
 
     @event.listens_for(engine, "connect")
     def _settle(connection: sqlite3.Connection, _: object) -> None:
@@ -202,6 +214,15 @@ def _engine(url: URL) -> Engine:
     return engine
 
 
+def _refuse_value(context: ExceptionContext) -> None:
+    """Values that a driver can't send; not every driver says so by an exception of its own."""
+    original = context.original_exception
+    if isinstance(original, ValueError | OverflowError):
+        reason = original.reason if isinstance(original, UnicodeEncodeError) else original  # the rest is the value
+        msg = f"a value can't be stored: {reason}"
+        raise BadInputError(msg) from original
+
+
 def _explained(error: StatementError, name: str) -> LiverLoopError:
     """What to tell a person; statement and values, which may hold patient data, are left out."""
     original = error.orig
@@ -215,7 +236,15 @@ def _explained(error: StatementError, name: str) -> LiverLoopError:
         return StorageError(f"the ledger {name} failed: {original}")
     if isinstance(error, DBAPIError):
         state = getattr(original, "sqlstate", None) or ""
-        reason = " ".join(str(original).split())[:200]
+        # The primary message alone: the others hold values. Errors before a connection have no such parts.
+        diagnosis = getattr(getattr(original, "diag", None), "message_primary", None)
+        reason = " ".join((diagnosis or str(original)).split())[:200]
+        if isinstance(error, DataError):
+            return BadInputError(f"a value can't be stored: {reason}")
+        if isinstance(error, IntegrityError):
+            return StorageError(f"the ledger {name} refused it: {reason}")
+        if state == "55P03":
+            return UnavailableError(f"can't use the ledger {name}: {_LOCKED}")
         if state.startswith("53"):  # out of disk, memory or connections
             return StorageError(f"the ledger {name} has no room left: {reason}")
         return UnavailableError(f"can't reach or use the ledger {name}: {reason}")

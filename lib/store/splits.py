@@ -10,15 +10,15 @@ from sqlalchemy import Connection, insert, select
 from lib.store.ledger import Ledger
 from lib.store.schema import splits
 
-_SALT = "split_salt"
+SALT = "split_salt"  # the fact that holds it
 
 
 def salt_of(ledger: Ledger, connection: Connection) -> str:
     """The ledger's salt, made at the first call; needs a transaction."""
-    salt = ledger.fact(connection, _SALT)
+    salt = ledger.fact(connection, SALT)
     if salt is None:
         salt = secrets.token_hex(16)
-        ledger.set_fact(connection, _SALT, salt)
+        ledger.set_fact(connection, SALT, salt)
     return salt
 
 

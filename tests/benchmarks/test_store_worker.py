@@ -5,6 +5,7 @@ import pytest
 from lib.benchmarks.store_worker import MOST_ASKED, run_phase
 from lib.benchmarks.tiny_images import forget, label, make_images
 from lib.settings import Settings
+from lib.store import leases
 from lib.store.folder import FolderDatastore
 from lib.volume_io import write_label
 
@@ -40,6 +41,10 @@ def test_both_sides_do_the_same(side, studies):
 def test_ours_answers_during_a_rescan(studies):
     asked = phase("ours", "use", studies)["next_sample_during_rescan"]
     assert 1 <= len(asked) <= MOST_ASKED
+    datastore = FolderDatastore(str(studies), Settings())
+    with datastore.store.ledger.reading() as connection:
+        assert leases.list_all(connection) == []
+    datastore.store.close()
 
 
 def test_what_was_saved_are_versions(studies):

@@ -78,7 +78,9 @@ def test_history_diff_and_restore(ledger):
     figures = ["ml", "Dice", "model", "Dice", "before"]
     headers = ["tag", "version", "saved", "by", "source", "model", "liver", *figures, "tumor", *figures]
     assert lines[0].split() == headers
-    assert re.match(r"final +2  shown  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  bob  client +(unknown)? +0\.1 +0\.\d{3}", lines[1])
+    assert re.match(
+        r"final +2  shown  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  bob  client +(unknown)? +0\.1 +0\.\d{3}", lines[1]
+    )
     assert lines[2].split()[:2] == ["final", "1"]
     assert [version["tag"] for version in answer(ledger("history", "a", "--json"))] == ["final", "final", "original"]
 

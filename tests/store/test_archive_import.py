@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from lib.errors import BadInputError, NotFoundError, StorageError
 from lib.inference.model import file_sha256
 from lib.settings import Settings
-from lib.store import archive_import, audit, images, leases, schema
+from lib.store import archive_import, audit, images, leases, schema, splits
 from lib.store.archive import export_archive
 from lib.store.archive_import import Imported, import_archive
 from lib.store.audit import check
@@ -403,3 +403,24 @@ def test_links_packed_again_and_twice_named_members_are_refused(attacked, tmp_pa
         import_archive(target, tmp_path / "4.zip")
     with pytest.raises(NotFoundError, match=r"there is no archive .*5\.zip"):
         import_archive(target, tmp_path / "5.zip")
+
+
+def test_nobody_changes_between_training_and_validation_on_the_way(source, target, tmp_path):
+    def salt_and_sides(store):
+        with store.ledger.writing() as connection:
+            return splits.salt_of(store.ledger, connection), splits.decided(connection)
+
+    with source.ledger.writing() as connection:
+        splits.salt_of(source.ledger, connection)
+        splits.note(connection, {"k1": "training", "k2": "validation"})
+    export_archive(source, tmp_path / "sides.zip")
+    for _ in range(2):
+        import_archive(target, tmp_path / "sides.zip")
+        assert salt_and_sides(target) == salt_and_sides(source)
+    with target.ledger.writing() as connection:
+        splits.note(connection, {"k3": "training", "k1": "validation"})
+        target.ledger.set_fact(connection, splits.SALT, "another")
+    before = salt_and_sides(target)
+    assert before[1] == {"k1": "training", "k2": "validation", "k3": "training"}  # once and for good
+    import_archive(target, tmp_path / "sides.zip")
+    assert salt_and_sides(target) == before

@@ -371,7 +371,7 @@ def test_quick_looks_at_sizes_and_times(make_store, tmp_path):
 
 def test_saving_meanwhile_is_no_disagreement(make_store, tmp_path, monkeypatch):
     store = make_store(["a"], ["o"])
-    monkeypatch.setattr(audit, "_PAUSE_S", 1.5)
+    monkeypatch.setattr(audit, "_PAUSE_S", 1.0)
     stop = threading.Event()
 
     def save(image_id):
@@ -384,12 +384,13 @@ def test_saving_meanwhile_is_no_disagreement(make_store, tmp_path, monkeypatch):
     with ThreadPoolExecutor() as pool:
         savers = [pool.submit(save, image_id) for image_id in ("a", "o")]
         try:
-            found = [check(store) for _ in range(10)]
+            found = []
+            while len(store.labels.history("a")) < 15 and not savers[0].done():
+                found += check(store)
         finally:
             stop.set()
     assert [saver.exception() for saver in savers] == [None, None]
-    assert found == [[]] * 10
-    assert len(store.labels.history("a")) > 4
+    assert found == []
 
 
 def test_a_finding_that_is_no_longer_true_is_left_alone(make_store, tmp_path):

@@ -230,6 +230,11 @@ class Expected:
         return self.present and self.problem is None and self.excluded is None and not self.labelled
 
 
+def file_of(connection, name):
+    columns = (images_table.c.suffix, images_table.c.size, images_table.c.modified_ns)
+    return FileState(*connection.execute(select(*columns).where(images_table.c.image_id == name)).one())
+
+
 def exclude(connection, name, expected):
     images.exclude(connection, name, f"reason {name}", "anna")
     expected.excluded = f"reason {name}"
@@ -261,7 +266,13 @@ def vanish(connection, name, expected):
 
 
 def back(connection, name, expected):
-    images.note_changed(connection, name, STATE)
+    images.note_changed(connection, name, file_of(connection, name))
+    expected.present = True
+
+
+def changed(connection, name, expected):
+    before = file_of(connection, name)
+    images.note_changed(connection, name, replace(before, size=before.size + 1))
     expected.present, expected.problem = True, None
 
 
@@ -283,7 +294,7 @@ def no_final(connection, name, expected):
 
 
 _NAMES = ("B", "a", "c.1")
-_STEPS = (exclude, include, problem, no_problem, read, vanish, back, final, original, no_final)
+_STEPS = (exclude, include, problem, no_problem, read, vanish, back, changed, final, original, no_final)
 
 
 class UndoError(Exception):

@@ -353,3 +353,37 @@ def test_what_others_wrote_unseen_survives_that_the_label_is_taken_back(store, s
     assert store.layout.shown_files("a", "final") == []
     (kept,) = store.layout.refused("a").glob("*.nii.gz")
     np.testing.assert_array_equal(read_label(kept).array, classes(5))
+
+
+def test_a_label_in_another_format_beside_the_shown_one_takes_its_place(store, send):
+    store.labels.save("a", send(1), "final", {}, author="ann")
+    write_label(store.layout.shown("a", "final", ".nrrd"), Volume(classes(2), AFFINE))
+    for _ in range(3):
+        store.rescan()
+        assert [version.number for version in store.labels.history("a")] == [2, 1]
+        assert [path.name for path in store.layout.shown_files("a", "final")] == ["a.nii.gz"]
+    np.testing.assert_array_equal(shown(store), classes(2))
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii", ".seg.nrrd"])
+def test_a_label_in_another_format_that_is_only_touched_is_no_new_version(store, suffix):
+    path = store.layout.shown("a", "final", suffix)
+    write_label(path, Volume(classes(2), AFFINE), Settings().labels)
+    store.rescan()
+    for time_of_change in (5, 6):
+        if path.exists():
+            os.utime(path, (time_of_change, time_of_change))
+        store.rescan()
+    assert len(store.labels.history("a")) == 1
+    (there,) = store.layout.shown_files("a", "final")
+    np.testing.assert_array_equal(read_label(there).array, classes(2))
+
+
+def test_the_file_that_a_version_was_made_from_is_no_new_version(store, send):
+    tumor_only = (classes(1) == 2).astype(np.uint8)
+    sent = send(tumor_only)
+    store.labels.save("a", sent, "final", {"label_info": [{"name": "tumor", "idx": 1}]}, author="ann")
+    store.layout.shown("a", "final").write_bytes(sent.read_bytes())  # whose values mean something else
+    store.rescan()
+    assert len(store.labels.history("a")) == 1
+    np.testing.assert_array_equal(shown(store), tumor_only * 2)

@@ -10,7 +10,7 @@ from lib.inference.model import load_model, new_network
 from lib.store.studies import labelled_images
 from lib.training.cases import find_cases, split_cases
 from lib.training.publish import describe, publish
-from lib.training.run import decide, run_training
+from lib.training.run import run_training
 from lib.volume import Volume
 from lib.volume_io import read_label, write_label
 
@@ -45,6 +45,7 @@ def test_the_first_model_is_published_with_its_manifest(train, studies, tmp_path
     assert manifest["validation_cases"] == [case.name for case in validation]
     assert manifest["validation_dice"] == outcome.fit.best_score
     assert manifest["recipe"]["patch_size"] == 32
+    assert (manifest["gate"], outcome.gate) == (None, None)
     assert load_model(settings, tmp_path / "run" / "model.pt", CPU).version == outcome.version
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "best.pt", "curves.png", "events", "history.csv", "last.pt", "model.json", "model.pt",
@@ -63,22 +64,52 @@ def test_a_worse_model_is_kept_aside(train, tmp_path):
         "bad", recipe={"learning_rate": 1e-12, "minimum_learning_rate": 0, "slices_per_case": 8}, in_force=published
     )
     assert not bad.published
-    assert bad.reason == (
-        f"validation Dice {bad.fit.best_score:.4f} is below {good.fit.best_score:.4f} of the model in force"
-    )
+    assert bad.reason.startswith("worse than the published model and liver Dice falls by 0.")
+    liver = bad.gate.classes["liver"]
+    assert f"liver {liver.candidate:.3f} against {liver.published:.3f}" in bad.reason
+    assert bad.gate.published == good.version
     assert published.read_bytes() == before
     assert load_model(settings, tmp_path / "bad" / "model.pt", CPU).version == bad.version
+    kept = json.loads((tmp_path / "bad" / "model.json").read_text())
+    assert (kept["reason"], kept["gate"]) == (bad.reason, bad.gate.short())
+    written = json.loads((tmp_path / "bad" / "gate.json").read_text())
+    assert written["decision"] == {"publish": False, "reason": bad.reason}
 
 
-def test_going_on_from_the_model_in_force_is_never_worse(train, tmp_path):
+def test_a_better_model_takes_the_place_of_the_published_one(train, tmp_path):
+    hardly = {"learning_rate": 1e-12, "minimum_learning_rate": 0, "slices_per_case": 8}
+    _, bad = train("bad", recipe=hardly)
+    published = tmp_path / "model" / "liver_tumor.pt"
+    seen = []
+    settings, good = train(
+        "good",
+        recipe={"max_epochs": 6, "slices_per_case": 8},
+        in_force=published,
+        on_comparison=lambda *given: seen.append(given),
+    )
+    assert good.published
+    assert good.reason.startswith("tumor Dice ")
+    assert good.gate.overall.difference > 0.1
+    assert good.gate.published == bad.version
+    assert load_model(settings, published, CPU).version == good.version
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_going_on_from_the_model_in_force_without_a_gain_changes_nothing(train, tmp_path):
     _, first = train("first")
     published = tmp_path / "model" / "liver_tumor.pt"
-    _, second = train("second", start=published, in_force=published)
+    before = published.read_bytes()
+    _, second = train("second", recipe={"max_epochs": 1, "learning_rate": 1}, start=published, in_force=published)
     assert second.fit.rows[0]["dice_liver"] == pytest.approx(
         first.fit.rows[first.fit.best_epoch]["dice_liver"], abs=1e-6
     )
-    assert second.published
-    assert json.loads(published.with_suffix(".json").read_text())["started_from"] == "liver_tumor.pt"
+    assert second.fit.best_epoch == 0  # such a learning rate destroys the weights
+    assert not second.published
+    assert second.reason == "the training found nothing better than the published model's own weights"
+    assert published.read_bytes() == before
+    kept = json.loads((tmp_path / "second" / "model.json").read_text())
+    assert (kept["started_from"], kept["gate"]) == ("liver_tumor.pt", None)
+    assert not (tmp_path / "second" / "gate.json").exists()
 
 
 def test_not_asked_to_publish(train, tmp_path):
@@ -89,12 +120,40 @@ def test_not_asked_to_publish(train, tmp_path):
     assert (tmp_path / "run" / "model.pt").is_file()
 
 
+def test_not_asked_to_publish_what_would_be_better(train, tmp_path):
+    published = tmp_path / "model" / "liver_tumor.pt"
+    train("bad", recipe={"learning_rate": 1e-12, "minimum_learning_rate": 0})
+    before = published.read_bytes()
+    _, good = train("good", recipe={"max_epochs": 6, "slices_per_case": 8}, in_force=published, publish_to=None)
+    assert not good.published
+    assert good.reason.startswith("not asked to publish; tumor Dice ")
+    assert published.read_bytes() == before
+
+
+def test_no_validation_case_can_be_compared(train, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise BadInputError("the file is empty")
+
+    train("first")
+    published = tmp_path / "model" / "liver_tumor.pt"
+    before = published.read_bytes()
+    monkeypatch.setattr("lib.training.gate.read_image", refuse)
+    _, outcome = train("second", recipe={"max_epochs": 6, "slices_per_case": 8}, in_force=published)
+    assert not outcome.published
+    assert outcome.reason.startswith("none of the 2 validation cases could be compared; left out: case_")
+    assert published.read_bytes() == before
+
+
 def test_a_model_in_force_of_another_network_does_not_stop_a_new_one(train, tiny, tmp_path, caplog):
     other = tiny({"network": {"arguments": {"filters": [4] * 5}}})
     publish(tmp_path / "old.pt", new_network(other), describe(other, "old"))
     with caplog.at_level(logging.WARNING):
         _, outcome = train(in_force=tmp_path / "old.pt")
     assert outcome.published
+    assert outcome.reason == (
+        f"validation Dice {outcome.fit.best_score:.4f}; the model in force is damaged or was made for other labels, "
+        "windows or another network and can't be compared"
+    )
     assert "the model in force can't be compared: the weights in" in caplog.text
 
 
@@ -117,7 +176,7 @@ def test_a_single_case_is_trained_on_without_validation(tiny, make_files, tmp_pa
         start=None, in_force=tmp_path / "none.pt", publish_to=tmp_path / "m.pt",
     )  # fmt: skip
     assert outcome.published
-    assert outcome.reason.startswith("no validation case with any class to compare on")
+    assert outcome.reason == ("no validation cases to compare on; label more cases so that models can be compared")
 
 
 def test_labels_without_any_class_are_refused(tiny, make_files, tmp_path):
@@ -131,10 +190,3 @@ def test_labels_without_any_class_are_refused(tiny, make_files, tmp_path):
             [files], tiny(), tmp_path / "run", CPU, start=None, in_force=None, publish_to=tmp_path / "model.pt"
         )
     assert not (tmp_path / "model.pt").exists()
-
-
-def test_decisions_and_their_reasons():
-    assert decide(0.8, 0.8) == (True, "validation Dice 0.8000 against 0.8000 of the model in force")
-    assert decide(0.7999, 0.8) == (False, "validation Dice 0.7999 is below 0.8000 of the model in force")
-    assert decide(0.1, None)[0]
-    assert decide(None, 0.9)[0]

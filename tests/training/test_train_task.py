@@ -56,6 +56,10 @@ def test_a_training_publishes_and_tells_clients(task, studies, tmp_path):
     assert task.stats() == result == json.loads((tmp_path / "model" / "train_stats.json").read_text())
     assert result["version"] == task.source.version
     assert result["published"]
+    # Against the starter weights, on whole validation cases.
+    gate = json.loads((tmp_path / "model" / "runs" / result["run"] / "gate.json").read_text())
+    assert gate["decision"] == {"publish": True, "reason": result["reason"]}
+    assert (gate["published"], gate["candidate"]) == ("starter", result["version"])
     assert (tmp_path / "model" / "runs" / result["run"] / "curves.png").is_file()
     assert not stale.exists()
 
