@@ -13,9 +13,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from lib.errors import SettingsError
-from lib.labels import DEFAULT_LABELS, IGNORED, Label, indices, plain
+from lib.labels import DEFAULT_LABELS, IGNORED, Label, find_index, indices, plain
 from lib.transforms.augmentation_settings import AugmentationSettings
 from lib.transforms.postprocessing import PostprocessingSettings
+from lib.transforms.synthetic_tumors import SyntheticTumorSettings
 from lib.transforms.windowing import HISTOGRAM, PRESETS, Window
 
 # Label names become file names of planes, keys in .seg.nrrd headers and words on the screen.
@@ -159,6 +160,7 @@ class Settings(_Section):
     postprocessing: PostprocessingSettings = PostprocessingSettings()
     training: TrainingSettings = TrainingSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
+    synthetic_tumors: SyntheticTumorSettings = SyntheticTumorSettings()
     active_learning: ActiveLearningSettings = ActiveLearningSettings()
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
@@ -226,6 +228,11 @@ class Settings(_Section):
     def classes(self) -> int:
         """Number of network outputs: background and the labels."""
         return len(self.labels) + 1
+
+    @property
+    def has_liver_and_tumor(self) -> bool:
+        """Whether the classes are liver (1) and tumor (2), whose anatomy some steps know."""
+        return all(find_index(name, DEFAULT_LABELS) == label.index for name, label in self.labels.items())
 
     def label_indices(self) -> dict[str, int]:
         """`{"liver": 1, "tumor": 2}` in index order."""

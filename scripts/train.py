@@ -2,11 +2,11 @@
 """Train on the labelled images of a studies folder, without a server.
 
     scripts/train.py ~/livers                               from the model in force, result in runs/<time>
-    scripts/train.py ~/livers --epochs 20 --publish         and give it to annotators unless theirs is better
+    scripts/train.py ~/livers --epochs 20 --publish         and give it to annotators if it is better
     scripts/train.py ~/livers --start scratch --conf training.seed 7
 
 Images lie at the top of the folder, their labels in labels/final under the same names, with 0 background and the
-indices of app.yaml. A fixed part of the cases is kept for validation. After each epoch the run's folder holds
+indices of app.yaml. A fixed part of the patients is kept for validation. After each epoch the run's folder holds
 history.csv, curves.png, TensorBoard events, last.pt and best.pt; at the end model.pt, which is the best epoch.
 The same data, settings, start and threads give the same weights on a CPU. Exit code: 0, or 2 for wrong input.
 """
@@ -72,6 +72,7 @@ def main() -> None:
             publish_to=source.published if arguments.publish else None,
             on_epoch=lambda row: bar.write(sentence(row, recipe.max_epochs), file=sys.stdout),
             on_step=_Progress(bar, recipe.max_epochs),
+            on_comparison=lambda done, total: bar.set_description(f"comparing with the published model {done}/{total}"),
         )
     _report(outcome, folder, source.published)
 
@@ -106,7 +107,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="give the result to annotators, unless it is worse than the model in force",
+        help="give the result to annotators if it is better than the model in force",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores but one)")
     add_app_arguments(parser)
@@ -127,6 +128,8 @@ def _start(choice: str, source: ModelSource) -> Path | None:
 def _report(outcome: Outcome, folder: Path, published: Path) -> None:
     rows: list[Row] = [row for row in outcome.fit.rows if row["epoch"] in {0, outcome.fit.best_epoch}]
     print(f"\nbefore training and the best epoch of {len(outcome.fit.rows) - 1}:\n{as_table(rows)}\n")
+    if outcome.gate is not None:
+        print(f"{outcome.gate.as_table()}\n")
     print(f"{'published' if outcome.published else 'not published'}: {outcome.reason}")
     for name in ("curves.png", "history.csv", "model.pt"):
         print(f"{name:<12} {folder / name}")

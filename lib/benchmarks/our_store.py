@@ -22,6 +22,8 @@ class OurStore:
         label_info: what the values of labels mean, as clients tell it.
     """
 
+    answers_during_rescan = True
+
     def __init__(self, folder: Path, label_info: list[dict[str, Any]]) -> None:
         self._datastore = FolderDatastore(str(folder), Settings())
         self._rng = np.random.default_rng()

@@ -24,6 +24,8 @@ class StockStore:
         label_info: what the values of labels mean, as clients tell it.
     """
 
+    answers_during_rescan = False  # its list of images changes under those who ask
+
     def __init__(self, folder: Path, label_info: list[dict[str, Any]]) -> None:
         self._datastore = LocalDatastore(str(folder), auto_reload=False)
         self._strategy = Random()

@@ -38,7 +38,7 @@ OPERATIONS = {
     "disk": "4 KB to the disk",
 }
 _ROOT = Path(__file__).resolve().parents[2]
-_ROUNDS = 3  # processes that start each store anew, and as many that use it
+_ROUNDS = 3  # processes that start each store anew, and as many that look through its folder
 _MOST_MS, _MOST_GROWTH, _MOST_START_S, _MOST_MEMORY_MB = 20.0, 2.0, 5.0, 1000.0  # the goals
 
 
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out MONAI Label's store for more images, where it takes minutes (default: %(default)s)",
     )
     parser.add_argument(
-        "--repeat", type=int, default=60, metavar="N", help="how often each operation is done (default: %(default)s)"
+        "--repeat", type=int, default=60, metavar="N", help="how often clients ask and save (default: %(default)s)"
     )
     parser.add_argument(
         "--folder",
@@ -74,8 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the benchmark.
 
-    All sizes and both sides are measured in turn, several times over, so that a machine that is busy for a while is so
-    for all of them.
+    Clients' requests are measured in all sizes in turn, so that a machine that is busy for a while is so for all of
+    them; starts and looks through the folder several times over, each in a new process.
 
     Returns:
         `machine`, `sqlite`, `monailabel`, `repeat`, `goals` (see `goals`), and `sizes`: for each its number of
@@ -99,7 +99,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for (images, _), folder in folders.items():
             with tqdm(total=images, desc=f"making {images:,} images", unit="image", leave=False) as bar:
                 make_images(folder, images, bar.update)
-        found = _measured(folders, Path(base).resolve(), -(-arguments.repeat // _ROUNDS))
+        found = _measured(folders, Path(base).resolve(), arguments.repeat)
     table = [
         _size(images, {side: measured for (size, side), measured in found.items() if size == images})
         for images in sizes
@@ -178,7 +178,7 @@ def _check(arguments: argparse.Namespace) -> None:
         msg = f"--repeat must be at least 1, not {arguments.repeat}"
         raise BadInputError(msg)
     # So that free images are left for every client that asks.
-    fewest = 2 * arguments.repeat + _ROUNDS * MOST_ASKED
+    fewest = arguments.repeat + _ROUNDS * (MOST_ASKED + 2)
     if min(arguments.images) < fewest:
         msg = f"--images must be at least {fewest} with --repeat {arguments.repeat}, not {min(arguments.images)}"
         raise BadInputError(msg)
@@ -209,27 +209,30 @@ class _Measured:
 def _measured(
     folders: Mapping[tuple[int, str], Path], base: Path, repeat: int
 ) -> dict[tuple[int, str], dict[str, Any]]:
-    found = {key: _Measured() for key in folders}
+    found = {folder.name: _Measured() for folder in folders.values()}
+    sides = {side: [folder for (_, of), folder in folders.items() if of == side] for _, side in folders}
     with (
         TemporaryDirectory(dir=base) as beside,
-        tqdm(total=len(folders) * (1 + 2 * _ROUNDS), desc="measuring", unit="process", leave=False) as bar,
+        tqdm(total=len(folders) * (1 + 2 * _ROUNDS) + len(sides), desc="measuring", unit="process", leave=False) as bar,
     ):
         sent = Path(beside) / "label.nii.gz"
         write_label(sent, label())
 
-        def run(key: tuple[int, str], phase: str, **renamed: str) -> None:
-            images, side = key
-            bar.set_postfix_str(f"{images:,} images, {side}: {phase}")
-            found[key].add(_in_process(side, phase, folders[key], sent, repeat), **renamed)
+        def run(side: str, phase: str, *chosen: Path, **renamed: str) -> None:
+            bar.set_postfix_str(f"{phase}: {', '.join(folder.name for folder in chosen)}")
+            for name, measured in _in_process(side, phase, sent, repeat, chosen).items():
+                found[name].add(measured, **renamed)
             bar.update()
 
-        for key in folders:
-            run(key, "start", start="adoption")
+        for (_, side), folder in folders.items():
+            run(side, "start", folder, start="adoption")
         for _ in range(_ROUNDS):
-            for key in folders:
-                run(key, "start")
-                run(key, "use")
-    return {key: measured.summary() for key, measured in found.items()}
+            for (_, side), folder in folders.items():
+                run(side, "start", folder)
+                run(side, "look", folder)
+        for side, chosen in sides.items():
+            run(side, "use", *chosen)
+    return {key: found[folder.name].summary() for key, folder in folders.items()}
 
 
 def _size(images: int, sides: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -242,14 +245,12 @@ def _size(images: int, sides: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     return {"images": images, **sides, "ratios": ratios}
 
 
-def _in_process(side: str, phase: str, folder: Path, sent: Path, repeat: int) -> dict[str, Any]:
-    command = ["-m", "lib.benchmarks.store_worker", side, phase, str(folder), str(sent)]
-    done = subprocess.run(
-        [sys.executable, *command, str(repeat)], cwd=_ROOT, capture_output=True, text=True, check=False
-    )
+def _in_process(side: str, phase: str, sent: Path, repeat: int, folders: Sequence[Path]) -> dict[str, Any]:
+    command = ["-m", "lib.benchmarks.store_worker", side, phase, str(sent), str(repeat), *map(str, folders)]
+    done = subprocess.run([sys.executable, *command], cwd=_ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["nothing more is known"])[-1]
-        msg = f"measuring {side} in {folder} failed ({phase}): {last}"
+        msg = f"the benchmark failed ({side}: {phase} in {', '.join(map(str, folders))}): {last}"
         raise LiverLoopError(msg)
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return measured

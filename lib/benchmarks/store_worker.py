@@ -1,6 +1,6 @@
-"""One phase of the store's benchmark, in a process of its own so that sizes and sides don't disturb each other.
+"""One phase of the store's benchmark, in a process of its own so that phases and sides don't disturb each other.
 
-    python -m lib.benchmarks.store_worker SIDE PHASE FOLDER LABEL REPEAT
+    python -m lib.benchmarks.store_worker SIDE PHASE LABEL REPEAT FOLDER...
 
 The last line it prints is what it measured, as JSON.
 """
@@ -8,11 +8,12 @@ The last line it prints is what it measured, as JSON.
 import json
 import os
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeVar
 
 from lib.benchmarks.machine import peak_memory_mb, reset_peak_memory
@@ -28,6 +29,8 @@ _Taken = tuple[float, float]  # seconds, and how many of them the CPU worked for
 
 class Side(Protocol):
     """A store as its server uses it."""
+
+    answers_during_rescan: bool
 
     def serve(self) -> None:
         """What the server does besides, once it has opened the store."""
@@ -57,35 +60,28 @@ class Side(Protocol):
 _Opened = Callable[[Path, list[dict[str, Any]]], Side]
 
 
-def run_phase(side: str, phase: str, folder: Path, label: Path, repeat: int) -> dict[str, Any]:
+def run_phase(side: str, phase: str, label: Path, repeat: int, folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """Measure.
 
     Args:
         side: `"ours"` or `"stock"`.
-        phase: `"start"` opens the store, `"use"` does what clients ask for and looks through the folder once.
-        folder: of `lib.benchmarks.tiny_images`.
-        label: a file that fits its images, beside the folder.
-        repeat: how often each operation is done.
+        phase: `"start"` opens a store, `"look"` opens it, does everything once and looks through the whole folder,
+            `"use"` does what clients ask for many times, in all folders in turn: a machine or a disk that is busy for a
+            while is so for all of them.
+        label: a file that fits the images, on the disk of the folders.
+        repeat: how often `"use"` does each operation.
+        folders: of `lib.benchmarks.tiny_images`.
 
     Returns:
-        `{operation: [(seconds, seconds of the CPU), ...]}`; for `"start"` only that operation, from the opening to the
-        first answer; for `"use"` also `memory_mb` with `imported`, before the store was opened, and `peak`.
+        For each folder's name `{operation: [(seconds, seconds of the CPU), ...]}`. Of `"start"` that is only from the
+        opening to the first answer. Of `"look"` it is what the folder's size decides, and `memory_mb` with `imported`,
+        before the store was opened, and `peak`.
     """
     opened = _opener(side)
-    if phase == "start":
-        store, taken = _timed(_started, opened, folder)
-        store.close()
-        return {"start": [taken]}
-    reset_peak_memory()
-    imported = peak_memory_mb()
-    store = opened(folder, _LABEL_INFO)
-    try:
-        result = _use(store, label, repeat)
-        # The other side changes its list of images under those who ask meanwhile.
-        result |= _ask_during_rescan(store) if side == "ours" else {"rescan": [_timed(store.rescan)[1]]}
-    finally:
-        store.close()
-    return {**result, "memory_mb": {"imported": imported, "peak": peak_memory_mb()}}
+    if phase == "use":
+        return _use({folder.name: opened(folder, _LABEL_INFO) for folder in folders}, label, repeat)
+    measure = _start if phase == "start" else _look
+    return {folder.name: measure(opened, folder, label) for folder in folders}
 
 
 def _opener(side: str) -> _Opened:
@@ -99,6 +95,12 @@ def _opener(side: str) -> _Opened:
     return StockStore
 
 
+def _start(opened: _Opened, folder: Path, _: Path) -> dict[str, Any]:
+    store, taken = _timed(_started, opened, folder)
+    store.close()
+    return {"start": [taken]}
+
+
 def _started(opened: _Opened, folder: Path) -> Side:
     store = opened(folder, _LABEL_INFO)
     store.serve()
@@ -106,23 +108,39 @@ def _started(opened: _Opened, folder: Path) -> Side:
     return store
 
 
-def _use(store: Side, label: Path, repeat: int) -> dict[str, list[_Taken]]:
-    result: dict[str, list[_Taken]] = {
-        name: [] for name in ("next_sample", "file_copy", "save_label", "status", "disk")
-    }
-    given: list[tuple[str, str]] = []
-    for _ in range(repeat):
-        client = f"annotator {time.time_ns()}"
-        image_id, taken = _timed(store.next_sample, client)
-        given.append((client, image_id))
-        result["next_sample"].append(taken)
-    with tempfile.TemporaryDirectory(dir=label.parent) as scratch:
-        for client, image_id in given:
-            result["file_copy"].append(_timed(store.copy_label, image_id, label, Path(scratch))[1])
-            result["save_label"].append(_timed(store.save_label, image_id, label, client)[1])
-            result["status"].append(_timed(store.status)[1])
-            result["disk"].append(_timed(_write_to_disk, Path(scratch) / "small")[1])
+def _look(opened: _Opened, folder: Path, label: Path) -> dict[str, Any]:
+    reset_peak_memory()
+    imported = peak_memory_mb()
+    store = opened(folder, _LABEL_INFO)
+    with TemporaryDirectory(dir=label.parent) as scratch:
+        _use_once(store, label, Path(scratch))
+    result = _ask_during_rescan(store) if store.answers_during_rescan else {"rescan": [_timed(store.rescan)[1]]}
+    store.close()
+    return {**result, "memory_mb": {"imported": imported, "peak": peak_memory_mb()}}
+
+
+def _use(stores: Mapping[str, Side], label: Path, repeat: int) -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = {name: defaultdict(list) for name in stores}
+    with TemporaryDirectory(dir=label.parent) as scratch:
+        for _ in range(repeat):
+            for name, store in stores.items():
+                for operation, taken in _use_once(store, label, Path(scratch) / name).items():
+                    result[name][operation].append(taken)
+    for store in stores.values():
+        store.close()
     return result
+
+
+def _use_once(store: Side, label: Path, scratch: Path) -> dict[str, _Taken]:
+    client = f"annotator {time.time_ns()}"
+    image_id, asked = _timed(store.next_sample, client)
+    return {
+        "next_sample": asked,
+        "file_copy": _timed(store.copy_label, image_id, label, scratch)[1],
+        "save_label": _timed(store.save_label, image_id, label, client)[1],
+        "status": _timed(store.status)[1],
+        "disk": _timed(_write_to_disk, scratch / "small")[1],
+    }
 
 
 def _ask_during_rescan(store: Side) -> dict[str, list[_Taken]]:
@@ -159,5 +177,5 @@ def _timed(action: Callable[..., _Result], *arguments: Any) -> tuple[_Result, _T
 
 
 if __name__ == "__main__":
-    chosen, what, studies, file, times = sys.argv[1:]
-    print(json.dumps(run_phase(chosen, what, Path(studies), Path(file), int(times))))
+    chosen, what, file, times, *studies = sys.argv[1:]
+    print(json.dumps(run_phase(chosen, what, Path(file), int(times), [Path(folder) for folder in studies])))

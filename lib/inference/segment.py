@@ -9,7 +9,6 @@ import numpy as np
 from lib.inference.model import Model
 from lib.inference.predict import predict_axial
 from lib.inference.stopwatch import Stopwatch
-from lib.labels import DEFAULT_LABELS, find_index
 from lib.settings import Settings
 from lib.transforms.postprocessing import PostprocessingSettings, postprocess
 from lib.transforms.summary import summarize
@@ -73,6 +72,5 @@ def finish(
     The steps know the anatomy of liver and tumor; with other classes in `app.yaml`, or these under other indices, the
     argmax stays as it is.
     """
-    ours = all(find_index(name, DEFAULT_LABELS) == label.index for name, label in settings.labels.items())
-    cleaned = postprocess(raw, image.axial_spacing, postprocessing) if ours else raw
+    cleaned = postprocess(raw, image.axial_spacing, postprocessing) if settings.has_liver_and_tumor else raw
     return image.with_axial(cleaned), summarize(cleaned, image.voxel_ml, settings.label_indices())

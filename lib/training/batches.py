@@ -13,6 +13,7 @@ from torch import Tensor
 from lib.inference.predict import to_input
 from lib.settings import Settings
 from lib.training.cases import Case
+from lib.training.painting import PaintedCase, Painting
 from lib.training.sampling import SliceChoice, choose_slices, cut, cut_hu, patch_start
 from lib.transforms.augmentation import AugmentationParameters, apply, draw_parameters
 from lib.transforms.windowing import blend
@@ -77,27 +78,38 @@ def validation_batches(cases: Sequence[Case], settings: Settings) -> Iterator[Ba
 def _draw_batches(cases: Sequence[Case], settings: Settings) -> Iterator[Batch]:
     rng = np.random.default_rng(settings.training.seed)
     size = settings.training.batch_size
+    painting = Painting(settings) if _can_paint(settings) else None
+    waiting: list[tuple[Case | PaintedCase, SliceChoice]] = []
     while True:
-        choices = choose_slices(cases, settings.training, rng)
-        for start in range(0, len(choices), size):
-            yield _make_batch(cases, choices[start : start + size], settings, rng)
+        for group in painting.epoch(cases, rng) if painting else [cases]:
+            waiting += [(group[choice.case], choice) for choice in choose_slices(group, settings.training, rng)]
+            while len(waiting) >= size:
+                yield _make_batch(waiting[:size], settings, rng)
+                del waiting[:size]
+        if waiting:  # the last of an epoch may be smaller
+            yield _make_batch(waiting, settings, rng)
+            waiting = []
+
+
+def _can_paint(settings: Settings) -> bool:
+    """Whether tumors are asked for, and the classes are those that they are known for."""
+    return settings.synthetic_tumors.probability > 0 and settings.has_liver_and_tumor
 
 
 def _make_batch(
-    cases: Sequence[Case], choices: Sequence[SliceChoice], settings: Settings, rng: np.random.Generator
+    drawn: Sequence[tuple[Case | PaintedCase, SliceChoice]], settings: Settings, rng: np.random.Generator
 ) -> Batch:
     size = settings.training.patch_size
-    parameters = [draw_parameters(rng, settings.augmentation) for _ in choices]
+    parameters = [draw_parameters(rng, settings.augmentation) for _ in drawn]
     images, labels, planes = [], [], []
-    for choice in choices:
-        case = cases[choice.case]
+    for case, choice in drawn:
         image, label = case.image[choice.slice], case.label[choice.slice]
         start = patch_start(label, choice.center_class, size, rng)
         images.append(cut_hu(image, start, size))
         labels.append(cut(label, start, size))
     hu, target = apply(parameters, np.stack(images), np.stack(labels))
-    for choice, patch, each in zip(choices, hu, parameters, strict=True):
-        whole = _shifted(cases[choice.case].image[choice.slice], each)
+    for (case, choice), patch, each in zip(drawn, hu, parameters, strict=True):
+        whole = _shifted(case.image[choice.slice], each)
         planes.append(blend(patch[None], settings.blend_channels(), histogram_of=whole[None], threads=1)[0])
     return Batch(torch.from_numpy(np.stack(planes)), torch.from_numpy(target))
 

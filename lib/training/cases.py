@@ -49,12 +49,14 @@ class Case:
         image_file: `.npy`, int16 HU, axial `(slices, Y, X)`.
         label_file: `.npy`, uint8 class indices of the same shape.
         presence: bool `(slices, classes)`: which classes occur in each slice.
+        spacing: voxel size in mm along `(Z, Y, X)`.
     """
 
     name: str
     image_file: Path
     label_file: Path
     presence: NDArray[np.bool_]
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @cached_property
     def image(self) -> NDArray[np.int16]:
@@ -112,6 +114,7 @@ def decode_case(files: CaseFiles, classes: int, folder: Path) -> Case:
         folder / f"{files.name}.image.npy",
         folder / f"{files.name}.label.npy",
         np.stack([[(indices[z] == c).any() for c in range(classes)] for z in kept]),
+        image.axial_spacing,
     )
     for path, array, dtype in ((case.image_file, hu, np.int16), (case.label_file, indices, np.uint8)):
         stored = open_memmap(path, mode="w+", dtype=dtype, shape=(len(kept), *array.shape[1:]))

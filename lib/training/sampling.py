@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.errors import BadInputError
 from lib.settings import TrainingSettings
-from lib.training.cases import Case
 from lib.volume import AIR_HU
 
 
@@ -21,7 +21,16 @@ class SliceChoice:
     center_class: int | None
 
 
-def choose_slices(cases: Sequence[Case], settings: TrainingSettings, rng: np.random.Generator) -> list[SliceChoice]:
+class _Slices(Protocol):
+    """What is drawn from: a case on disk, or one in memory."""
+
+    @property
+    def presence(self) -> NDArray[np.bool_]: ...
+
+    def __len__(self) -> int: ...
+
+
+def choose_slices(cases: Sequence[_Slices], settings: TrainingSettings, rng: np.random.Generator) -> list[SliceChoice]:
     """Draw an epoch's slices: as many per case, rare classes as often as the settings ask.
 
     With probability `tumor_fraction` a slice that holds every class is drawn, with `foreground_fraction` less that one

@@ -69,7 +69,7 @@ class SyntheticTumorSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    probability: _Probability = Field(default=0.5, description="how often a case without tumors gets some")
+    probability: _Probability = Field(default=0.0, description="how often a case without tumors gets some")
     kinds: tuple[Kind, ...] = Field(
         default=(*SIZES, "mix"), min_length=1, description="kinds to choose from: tiny, small, medium, large, mix"
     )

@@ -117,22 +117,22 @@ def test_spread():
 
 def test_a_process(tmp_path):
     make_images(tmp_path / "studies", 2, lambda _: None)
-    measured = store._in_process("ours", "start", tmp_path / "studies", tmp_path / "not-used", 1)
-    ((wall, _),) = measured["start"]
+    measured = store._in_process("ours", "start", tmp_path / "not-used", 1, [tmp_path / "studies"])
+    ((wall, _),) = measured["studies"]["start"]
     assert wall > 0
 
 
 def test_a_process_that_fails(monkeypatch, tmp_path):
     monkeypatch.setattr(store, "_ROOT", tmp_path)
-    with pytest.raises(LiverLoopError, match=r"measuring stock in .*studies failed \(use\): .*No module named 'lib'"):
-        store._in_process("stock", "use", tmp_path / "studies", tmp_path / "label.nii.gz", 1)
+    with pytest.raises(LiverLoopError, match=r"benchmark failed \(stock: use in .*studies\): .*No module named 'lib'"):
+        store._in_process("stock", "use", tmp_path / "label.nii.gz", 1, [tmp_path / "studies"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--repeat", 0), "--repeat must be at least 1, not 0"),
-        (("--images", 5000, 300), "--images must be at least 420 with --repeat 60, not 300"),
+        (("--images", 5000, 300), "--images must be at least 366 with --repeat 60, not 300"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.errors import StorageError
+from lib.errors import SettingsError, StorageError
 from lib.inference.model import Model, load_model, new_network
 from lib.inference.segment import segment
 from lib.metrics.lesions import Detection
@@ -176,6 +176,18 @@ def test_never_both_ways_and_never_easier_with_a_stricter_rule(seed):
     if published_now:
         assert (candidate - published).mean() > 0
         assert (candidate - published).mean(axis=0).min() >= -RULE.most_loss
+
+
+def test_a_rule_whose_keys_are_all_commented_out_is_the_default(tmp_path):
+    (tmp_path / "app.yaml").write_text("training:\n  gate:\n  # confidence: 0.95\n")
+    assert load_settings(tmp_path / "app.yaml").training.gate == RULE
+
+
+@pytest.mark.parametrize(("key", "value"), [("confidence", "95"), ("most_loss", "-0.1"), ("minimum_gain", "true")])
+def test_a_rule_that_is_none(tmp_path, key, value):
+    (tmp_path / "app.yaml").write_text("")
+    with pytest.raises(SettingsError, match=rf"^--conf: training\.gate\.{key} = "):
+        load_settings(tmp_path / "app.yaml", {f"training.gate.{key}": value})
 
 
 # On volumes, with the starter weights
