@@ -49,6 +49,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        made_folders = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         # Never an existing file, and with the permissions that the user's umask gives any new file.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -58,6 +59,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
+        for folder in made_folders:  # a file in a folder that a power cut takes away is gone as well
+            sync_folder(folder.parent)
     except OSError as error:
         reason = _REASONS.get(error.errno or 0)
         # shutil names the file that it copies from first, whichever of the two refused.

@@ -47,7 +47,7 @@ def main() -> int:
     arguments = _arguments()
     settings = settings_from(arguments)
     _check_studies(arguments)
-    store = Store(arguments.studies, settings)
+    store = Store(arguments.studies, settings, follow_classes=False)  # not by a mistyped --app
     try:
         values, text, code = arguments.command(store, arguments)
     finally:
@@ -114,6 +114,12 @@ def _include(store: Store, arguments: argparse.Namespace) -> Answer:
     with store.ledger.writing() as connection:
         images.include(connection, arguments.image, arguments.reason, arguments.by)
     return {"image": arguments.image, "excluded": None}, f"{arguments.image} is no longer left out", 0
+
+
+def _unfit(store: Store, _: argparse.Namespace) -> Answer:
+    with store.ledger.reading() as connection:
+        found = images.unfit(connection)
+    return found, report.unfit_table(found), 0
 
 
 def _excluded(store: Store, _: argparse.Namespace) -> Answer:
@@ -228,6 +234,7 @@ def _arguments() -> argparse.Namespace:
         decision.add_argument("image", metavar="IMAGE")
         decision.add_argument("--reason", required=True, metavar="TEXT", help="why, for those who come after")
     add("excluded", _excluded, "the images that are left out")
+    add("unfit", _unfit, "the images that can't be used: unreadable, no CT, or the same as another")
     add("refused", _refused, "labels that did not fit, and why").add_argument("--image", metavar="IMAGE")
     happened = add("events", _events, "what happened, the newest first")
     happened.add_argument("--image", metavar="IMAGE", help="only to this image")

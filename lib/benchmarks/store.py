@@ -166,10 +166,11 @@ def as_text(result: Mapping[str, Any]) -> str:
     ]
     for size in result["sizes"]:
         lines += ["", *_table(size)]
-    lines += ["", f"{'goal':<66}{'measured':>16}{'at most':>14}"]
+    width = max(len(goal["goal"]) for goal in result["goals"])
+    lines += ["", f"{'goal':<{width}}{'measured':>16}{'at most':>14}"]
     for goal in result["goals"]:
         measured, limit = f"{goal['measured']:.2f} {goal['unit']}", f"{goal['limit']:g} {goal['unit']}"
-        lines.append(f"{goal['goal']:<66}{measured:>16}{limit:>14}  {'met' if goal['met'] else 'NOT met'}")
+        lines.append(f"{goal['goal']:<{width}}{measured:>16}{limit:>14}  {'met' if goal['met'] else 'NOT met'}")
     return "\n".join(lines)
 
 

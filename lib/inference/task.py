@@ -5,6 +5,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -181,10 +182,20 @@ class LiverTumorInferTask(BasicInferTask):
         return result
 
 
+@cache
+def _results() -> tempfile.TemporaryDirectory[str]:
+    """The folder of results until they are sent.
+
+    Not the temporary folder itself: MONAI Label's client saves what it gets there under the name of the server's file,
+    and on the same machine the server, which deletes its file after the answer, would delete the client's.
+    """
+    return tempfile.TemporaryDirectory(prefix="liverloop-")
+
+
 @contextmanager
 def _temporary_result(suffix: str) -> Iterator[str]:
     """A new temporary file that stays unless writing it fails."""
-    handle, path = tempfile.mkstemp(prefix="liverloop-", suffix=suffix)
+    handle, path = tempfile.mkstemp(prefix="liverloop-", suffix=suffix, dir=_results().name)
     os.close(handle)
     try:
         yield path

@@ -4,6 +4,7 @@ Everything is verified and compared with what is there before anything is writte
 image, so that an interrupted import can simply be started again; what is there already is left as it is.
 """
 
+import logging
 import shutil
 import time
 from collections import Counter
@@ -29,6 +30,8 @@ from lib.store.records import Records, of_images
 from lib.store.store import Store
 from lib.volume import Grid, corner_distance
 from lib.volume_io import stem_of
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int], object]
 
@@ -212,7 +215,11 @@ class _Import:
         with self._store.ledger.reading() as connection:
             waiting = connection.execute(query).all()
         for image_id, tag, present in waiting:
-            self._store.labels.show(image_id, tag)
+            try:
+                self._store.labels.show(image_id, tag)
+            except FileNotFoundError:  # the version's file was lost where the archive was made; `check` says so
+                logger.warning("the label %s of %s can't be shown: its version's file is not there", tag, image_id)
+                continue
             self.added.labels += 1
             if present:  # the archive's site may have numbered its classes in another way
                 self._store.labels.remap(image_id, tag)

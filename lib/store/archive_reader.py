@@ -37,6 +37,14 @@ _TABLES: dict[str, Table] = {
 }
 
 
+_OBJECTS = {
+    "images": ("info", "grid"),
+    "versions": ("info", "voxels", "ml", "against_presegmentation", "against_previous"),
+    "labels": ("info",),
+    "events": ("detail",),
+}  # JSON that must be objects
+
+
 @dataclass
 class Group:
     """The rows about one image."""
@@ -336,7 +344,11 @@ def _check_names(table: str, row: Row) -> None:
     if table == "splits" and row["side"] not in {"training", "validation"}:
         msg = f"splits.side is {row['side'][:80]!r}"
         raise BadInputError(msg)
-    if table == "versions" and (not row["file"].endswith(STORED) or row["number"] < 1):
+    for name in _OBJECTS.get(table, ()):
+        if row[name] is not None and not isinstance(row[name], dict):
+            msg = f"{table}.{name} is {str(row[name])[:80]!r}"
+            raise BadInputError(msg)
+    if table == "versions" and (not row["file"].endswith(STORED) or not 1 <= row["number"] < 2**31):
         msg = f"version {row['number']} is the file {row['file'][-80:]!r}"
         raise BadInputError(msg)
 

@@ -159,7 +159,8 @@ class Search:
         elif (status := path.stat()) and (status.st_size, status.st_mtime_ns) != (row["size"], row["modified_ns"]):
             explanation = "the image's file was changed since the ledger noted it"
             yield Finding(Kind.IMAGE_CHANGED, image_id, None, shown, explanation, "look through the folder")
-        labelled = records.shown(FINAL) is not None
+        final = records.shown(FINAL)
+        labelled = final is not None and (final.version_id is not None or final.problem is None)
         fit = row["present"] and row["problem"] is None and row["excluded"] is None
         for name, value in (("labelled", labelled), ("open", fit and not labelled)):
             if row[name] != value:

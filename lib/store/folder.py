@@ -22,6 +22,7 @@ from lib.store.events import record
 from lib.store.images import FileState
 from lib.store.inspection import fingerprint_of, release_twins
 from lib.store.layout import FINAL
+from lib.store.meaning import INDICES
 from lib.store.store import Store
 from lib.volume_io import IMAGE_SUFFIXES, read_image, stem_of, suffix_of
 
@@ -122,7 +123,12 @@ class FolderDatastore(Datastore):
 
         Raises:
             NotFoundError: there is no such label.
+            BadInputError: it would say what the label's values mean, which saving it decided.
         """
+        decided = sorted(info.keys() & {INDICES, "label_info"})
+        if decided:
+            msg = f"{', '.join(decided)} can't be changed for a label that is saved; save the label again"
+            raise BadInputError(msg)
         with self.store.ledger.writing() as connection:
             versions.note_info(connection, label_id, _plain(label_tag), info)
 
@@ -236,7 +242,7 @@ class FolderDatastore(Datastore):
         by_model = "model" in info  # MONAI Label's way to save an automatic result
         author = str(info.get("client_id") or info.get("user") or (info["model"] if by_model else "unknown"))
         source = "model" if by_model else "client"
-        self.store.labels.save(image_id, label_filename, _plain(label_tag), info, author=author, source=source)
+        self.store.save(image_id, label_filename, _plain(label_tag), info, author=author, source=source)
         return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:

@@ -12,6 +12,7 @@ from lib.settings import Settings
 from lib.store import images, version_files, versions
 from lib.store.door import named_in_errors
 from lib.store.events import SERVER, record
+from lib.store.images import FileState
 from lib.store.label_store import LabelStore, OvertakenError
 from lib.store.layout import STORED, Layout
 from lib.store.ledger import Ledger
@@ -24,6 +25,14 @@ logger = logging.getLogger(__name__)
 
 _SAME_PLACE_MM = 0.01  # formats round affines differently; a file that another program wrote stays as it is
 _SETTLED_S = 10.0  # a file that was not changed for so long is not being written any more
+
+
+class UnsettledError(LiverLoopError):
+    """A file in the folder can't be read yet; somebody may still be writing it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path.name} can't be used as it is; perhaps it is still being written")
+        self.path = path
 
 
 class FoundLabels:
@@ -51,6 +60,7 @@ class FoundLabels:
             to `labels/refused/` and the version is shown again.
 
         Raises:
+            UnsettledError: a file over a good version can't be used, and was written a moment ago.
             StorageError: the disk or the ledger refused.
         """
         with self._ledger.reading() as connection:
@@ -62,18 +72,17 @@ class FoundLabels:
         if image is None:
             return None
         there = self._layout.shown_files(image_id, tag, row.suffix if row else STORED)
-        files = [path for path in there if not self._labels.is_shown(path, row)]
+        # Before they are read: what is written into them from now on is another content, to be taken in later.
+        files = {path: FileState.of(path, suffix_of(path)) for path in there if not self._labels.is_shown(path, row)}
         version = None
         # In every format, the last written last, so that it becomes the newest version.
-        for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
-            version = self._version_of(image_id, tag, path) or version
+        for path, state in sorted(files.items(), key=lambda entry: entry[1].modified_ns):
+            version = self._version_of(image_id, tag, path, state) or version
         if version is None:
             return None
-        if len(there) == 1 and self._shows(there[0], version):
-            self._labels.note_shown(image_id, tag, there[0])
-        else:
-            self._labels.note_shown(image_id, tag, None)
-            self._labels.show(image_id, tag)
+        stays = len(there) == 1 and self._shows(there[0], version)
+        self._labels.note_shown(version, files[there[0]] if stays else None)
+        self._labels.show(image_id, tag)
         if row is not None and row.version_id == version.id:
             return None
         logger.info("the label %s of %s in the folder is version %d now", tag, image_id, version.number)
@@ -88,10 +97,13 @@ class FoundLabels:
         if row.version_id is not None and row.shown_size is None:
             self._labels.show(image_id, tag)
             return
+        if not self._layout.tag(tag).is_dir():  # nobody takes every label back by that
+            logger.warning("the folder %s is gone; its labels stay what they were", self._layout.tag(tag))
+            return
         logger.warning("the label %s of %s was removed from the folder; its versions are kept", tag, image_id)
-        self._labels.forget(image_id, tag, "label vanished", SERVER)
+        self._labels.forget(image_id, tag, "label vanished", SERVER, expected=row)
 
-    def _version_of(self, image_id: str, tag: str, path: Path) -> Version | None:
+    def _version_of(self, image_id: str, tag: str, path: Path, state: FileState) -> Version | None:
         """The version that a file is or becomes; None where it can't be one, or not yet."""
         with self._ledger.reading() as connection:
             current = versions.current(connection, image_id, tag)
@@ -105,7 +117,7 @@ class FoundLabels:
                     path, self._labels.grid(image_id), names_to_map(info, self._settings) or None
                 )
         except LiverLoopError as error:
-            self._note_unfit(image_id, tag, path, str(error), over_a_version=current is not None)
+            self._note_unfit(image_id, tag, path, state, str(error), current)
             return None
         source = "adopted" if info else "found"
         author = str(info.get("client_id") or info.get("user") or SERVER)
@@ -121,27 +133,28 @@ class FoundLabels:
         label = read_label(self._labels.path(version))
         return suffix_of(path) != ".seg.nrrd" and version_files.holds(path, label, _SAME_PLACE_MM)
 
-    def _note_unfit(self, image_id: str, tag: str, path: Path, problem: str, *, over_a_version: bool) -> None:
+    def _note_unfit(
+        self, image_id: str, tag: str, path: Path, state: FileState, problem: str, current: Version | None
+    ) -> None:
         """A file in `labels/<tag>/` that can't be used: noted where it is the only one, else moved out of the way."""
-        status = path.stat()
-        if over_a_version:
-            if time.time() - status.st_mtime < _SETTLED_S:
-                return  # somebody may still be writing it; its end is noticed as well
+        if current is not None:
+            if time.time() - state.modified_ns / 1e9 < _SETTLED_S or not state.is_of(path):
+                raise UnsettledError(path)
             logger.warning("the label %s of %s in the folder is refused: %s", tag, image_id, problem)
             self._labels.refuse(image_id, tag, path, problem, SERVER, move=True)
-            self._labels.note_shown(image_id, tag, None)
+            self._labels.note_shown(current, None)
             self._labels.show(image_id, tag)
             return
         with self._ledger.writing() as connection:
-            connection.execute(
-                update(labels_table)
-                .where(labels_table.c.image_id == image_id, labels_table.c.tag == tag)
-                .values(
-                    problem=problem,
-                    suffix=suffix_of(path),
-                    shown_size=status.st_size,
-                    shown_modified_ns=status.st_mtime_ns,
-                )
-            )
+            key = (labels_table.c.image_id == image_id, labels_table.c.tag == tag, labels_table.c.version_id.is_(None))
+            values = {
+                "problem": problem,
+                "suffix": state.suffix,
+                "shown_size": state.size,
+                "shown_modified_ns": state.modified_ns,
+            }
+            if not connection.execute(update(labels_table).where(*key).values(values)).rowcount:
+                return  # a client saved meanwhile, and what lay here is kept aside
             record(connection, "label not usable", image_id, tag, detail={"reason": problem})
+            images.reckon(connection, [image_id])  # it is to be labelled after all
         logger.warning("the label %s of %s is not used: %s", tag, image_id, problem)

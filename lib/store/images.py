@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, and_, exists, func, insert, not_, select, update
+from sqlalchemy import Connection, and_, exists, func, insert, not_, or_, select, update
 
-from lib.errors import NotFoundError
+from lib.errors import BadInputError, NotFoundError
 from lib.store.events import record
 from lib.store.layout import FINAL
 from lib.store.schema import images, labels
 from lib.volume import Grid
 
 _MOST_IN_A_LIST = 500  # of the values that one statement may hold
+_LONGEST_REASON = 500
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Image:
     info: dict[str, Any]
 
 
+# A file in labels/final/ that can't be used is no label: its image waits for one.
+_IS_FINAL = and_(labels.c.tag == FINAL, or_(labels.c.version_id.is_not(None), labels.c.problem.is_(None)))
 _COLUMNS = (
     images.c.image_id, images.c.suffix, images.c.size, images.c.modified_ns, images.c.present, images.c.problem,
     images.c.excluded, images.c.labelled, images.c.grid, images.c.info,
@@ -161,9 +164,11 @@ def exclude(connection: Connection, image_id: str, reason: str, actor: str) -> N
     """Leave an image out of every strategy, training and batch inference.
 
     Raises:
+        BadInputError: no reason is given.
         NotFoundError: it is not known.
     """
     get(connection, image_id)
+    _check_reason(reason)
     connection.execute(update(images).where(images.c.image_id == image_id).values(excluded=reason))
     record(connection, "image excluded", image_id, actor=actor, detail={"reason": reason})
     reckon(connection, [image_id])
@@ -173,9 +178,11 @@ def include(connection: Connection, image_id: str, reason: str, actor: str) -> N
     """Take an excluded image back in.
 
     Raises:
+        BadInputError: no reason is given.
         NotFoundError: it is not known.
     """
     get(connection, image_id)
+    _check_reason(reason)
     connection.execute(update(images).where(images.c.image_id == image_id).values(excluded=None))
     record(connection, "image included", image_id, actor=actor, detail={"reason": reason})
     reckon(connection, [image_id])
@@ -185,6 +192,12 @@ def excluded(connection: Connection) -> dict[str, str]:
     """`{image id: reason}` of the images left out, by name."""
     query = select(images.c.image_id, images.c.excluded).where(images.c.excluded.is_not(None))
     return {image_id: str(reason) for image_id, reason in connection.execute(query.order_by(images.c.image_id))}
+
+
+def unfit(connection: Connection) -> dict[str, str]:
+    """`{image id: problem}` of the images that are there and can't be offered, by name."""
+    query = select(images.c.image_id, images.c.problem).where(images.c.problem.is_not(None), images.c.present)
+    return {image_id: str(problem) for image_id, problem in connection.execute(query.order_by(images.c.image_id))}
 
 
 def note_info(connection: Connection, image_id: str, info: dict[str, Any]) -> None:
@@ -233,7 +246,7 @@ def same_content(connection: Connection, fingerprint: str) -> str | None:
 
 def reckon(connection: Connection, image_ids: Sequence[str]) -> None:
     """Bring `labelled` and `open` in line with what they follow from; after every change to that."""
-    final = exists().where(and_(labels.c.image_id == images.c.image_id, labels.c.tag == FINAL))
+    final = exists().where(labels.c.image_id == images.c.image_id, _IS_FINAL)
     fit = and_(images.c.present, images.c.problem.is_(None), images.c.excluded.is_(None))
     for chunk in _chunks(image_ids):
         connection.execute(
@@ -272,16 +285,23 @@ def progress(connection: Connection) -> dict[str, int]:
     final = select(func.count()).select_from(labels).join(images, images.c.image_id == labels.c.image_id)
     return {
         "total": _count(connection) - _count(connection, ~images.c.present),
-        "completed": int(connection.scalar(final.where(labels.c.tag == FINAL, images.c.present)) or 0),
+        "completed": int(connection.scalar(final.where(_IS_FINAL, images.c.present)) or 0),
     }
 
 
 def counts(connection: Connection) -> dict[str, int]:
-    """`progress`, and how many images wait to be labelled (`open`) and are left out (`excluded`)."""
+    """`progress`, and how many images wait (`open`), are left out (`excluded`) or can't be used (`unfit`)."""
     return progress(connection) | {
         "open": _count(connection, images.c.open),
         "excluded": _count(connection, images.c.excluded.is_not(None)),
+        "unfit": _count(connection, images.c.problem.is_not(None), images.c.present),
     }
+
+
+def _check_reason(reason: str) -> None:
+    if not reason.strip() or len(reason) > _LONGEST_REASON:
+        msg = f"a reason of 1 to {_LONGEST_REASON} characters is needed; say why in a few words"
+        raise BadInputError(msg)
 
 
 def _count(connection: Connection, *conditions: Any) -> int:

@@ -17,11 +17,13 @@ from sqlalchemy import Connection, delete, insert, update
 from lib.errors import BadInputError, LiverLoopError, NotFoundError
 from lib.files import atomic_write, sync_folder
 from lib.inference.model import file_sha256
+from lib.labels import remap
 from lib.settings import Settings
 from lib.store import images, leases, pool, presegmentations, refused, version_files, versions
 from lib.store.comparison import Comparison, change_of, compare, count_voxels
 from lib.store.door import checked_label, named_in_errors
 from lib.store.events import SERVER, record
+from lib.store.images import FileState
 from lib.store.layout import FINAL, ORIGINAL, STORED, Layout, checked_tag
 from lib.store.ledger import Ledger
 from lib.store.meaning import INDICES, names_to_map
@@ -29,11 +31,9 @@ from lib.store.schema import labels as labels_table
 from lib.store.schema import versions as versions_table
 from lib.store.versions import Version
 from lib.volume import Grid, Volume
-from lib.volume_io import read_grid, read_label, suffix_of
+from lib.volume_io import read_grid, read_label
 
 logger = logging.getLogger(__name__)
-
-_SHA_IN_NAME = 12  # digits of the hash of what was sent, in the version's file name
 
 
 class OvertakenError(Exception):
@@ -75,23 +75,24 @@ class LabelStore:
             source: how it came here, see `lib.store.schema.versions`.
 
         Raises:
-            NotFoundError: no image has this id.
+            NotFoundError: no image has this id; if there was one, the label is kept in `labels/refused/` as well.
             BadInputError: it doesn't fit its image or names an unknown segment; it is kept in `labels/refused/`, and
                 the message says where.
             StorageError: the disk or the ledger refused.
         """
         checked_tag(tag)
         path = Path(path)
-        grid = self.grid(image_id)
         info = dict(info or {})
         try:
             with named_in_errors(path, f"label for image {image_id!r}"):
-                label = self.checked(path, grid, info.get("label_info"))
-        except BadInputError as error:
+                label = self.checked(path, self.grid(image_id), info.get("label_info"))
+            version = self.keep(image_id, tag, path, label, self.described(info), author=author, source=source)
+        except (BadInputError, NotFoundError) as error:
+            if not self._was_known(image_id):  # or anybody could fill the disk under any name
+                raise
             kept = self.refuse(image_id, tag, path, str(error), author)
             msg = f"{error} (what was sent is kept as {kept.relative_to(self._layout.studies)})"
-            raise BadInputError(msg) from error
-        version = self.keep(image_id, tag, path, label, self.described(info), author=author, source=source)
+            raise type(error)(msg) from error
         self.show(image_id, tag)
         return version
 
@@ -99,28 +100,42 @@ class LabelStore:
         """Make a new version of a label whose values mean something else since the site changed its classes.
 
         Returns:
-            None where the values are right, or where a class it holds is gone; then it is no longer used.
+            None where the values are right, where a class it holds is gone (then it is no longer used), or where
+            somebody saved a newer one meanwhile.
 
         Raises:
             StorageError: the disk or the ledger refused.
         """
         with self._ledger.reading() as connection:
             current = versions.current(connection, image_id, tag)
-        names = names_to_map(current.info, self._settings) if current else []
-        if current is None or not names:
+            row = versions.shown(connection, image_id, tag)
+        if current is None or row is None or row.version_id != current.id:
+            return None
+        names = names_to_map(current.info, self._settings)
+        if not names:
+            if row.problem is not None:  # a class that was gone is back
+                self._note_problem(current, None)
             return None
         try:
             label = self.checked(self.path(current), self.grid(image_id), names)
         except LiverLoopError as error:
-            with self._ledger.writing() as connection:
-                key = (labels_table.c.image_id == image_id, labels_table.c.tag == tag)
-                connection.execute(update(labels_table).where(*key).values(problem=str(error)))
+            self._note_problem(current, str(error))
             logger.warning("the label %s of %s is not used: %s", tag, image_id, error)
             return None
         info = {**current.info, "label_info": names}
-        version = self.keep(
-            image_id, tag, self.path(current), label, self.described(info), author=SERVER, source="remapped"
-        )
+        try:
+            version = self.keep(
+                image_id,
+                tag,
+                self.path(current),
+                label,
+                self.described(info),
+                author=SERVER,
+                source="remapped",
+                expected=row,
+            )
+        except OvertakenError:
+            return None
         self.show(image_id, tag)
         return version
 
@@ -136,10 +151,10 @@ class LabelStore:
         with self._ledger.reading() as connection:
             old = versions.get(connection, image_id, checked_tag(tag), number)
         source = version_files.verified(self._layout, old)
-        label = self.checked(source, grid, None)
-        version = self.keep(
-            image_id, tag, source, label, old.info, author=author, source="restored", restored_from=number
-        )
+        names = names_to_map(old.info, self._settings)  # its values are the indices of then
+        label = self.checked(source, grid, names or None)
+        info = self.described({**old.info, "label_info": names}) if names else old.info
+        version = self.keep(image_id, tag, source, label, info, author=author, source="restored", restored_from=number)
         self.show(image_id, tag)
         return version
 
@@ -182,7 +197,7 @@ class LabelStore:
             for other in self._layout.shown_files(image_id, tag):
                 if other != path:
                     other.unlink()
-            self._set_shown(connection, image_id, tag, path)
+            self._set_shown(connection, current, FileState.of(path, STORED))
 
     def keep_presegmentation(self, image_id: str, client_id: str, model_version: str, path: str | Path) -> None:
         """Keep what a model made for a client, to tell later what was corrected in it.
@@ -221,8 +236,24 @@ class LabelStore:
         """
         with self._ledger.reading() as connection:
             pair = [versions.get(connection, image_id, checked_tag(tag), number) for number in (first, second)]
-        before, after = (read_label(version_files.verified(self._layout, version)) for version in pair)
+        before, after = (self._meant(version_files.verified(self._layout, one), one) for one in pair)
         return compare(before.array, after.array, self._settings.label_indices(), after.voxel_ml)
+
+    def _meant(self, path: Path, version: Version) -> Volume:
+        """A version's label with the indices of now, those of then may have been others."""
+        label = read_label(path)
+        names = names_to_map(version.info, self._settings)
+        return Volume(remap(label.array, names, self._settings.labels), label.affine) if names else label
+
+    def _was_known(self, image_id: str) -> bool:
+        with self._ledger.reading() as connection:
+            return images.is_known(connection, image_id)
+
+    def _note_problem(self, version: Version, problem: str | None) -> None:
+        """Why a version is not used, while it is the current one."""
+        with self._ledger.writing() as connection:
+            key = labels_table.c.version_id == version.id
+            connection.execute(update(labels_table).where(key).values(problem=problem))
 
     def path(self, version: Version) -> Path:
         """The version's own file."""
@@ -301,13 +332,13 @@ class LabelStore:
         while version is None:  # again where another client saved in between; each time somebody got further
             with self._ledger.reading() as connection:
                 previous = versions.current(connection, image_id, tag)
-            values["against_previous"] = self._compared(self.path(previous), label) if previous else None
+            values["against_previous"] = self._compared(self.path(previous), label, previous) if previous else None
             decisive = values["against_presegmentation"] or values["against_previous"]
             values["change"] = change_of(decisive) if decisive else None
             try:
                 version = self._record(values, previous, expected)
-            except OvertakenError:
-                for path in (file, sent_file):  # copies of what lies in the folder, named by no row
+            except (OvertakenError, BadInputError, NotFoundError):
+                for path in (file, sent_file):  # copies of what the caller has, named by no row
                     if path is not None:
                         (self._layout.versions / path).unlink()
                 raise
@@ -340,7 +371,9 @@ class LabelStore:
             self._point_to(connection, version)
             if tag == FINAL:
                 pool.note_final(connection, version)
-                leases.free(connection, image_id, actor=author, why="saved")
+                # Who restores an old version doesn't end what somebody else is at.
+                if values["source"] != "restored" or (lease and lease.client_id == author):
+                    leases.free(connection, image_id, actor=author, why="saved")
                 if not image.labelled:
                     images.reckon(connection, [image_id])
         return version
@@ -350,7 +383,8 @@ class LabelStore:
     ) -> dict[str, Any]:
         """Which model version the label started from, and what is different now."""
         if tag == ORIGINAL:
-            made_by = (info.get("params") or {}).get("model_version")
+            params = info.get("params")  # a client may have put anything there
+            made_by = params.get("model_version") if isinstance(params, Mapping) else None
             return {"model_version": str(made_by) if made_by else None, "against_presegmentation": None}
         with self._ledger.reading() as connection:
             automatic = presegmentations.find(connection, self._layout, image_id, author)
@@ -373,10 +407,10 @@ class LabelStore:
         if not connection.execute(update(labels_table).where(*key).values(values)).rowcount:
             connection.execute(insert(labels_table).values(image_id=version.image_id, tag=version.tag, **values))
 
-    def _compared(self, path: Path, label: Volume) -> Comparison | None:
+    def _compared(self, path: Path, label: Volume, version: Version | None = None) -> Comparison | None:
         """None where it is gone or of another image; a label is never refused because of that."""
         try:
-            before = read_label(path)
+            before = self._meant(path, version) if version else read_label(path)
             return compare(before.array, label.array, self._settings.label_indices(), label.voxel_ml)
         except LiverLoopError as error:
             logger.warning("not compared: %s", error)
@@ -402,19 +436,34 @@ class LabelStore:
         row = versions.shown(connection, image_id, tag)
         for file in self._layout.shown_files(image_id, tag, row.suffix if row else STORED):
             sha256 = file_sha256(file)
-            if any(version_files.comes_from(version, sha256) for version in known):
+            repeats = [version for version in known if version_files.comes_from(version, sha256)]
+            if any(self._has_its_size(version) for version in repeats):
                 continue
             reason = "another program wrote it while the label was saved or taken back"
+            if repeats:  # the only copy by now
+                reason = f"the file of version {repeats[0].number}, which this was shown for, is lost or damaged"
             kept = refused.set_aside(self._layout, image_id, tag, file, reason, SERVER)
             self._note_refused(connection, image_id, tag, kept, reason, SERVER)
 
-    def forget(self, image_id: str, tag: str, kind: str, actor: str) -> None:
-        """No longer the image's label, and no longer shown."""
+    def _has_its_size(self, version: Version) -> bool:
+        path = self.path(version)
+        return path.is_file() and path.stat().st_size == version.size
+
+    def forget(self, image_id: str, tag: str, kind: str, actor: str, *, expected: versions.Shown | None = None) -> None:
+        """No longer the image's label, and no longer shown.
+
+        Args:
+            expected: of a label whose file was found missing, its row then; if that has changed since, or the file is
+                there again, nothing is done.
+        """
         aside: list[tuple[Path, Path]] = []
         try:
             with self._ledger.writing() as connection:
                 current = versions.current(connection, image_id, tag)
                 row = versions.shown(connection, image_id, tag)
+                back = expected is not None and self._layout.shown_files(image_id, tag, expected.suffix)
+                if back or (expected is not None and row != expected):
+                    return
                 key = (labels_table.c.image_id == image_id, labels_table.c.tag == tag)
                 connection.execute(delete(labels_table).where(*key))
                 detail = {"version": current.number} if current else {}
@@ -446,20 +495,16 @@ class LabelStore:
             return False
         return (status.st_size, status.st_mtime_ns) == (row.shown_size, row.shown_modified_ns)
 
-    def note_shown(self, image_id: str, tag: str, path: Path | None) -> None:
-        """Note that a file in `labels/<tag>/` shows what the ledger says; with None that nothing there does."""
+    def note_shown(self, version: Version, file: FileState | None) -> None:
+        """Note which file in `labels/<tag>/` shows a version, with None that none does; not if it was superseded."""
         with self._ledger.writing() as connection:
-            self._set_shown(connection, image_id, tag, path)
+            self._set_shown(connection, version, file)
 
     @staticmethod
-    def _set_shown(connection: Connection, image_id: str, tag: str, path: Path | None) -> None:
-        status = path.stat() if path else None
-        connection.execute(
-            update(labels_table)
-            .where(labels_table.c.image_id == image_id, labels_table.c.tag == tag)
-            .values(
-                suffix=suffix_of(path) if path else STORED,
-                shown_size=status and status.st_size,
-                shown_modified_ns=status and status.st_mtime_ns,
-            )
-        )
+    def _set_shown(connection: Connection, version: Version, file: FileState | None) -> None:
+        values = {
+            "suffix": file.suffix if file else STORED,
+            "shown_size": file and file.size,
+            "shown_modified_ns": file and file.modified_ns,
+        }
+        connection.execute(update(labels_table).where(labels_table.c.version_id == version.id).values(values))

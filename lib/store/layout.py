@@ -90,6 +90,10 @@ class Layout:
         """The folder that `presegmentations.file` in the ledger is relative to."""
         return self.ledger / "presegmentations"
 
+    def in_use(self) -> bool:
+        """Whether some ledger has kept versions in this folder."""
+        return (self.ledger / "id").exists() and self.versions.is_dir() and any(self.versions.iterdir())
+
     def studies_id(self) -> str:
         """The folder's own id, made at the first call; a ledger that belongs to another folder is refused by it.
 

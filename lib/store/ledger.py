@@ -54,7 +54,7 @@ class Ledger:
         StorageError: it can't be opened or written.
     """
 
-    def __init__(self, url: str, belongs_to: str | None = None) -> None:
+    def __init__(self, url: str, belongs_to: str | None = None, may_be_new: bool = True) -> None:
         self.url = checked_url(url)
         self._one_writer = threading.Lock()  # SQLite's own waiting is a sleep that grows
         self.engine = _engine(self.url)
@@ -63,7 +63,7 @@ class Ledger:
         self._readers = self.engine if self._is_sqlite else self.engine.execution_options(isolation_level=_ONE_STATE)
         with self.writing() as connection:
             metadata.create_all(connection)
-            self._check(connection, belongs_to)
+            self._check(connection, belongs_to, may_be_new)
 
     @property
     def name(self) -> str:
@@ -108,7 +108,7 @@ class Ledger:
     def _is_sqlite(self) -> bool:
         return self.url.get_backend_name() == "sqlite"
 
-    def _check(self, connection: Connection, belongs_to: str | None) -> None:
+    def _check(self, connection: Connection, belongs_to: str | None, may_be_new: bool) -> None:
         stored = self.fact(connection, "schema")
         if stored is None:
             self.set_fact(connection, "schema", str(SCHEMA_VERSION))
@@ -119,6 +119,12 @@ class Ledger:
         if belongs_to is None:
             return
         owner = self.fact(connection, "belongs_to")
+        if owner is None and not may_be_new:
+            msg = (
+                f"the ledger {self.name} is new, and the studies folder has versions of another one; name that by "
+                "--conf ledger, or to begin anew move the folder's ledger/ away"
+            )
+            raise SettingsError(msg)
         if owner is None:
             self.set_fact(connection, "belongs_to", belongs_to)
         elif owner != belongs_to:

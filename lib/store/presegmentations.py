@@ -53,11 +53,10 @@ def keep(ledger: Ledger, layout: Layout, image_id: str, client_id: str, model_ve
 def find(connection: Connection, layout: Layout, image_id: str, client_id: str) -> tuple[Path, str | None] | None:
     """What a correction started from and the model version that made it.
 
-    The last result this client got for the image, else the last that anybody got, else the stored label `original`.
+    The last result this client got for the image, else the stored label `original`, which clients load by themselves.
     """
-    query = select(presegmentations).where(presegmentations.c.image_id == image_id)
-    rows = connection.execute(query.order_by(presegmentations.c.made_at.desc())).all()
-    row = next((row for row in rows if row.client_id == client_id), rows[0] if rows else None)
+    key = (presegmentations.c.image_id == image_id, presegmentations.c.client_id == client_id)
+    row = connection.execute(select(presegmentations).where(*key)).one_or_none()
     if row is not None:
         return layout.presegmentations / row.file, row.model_version
     original = versions.current(connection, image_id, ORIGINAL)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def _with_reason(layout: Layout, image_id: str, tag: str | None, path: Path, rea
     usual = suffix.replace(".", "").isalnum() and len(suffix) <= _LONGEST_SUFFIX
     if not usual or suffix.lower() == ".json":  # which would be the reason's own name
         suffix = ".bin"
-    kept = layout.refused(image_id) / f"{now:%Y%m%dT%H%M%S.%f}Z-{tag or 'file'}{suffix}"
+    kept = layout.refused(image_id) / f"{now:%Y%m%dT%H%M%S.%f}Z-{secrets.token_hex(2)}-{tag or 'file'}{suffix}"
     write_reason(kept, image_id, tag, reason, author, at=now.isoformat(timespec="seconds"))
     return kept
 

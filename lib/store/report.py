@@ -76,7 +76,8 @@ def status_table(figures: Mapping[str, Any]) -> str:
         "studies": figures["studies"],
         "ledger": figures["ledger"],
         "images": f"{counts['total']}: {counts['completed']} labelled, {counts['open']} to be labelled, "
-        f"{counts['excluded']} excluded; {figures['gone']} more are known and not in the folder",
+        f"{counts['excluded']} excluded, {counts['unfit']} unfit; {figures['gone']} more are known and not in the "
+        "folder",
         "labels": ", ".join(f"{tag} {number}" for tag, number in figures["labels"].items()) or "none",
         "versions": figures["versions"],
         "not taken in": figures["waiting"],
@@ -137,6 +138,11 @@ def lease_table(held: Sequence[Lease]) -> str:
         for lease in held
     ]
     return table(headers, rows, "nobody has an image")
+
+
+def unfit_table(unfit: Mapping[str, str]) -> str:
+    """The images that can't be used, for people."""
+    return table(["image", "why"], unfit.items(), "every image can be used")
 
 
 def excluded_table(excluded: Mapping[str, str]) -> str:

@@ -63,7 +63,7 @@ class Changes:
         images_vanished: images whose file is gone.
         labels_found: image and tag of the labels to be taken in.
         labels_missing: image and tag of the labels whose file is gone.
-        unsettled: images that are still being written, to be looked at again soon.
+        unsettled: files that are still being written, to be looked at again soon.
     """
 
     images_added: int = 0

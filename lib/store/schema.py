@@ -1,4 +1,4 @@
-"""The ledger's tables: what is known of images, every version of every label, leases, and what happened.
+"""The ledger's tables: what is known of images, label versions, leases and models, and what happened.
 
 Files are the data, the ledger is what is known about them. Times are seconds since the epoch (UTC). Nothing but
 `lib.store` reads or writes these tables.
@@ -74,7 +74,15 @@ images = Table(
 _OPEN = images.c.open == true()
 for _name, _columns in {
     "pool_by_name": (images.c.served_at, images.c.image_id),
-    "pool_by_turn": (images.c.served_at, images.c.shuffle),
+    "pool_by_turn": (
+        images.c.served_at,
+        images.c.shuffle,
+        # What a choice reads, so that it needs no page of the table; SQLite wants `open` among it.
+        images.c.image_id,
+        images.c.score_version,
+        images.c.score,
+        images.c.open,
+    ),
     "pool_by_score": (images.c.score_version, images.c.served_at, images.c.score.desc()),
 }.items():
     Index(_name, *_columns, sqlite_where=_OPEN, postgresql_where=_OPEN)
@@ -180,6 +188,20 @@ splits = Table(
     Column("patient", Text, primary_key=True, comment="hash with the ledger's salt, see lib.store.splits"),
     Column("side", Text, nullable=False, comment="training or validation, for good"),
     Column("decided_at", Double, nullable=False),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", Text, primary_key=True, comment="the version"),
+    Column("made_at", Double, nullable=False),
+    Column("parent", Text, comment="the version that its training started from; none: fresh weights"),
+    Column("published_at", Double, comment="when annotators last got it; none: never"),
+    Column("published_by", Text),
+    Column("reason", Text, comment="why it was published, or why not"),
+    Column("sha256", Text, nullable=False, comment="of the weights file"),
+    Column("metrics", _Json, nullable=False, comment="{figure: value}"),
+    comment="an index of the versions in the app's folder, see lib.store.models",
 )
 
 events = Table(

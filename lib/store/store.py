@@ -4,20 +4,22 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from lib.errors import LiverLoopError, StorageError
+from lib.errors import LiverLoopError, SettingsError, StorageError
 from lib.files import writable_folder
 from lib.settings import Settings
 from lib.store import versions
 from lib.store.adoption import adopt
-from lib.store.found_labels import FoundLabels
+from lib.store.found_labels import FoundLabels, UnsettledError
 from lib.store.inspection import inspect_all
 from lib.store.label_store import LabelStore
-from lib.store.layout import FINAL, ORIGINAL, Layout
+from lib.store.layout import FINAL, ORIGINAL, Layout, checked_tag
 from lib.store.ledger import Ledger
 from lib.store.scan import Changes, scan
+from lib.store.versions import Version
 from lib.store.watch import Watcher
 
 logger = logging.getLogger(__name__)
@@ -31,20 +33,22 @@ class Store:
     Args:
         studies: the folder; made if it is missing.
         settings: classes, limits, and which database.
+        follow_classes: bring labels to the numbers of `settings` where they were saved with others; False: refuse.
 
     Raises:
-        SettingsError: the ledger belongs to another folder, or its URL can't be used.
+        SettingsError: the ledger belongs to another folder, its URL can't be used, or its labels have other numbers.
         BadInputError: MONAI Label's own `datastore_v2.json` is damaged.
         StorageError: folder or database can't be written.
     """
 
-    def __init__(self, studies: str | Path, settings: Settings) -> None:
+    def __init__(self, studies: str | Path, settings: Settings, *, follow_classes: bool = True) -> None:
         self.settings = settings
         self.layout = Layout(Path(studies).resolve())
         for folder in (self.layout.tag(FINAL), self.layout.tag(ORIGINAL), self.layout.ledger):
             writable_folder(folder)
         url = settings.ledger or f"sqlite:///{self.layout.database}"
-        self.ledger = Ledger(url, belongs_to=self.layout.studies_id())
+        in_use = self.layout.in_use()
+        self.ledger = Ledger(url, belongs_to=self.layout.studies_id(), may_be_new=not in_use)
         self.labels = LabelStore(self.ledger, self.layout, settings)
         self.found_labels = FoundLabels(self.ledger, self.layout, settings, self.labels)
         self._watcher: Watcher | None = None
@@ -54,7 +58,7 @@ class Store:
             known = self.ledger.fact(connection, "scanned_at") is not None
         if not known:
             self.look()
-        self._follow_classes()
+        self._follow_classes(allowed=follow_classes)
 
     def look(self, progress: Callable[[int], object] | None = None) -> Changes:
         """Bring the ledger's images in line with the folder; labels are noticed, not yet read.
@@ -81,7 +85,7 @@ class Store:
 
     def follow(self, changes: Changes) -> None:
         """Take in the labels that a look through the folder found, and note those that are gone."""
-        self._each(changes.labels_found, self.found_labels.take_in)
+        changes.unsettled += self._each(changes.labels_found, self.found_labels.take_in)
         self._each(changes.labels_missing, self.found_labels.note_missing)
 
     def take_in(self, tag: str | None = None) -> None:
@@ -89,6 +93,29 @@ class Store:
         with self.ledger.reading() as connection:
             waiting = versions.pending(connection, tag)
         self._each(waiting, self.found_labels.take_in)
+
+    def save(
+        self,
+        image_id: str,
+        path: str | Path,
+        tag: str,
+        info: Mapping[str, Any] | None = None,
+        *,
+        author: str,
+        source: str = "client",
+    ) -> Version:
+        """`LabelStore.save`; a label that lies in the folder and was not taken in yet becomes the version before.
+
+        Raises:
+            NotFoundError: no image has this id.
+            BadInputError: see `LabelStore.save`.
+            StorageError: the disk or the ledger refused.
+        """
+        with self.ledger.reading() as connection:
+            row = versions.shown(connection, image_id, checked_tag(tag))
+        if row is not None and row.version_id is None and row.problem is None:
+            self._each([(image_id, tag)], self.found_labels.take_in)
+        return self.labels.save(image_id, path, tag, info, author=author, source=source)
 
     def datalist(self) -> list[dict[str, str]]:
         """`[{"image": path, "label": path}, ...]` of the images to train on, by name.
@@ -127,24 +154,39 @@ class Store:
             self._inspector.join(timeout=10)
         self.ledger.close()
 
-    def _follow_classes(self) -> None:
+    def _follow_classes(self, *, allowed: bool) -> None:
         """Where the site numbers its classes anew, labels get new versions with the new numbers."""
         indices = json.dumps(self.settings.label_indices())
         with self.ledger.reading() as connection:
             before = self.ledger.fact(connection, "label_indices")
             changed = versions.all_current(connection) if before not in {None, indices} else []
+        if not allowed and before not in {None, indices}:
+            self.close()
+            msg = (
+                f"the labels in {self.layout.studies} are numbered {before}, and these settings say {indices}; name "
+                "the app of the server by --app, or start a server with these settings first"
+            )
+            raise SettingsError(msg)
         self._each(changed, self.labels.remap)
         if before != indices:
             with self.ledger.writing() as connection:
                 self.ledger.set_fact(connection, "label_indices", indices)
 
     @staticmethod
-    def _each(found: Iterable[tuple[str, str]], action: Callable[[str, str], object]) -> None:
-        """One label that can't be handled doesn't keep the others from it; a disk that refuses does."""
+    def _each(found: Iterable[tuple[str, str]], action: Callable[[str, str], object]) -> list[Path]:
+        """One label that can't be handled doesn't keep the others from it; a disk that refuses does.
+
+        Returns:
+            Files that must be looked at again soon.
+        """
+        unsettled = []
         for image_id, tag in found:
             try:
                 action(image_id, tag)
             except StorageError:
                 raise
+            except UnsettledError as error:
+                unsettled.append(error.path)
             except (LiverLoopError, OSError) as error:
                 logger.warning("the label %s of %s: %s", tag, image_id, error)
+        return unsettled

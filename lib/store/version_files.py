@@ -1,6 +1,7 @@
 """The files of label versions: written once, never changed."""
 
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from lib.volume import Volume, same_geometry
 from lib.volume_io import read_label, suffix_of, write_label
 
 _SHA_IN_NAME = 12  # digits of the hash of what was sent
+
+
+class _OtherContentError(Exception):
+    """A file is not exactly the label that was checked."""
 
 
 def write(layout: Layout, image_id: str, tag: str, sent: Path, label: Volume) -> tuple[Path, Path | None]:
@@ -35,10 +40,12 @@ def write(layout: Layout, image_id: str, tag: str, sent: Path, label: Volume) ->
     # Sorted by name is sorted by time.
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z-{file_sha256(sent)[:_SHA_IN_NAME]}"
     file = folder / f"{stamp}{STORED}"
-    if suffix_of(sent) == STORED and holds(sent, label):
-        with atomic_write(layout.versions / file) as temporary:
+    if suffix_of(sent) == STORED:
+        with suppress(_OtherContentError), atomic_write(layout.versions / file) as temporary:
             shutil.copyfile(sent, temporary)
-        return file, None
+            if not holds(temporary, label):  # the copy: what lies in the folder may be written over meanwhile
+                raise _OtherContentError
+            return file, None
     write_label(layout.versions / file, label)
     kept = folder / f"{stamp}.sent{suffix_of(sent)}"
     with atomic_write(layout.versions / kept) as temporary:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
 
 from lib.errors import NotFoundError
 from lib.store.schema import images, labels, versions
@@ -48,6 +48,20 @@ class Shown:
     info: dict[str, Any] | None
     shown_size: int | None
     shown_modified_ns: int | None
+
+
+class Counted(NamedTuple):
+    """A labelled image to train on.
+
+    Args:
+        image_id: of the image.
+        voxels: of each class in its label; None where that is not known.
+        shape: of the image, `(X, Y, Z)`; None where its header was not read yet.
+    """
+
+    image_id: str
+    voxels: dict[str, int] | None
+    shape: tuple[int, int, int] | None
 
 
 def history(connection: Connection, image_id: str, tag: str | None = None) -> list[Version]:
@@ -135,11 +149,25 @@ def labelled_pairs(connection: Connection, tag: str) -> list[tuple[str, str, str
     query = (
         select(images.c.image_id, images.c.suffix, labels.c.suffix.label("label_suffix"))
         .join(labels, labels.c.image_id == images.c.image_id)
-        .where(labels.c.tag == tag, labels.c.version_id.is_not(None), labels.c.problem.is_(None))
-        .where(images.c.present, images.c.problem.is_(None), images.c.excluded.is_(None))
+        .where(*_to_train_on(tag))
         .order_by(images.c.image_id)
     )
     return [(row.image_id, row.suffix, row.label_suffix) for row in connection.execute(query)]
+
+
+def counted(connection: Connection, tag: str) -> list[Counted]:
+    """What is known of the pairs of `labelled_pairs` without opening a file."""
+    query = (
+        select(images.c.image_id, images.c.grid, versions.c.voxels)
+        .join(labels, labels.c.image_id == images.c.image_id)
+        .join(versions, versions.c.id == labels.c.version_id)
+        .where(*_to_train_on(tag))
+        .order_by(images.c.image_id)
+    )
+    return [
+        Counted(row.image_id, row.voxels, tuple(row.grid["shape"]) if row.grid else None)
+        for row in connection.execute(query)
+    ]
 
 
 def images_with(connection: Connection, tag: str) -> list[str]:
@@ -181,3 +209,10 @@ def described(connection: Connection, image_ids: Sequence[str]) -> dict[str, dic
             if label.image_id in objects:
                 objects[label.image_id]["labels"][label.tag] = entry
     return objects
+
+
+def _to_train_on(tag: str) -> tuple[ColumnElement[bool], ...]:
+    return (
+        labels.c.tag == tag, labels.c.version_id.is_not(None), labels.c.problem.is_(None),
+        images.c.present, images.c.problem.is_(None), images.c.excluded.is_(None),
+    )  # fmt: skip

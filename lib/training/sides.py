@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from lib.errors import BadInputError
 from lib.settings import Settings
-from lib.store import images, splits
-from lib.store.layout import Layout
+from lib.store import images, splits, versions
+from lib.store.layout import FINAL, Layout
 from lib.store.store import Store
 from lib.store.studies import labelled_images
 from lib.training.split import Side, divide, patient_of
@@ -17,7 +17,7 @@ from lib.volume_io import stem_of
 def with_sides(
     store: Store, pairs: Sequence[dict[str, str]], settings: Settings, fraction: float
 ) -> list[dict[str, Any]]:
-    """Labelled images with their `side`; patients who have none yet are given one for good.
+    """Labelled images with their `side`, `patient` and `voxels`; patients without a side are given one for good.
 
     Args:
         store: of the studies folder.
@@ -26,17 +26,30 @@ def with_sides(
         fraction: the share of validation among new patients.
     """
     names = [stem_of(pair["image"]) for pair in pairs]
+    pattern = settings.training.patient_pattern
     with store.ledger.writing() as connection:
         ids = images.patient_ids(connection, names)
         salt = splits.salt_of(store.ledger, connection)
-        keys = {
-            name: splits.key_of(patient_of(name, settings.training.patient_pattern, ids.get(name)), salt)
-            for name in names
-        }
         decided = cast("dict[str, Side]", splits.decided(connection))
-        sides = divide(keys.values(), fraction, salt, decided)
-        splits.note(connection, sides)
-    return [{**pair, "side": sides[keys[name]]} for pair, name in zip(pairs, names, strict=True)]
+        patients = {name: splits.key_of(patient_of(name, pattern, ids.get(name)), salt) for name in names}
+        # Of the case too: a patient id that becomes known later, or another pattern, moves nobody.
+        cases = {name: splits.key_of(f"case {name}", salt) for name in names}
+        for name in names:
+            if (
+                decided.get(cases[name]) == "training"
+            ):  # what was learned from can't judge, nor can the patient's others
+                decided.setdefault(patients[name], "training")
+        for name in names:
+            if cases[name] in decided:
+                decided.setdefault(patients[name], decided[cases[name]])
+        by_patient = divide(patients.values(), fraction, salt, decided)
+        sides = {name: decided.get(cases[name], by_patient[patients[name]]) for name in names}
+        splits.note(connection, by_patient | {cases[name]: side for name, side in sides.items()})
+        voxels = {case.image_id: case.voxels for case in versions.counted(connection, FINAL)}
+    return [
+        {**pair, "side": sides[name], "patient": patients[name], "voxels": voxels.get(name)}
+        for pair, name in zip(pairs, names, strict=True)
+    ]
 
 
 def labelled_cases(studies: Path, settings: Settings) -> list[dict[str, Any]]:
@@ -48,7 +61,7 @@ def labelled_cases(studies: Path, settings: Settings) -> list[dict[str, Any]]:
     """
     if not Layout(studies.resolve()).ledger.is_dir():
         return list(labelled_images(studies))
-    store = Store(studies, settings)
+    store = Store(studies, settings, follow_classes=False)
     try:
         store.rescan()
         pairs = with_sides(store, store.datalist(), settings, settings.training.validation_fraction)

@@ -133,6 +133,12 @@ def install_ledger(app: FastAPI) -> None:
         with _store().ledger.reading() as connection:
             return [{"image": image, "reason": reason} for image, reason in images.excluded(connection).items()]
 
+    @ledger.get("/unfit")
+    def list_unfit(_: User = user) -> list[dict[str, str]]:
+        """The images that can't be offered, with the reasons."""
+        with _store().ledger.reading() as connection:
+            return [{"image": image, "reason": reason} for image, reason in images.unfit(connection).items()]
+
     @ledger.post("/images/{image}/exclude")
     def exclude(image: str, decision: Decision, request: Request, _: User = annotator) -> dict[str, Any]:
         """Leave an image out of every strategy, training and batch inference; who has it gets another next time."""

@@ -153,7 +153,7 @@ def install_requests(app: FastAPI) -> None:
             with _tidied(background_tasks):
                 return datastore.save_label(background_tasks, image, json.dumps(checked), tag, label, caller.username)
         with _received(label) as path:
-            version = store.labels.save(image, path, tag or FINAL, checked, author=checked["client_id"])
+            version = store.save(image, path, tag or FINAL, checked, author=checked["client_id"])
         told = _app().on_save_label(image, image) or {}
         # With what the client can make sure by that its label arrived.
         kept = {"tag": version.tag, "version": version.number, "sha256": version.sha256, "voxels": version.voxels}

@@ -57,7 +57,7 @@ def test_status(ledger, studies):
     code, output, _ = ledger("status")
     assert code == 0
     assert (
-        "images          3: 1 labelled, 2 to be labelled, 0 excluded; 0 more are known and not in the folder\n"
+        "images          3: 1 labelled, 2 to be labelled, 0 excluded, 0 unfit; 0 more are known and not in the folder\n"
         in output
     )
     assert "labels          final 1, original 1\n" in output
@@ -113,6 +113,7 @@ def test_leases(ledger):
 
 def test_exclusions(ledger, studies):
     assert ledger("excluded")[1] == "no image is excluded\n"
+    assert ledger("unfit")[1] == "every image can be used\n"
     assert (
         ledger("exclude", "o", "--reason", "metal  artifacts", "--by", "eve")[1] == "o is left out: metal  artifacts\n"
     )

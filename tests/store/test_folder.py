@@ -428,7 +428,7 @@ def test_labels_of_unknown_names_are_kept_but_not_trained_on(opened, studies, se
     assert [os.path.basename(entry["image"]) for entry in store.datalist()] == ["b.nii.gz"]
     np.testing.assert_array_equal(stored_label(store, "a"), classes())
     assert "the label final of a is not used: the segment 'spleen' is not one of" in caplog.text
-    assert store.get_unlabeled_images() == []  # it was labelled, if not for us
+    assert store.get_unlabeled_images() == ["a"]  # so that somebody can label it for us
 
 
 def test_labels_are_mapped_again_when_the_site_renumbers_its_classes(studies, opened, sent):

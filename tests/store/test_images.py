@@ -81,7 +81,7 @@ def test_no_files_and_many_files_can_be_registered(connection):
     names = [f"case_{number:04d}" for number in range(1203)]  # more than one statement takes
     register(connection, *names)
     assert images.names(connection) == names
-    assert images.counts(connection) == {"total": 1203, "completed": 0, "open": 1203, "excluded": 0}
+    assert images.counts(connection) == {"total": 1203, "completed": 0, "open": 1203, "excluded": 0, "unfit": 0}
     images.note_vanished(connection, iter(names[1:]))
     assert images.names(connection) == names[:1]
 
@@ -191,10 +191,10 @@ def test_an_image_comes_back_with_its_label(connection):
     register(connection, "case_1")
     set_label(connection, "case_1", "final")
     images.note_vanished(connection, ["case_1"])
-    assert images.counts(connection) == {"total": 0, "completed": 0, "open": 0, "excluded": 0}
+    assert images.counts(connection) == {"total": 0, "completed": 0, "open": 0, "excluded": 0, "unfit": 0}
     images.note_changed(connection, "case_1", STATE)
     assert images.get(connection, "case_1").labelled
-    assert images.counts(connection) == {"total": 1, "completed": 1, "open": 0, "excluded": 0}
+    assert images.counts(connection) == {"total": 1, "completed": 1, "open": 0, "excluded": 0, "unfit": 0}
     assert [kind for kind, _, _ in told(connection, "case_1")] == ["image vanished", "image is back"]
 
 
@@ -330,6 +330,7 @@ def compare(connection, model):
         "completed": len(done),
         "open": len(waiting),
         "excluded": len(excluded),
+        "unfit": sum(model[name].problem is not None for name in there),
     }
     for name in _NAMES:
         assert column(connection, name, "open") == model[name].open

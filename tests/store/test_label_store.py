@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from lib.errors import BadInputError, NotFoundError, StorageError
+from lib.errors import BadInputError, NotFoundError, SettingsError, StorageError
 from lib.inference.model import file_sha256
 from lib.settings import Settings
 from lib.store import events, images, leases, versions
@@ -116,8 +116,8 @@ def test_a_correction_is_compared_with_what_the_model_gave_this_client(store, se
     by_bob = store.labels.save("a", send(2), "final", {}, author="bob")
     assert (by_bob.model_version, by_bob.change) == ("model-2", 0.0)
     assert by_bob.against_previous["liver"]["dice"] < 1
-    by_cleo = store.labels.save("a", send(2), "final", {}, author="cleo")  # who asked for no segmentation of her own
-    assert by_cleo.model_version == "model-2"
+    by_cleo = store.labels.save("a", send(2), "final", {}, author="cleo")  # who asked for no segmentation
+    assert (by_cleo.model_version, by_cleo.against_presegmentation) == (None, None)
 
 
 def test_a_stored_automatic_result_is_what_a_correction_is_compared_with(store, send):
@@ -387,3 +387,53 @@ def test_the_file_that_a_version_was_made_from_is_no_new_version(store, send):
     store.rescan()
     assert len(store.labels.history("a")) == 1
     np.testing.assert_array_equal(shown(store), tumor_only * 2)
+
+
+def test_that_the_folder_of_a_tag_is_gone_takes_no_label_back(store, send, tmp_path, caplog):
+    store.labels.save("a", send(1), "final", {}, author="ann")
+    store.layout.tag("final").rename(tmp_path / "elsewhere")
+    store.rescan()
+    assert "its labels stay what they were" in caplog.text
+    (tmp_path / "elsewhere").rename(store.layout.tag("final"))
+    store.rescan()
+    assert [version.author for version in store.labels.history("a")] == ["ann"]
+
+
+def test_restoring_does_not_take_an_image_from_whoever_has_it(store, send):
+    store.labels.save("a", send(1), "final", {}, author="ann")
+    with store.ledger.writing() as connection:
+        leases.acquire(connection, "a", "ann", strategy="review", reason="", score=None, seconds=60)
+    store.labels.restore("a", "final", 1, author="eve")
+    with store.ledger.reading() as connection:
+        assert leases.of_image(connection, "a").client_id == "ann"
+
+
+def test_a_bad_file_over_a_version_is_looked_at_again_until_it_is_settled(store, send):
+    store.labels.save("a", send(1), "final", {}, author="ann")
+    path = store.layout.shown("a", "final")
+    write_label(path, Volume(np.full(SHAPE, 9, np.uint8), AFFINE))
+    assert store.rescan().unsettled == [path]
+    os.utime(path, (time.time() - 60, time.time() - 60))
+    assert store.rescan().unsettled == []
+    np.testing.assert_array_equal(shown(store), classes(1))
+
+
+def test_an_image_whose_label_can_not_be_used_waits_for_one(store, send):
+    path = store.layout.shown("a", "final")
+    write_label(path, Volume(np.full(SHAPE, 9, np.uint8), AFFINE))
+    store.rescan()
+    with store.ledger.reading() as connection:
+        assert images.names(connection, open_only=True) == ["a", "b.1"]
+    store.labels.save("a", send(1), "final", {}, author="ann")
+    np.testing.assert_array_equal(shown(store), classes(1))
+    (kept,) = store.layout.refused("a").glob("*.nii.gz")
+    assert read_label(kept).array.max() == 9
+    with store.ledger.reading() as connection:
+        assert images.names(connection, open_only=True) == ["b.1"]
+
+
+def test_a_forgotten_ledger_is_not_replaced_by_an_empty_one(store, send):
+    store.labels.save("a", send(1), "final", {}, author="ann")
+    other = f"sqlite:///{store.layout.studies.parent}/other.sqlite"
+    with pytest.raises(SettingsError, match="is new, and the studies folder has versions of another one; name that by"):
+        Store(store.layout.studies, Settings(ledger=other))

@@ -91,3 +91,19 @@ def test_a_folder_with_nothing_to_train_on_is_told(studies):
     store.close()
     with pytest.raises(BadInputError, match="has no labelled image that is fit and not excluded"):
         labelled_cases(studies, Settings())
+
+
+def test_a_patient_id_that_becomes_known_later_moves_no_case(studies):
+    settings = Settings()
+    store = Store(studies, settings)
+    store.rescan()
+    before = sides_of(with_sides(store, store.datalist(), settings, 0.5))
+    with store.ledger.writing() as connection:
+        for name in before:
+            images.note_info(connection, name, {"PatientID": name.partition("_")[0]})
+    store.labels.save("p4_0", store.layout.shown("p0_0", "final"), "final", {}, author="ann")
+    after = sides_of(with_sides(store, store.datalist(), settings, 0.5))
+    assert before.items() <= after.items()
+    changed = settings_with(patient_pattern="^p")
+    assert sides_of(with_sides(store, store.datalist(), changed, 0.9)) == after
+    store.close()

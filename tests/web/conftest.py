@@ -30,7 +30,8 @@ def store(tmp_path):
         found.append((name, FileState.of(path, ".nii.gz")))
     with ledger.writing() as connection:
         images.register(connection, found)
-    yield SimpleNamespace(ledger=ledger, layout=layout, settings=settings, labels=LabelStore(ledger, layout, settings))
+    labels = LabelStore(ledger, layout, settings)
+    yield SimpleNamespace(ledger=ledger, layout=layout, settings=settings, labels=labels, save=labels.save)
     ledger.close()
 
 

@@ -45,7 +45,7 @@ def test_status(client, store, saved):
         images.exclude(connection, "c", "why", "me")
     answer = client.get("/ledger/status").json()
     assert answer == {
-        "images": {"total": 3, "completed": 1, "open": 1, "excluded": 1},
+        "images": {"total": 3, "completed": 1, "open": 1, "excluded": 1, "unfit": 0},
         "leases": 1, "clients": 1, "database": "sqlite",
     }  # fmt: skip
 
@@ -141,12 +141,13 @@ def test_a_decision_needs_a_reason(client, reason):
 
 
 def test_what_was_refused(client, store, label_file):
+    sent = label_file(7, shape=(3, 3, 3))
     with pytest.raises(BadInputError):
-        store.labels.save("a", label_file(7, shape=(3, 3, 3)), "final", {}, author="anna")
+        store.labels.save("a", sent, "final", {}, author="anna")
     (found,) = client.get("/ledger/refused").json()
     assert (found["image"], found["tag"], found["sent_by"]) == ("a", "final", "anna")
     assert "(3, 3, 3) voxels, its image (6, 5, 4)" in found["reason"]
-    assert (store.layout.studies / found["file"]).read_bytes() == label_file(7, shape=(3, 3, 3)).read_bytes()
+    assert (store.layout.studies / found["file"]).read_bytes() == sent.read_bytes()
     assert str(store.layout.studies) not in str(found)
     assert client.get("/ledger/refused", params={"image": "b"}).json() == []
 
@@ -208,3 +209,9 @@ def test_what_can_not_be_a_name_or_number_is_refused(client, saved, method, path
     answer = client.request(method, path, json=body)
     assert answer.status_code == status
     assert answer.json()["detail"]
+
+
+def test_images_that_can_not_be_used_are_listed(client, store):
+    with store.ledger.writing() as connection:
+        images.note_problem(connection, "b", "b.nii.gz: the file is empty")
+    assert client.get("/ledger/unfit").json() == [{"image": "b", "reason": "b.nii.gz: the file is empty"}]
