@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,7 +138,12 @@ def load_model(settings: Settings, path: str | Path, device: torch.device) -> Mo
             msg = f"{path}: the weights were made for {key} {meta[key]}, but app.yaml says {expected}"
             raise ModelError(msg)
     network = network.to(device).to(memory_format=torch.channels_last).eval()
-    return Model(network, str(meta.get("version") or f"sha256:{file_sha256(path)[:12]}"))
+    return Model(network, version_of(path, meta))
+
+
+def version_of(path: str | Path, meta: Mapping[str, Any]) -> str:
+    """The version of weights: what their `meta` says, a part of the file's checksum where it says nothing."""
+    return str(meta.get("version") or f"sha256:{file_sha256(path)[:12]}")
 
 
 def file_sha256(path: str | Path) -> str:

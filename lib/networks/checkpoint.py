@@ -57,6 +57,19 @@ def load_weights(path: str | Path, network: nn.Module) -> dict[str, Any]:
         raise ModelError(msg)
     _check_fit(path, state, network)
     network.load_state_dict(dict(state), strict=True)
+    return _meta(content)
+
+
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """The `meta` that was saved with weights; empty if the file has none.
+
+    Raises:
+        ModelError: the file is missing or no checkpoint.
+    """
+    return _meta(_read(Path(path)))
+
+
+def _meta(content: Mapping[str, Any]) -> dict[str, Any]:
     meta = content.get("meta")
     return dict(meta) if isinstance(meta, Mapping) else {}
 

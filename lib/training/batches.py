@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -36,21 +37,33 @@ class Batch(NamedTuple):
     target: Tensor
 
 
-def training_batches(cases: Sequence[Case], settings: Settings) -> Generator[Batch, None, None]:
+def steps_per_epoch(cases: Sequence[Case], settings: Settings) -> int:
+    """How many batches an epoch has."""
+    return -(-len(cases) * settings.training.slices_per_case // settings.training.batch_size)
+
+
+def training_batches(cases: Sequence[Case], settings: Settings, first_epoch: int = 1) -> Generator[Batch, None, None]:
     """Batches of freshly drawn patches without end, one epoch after the other; made in a thread ahead of use.
 
-    Making one takes a few percent of a training step on one CPU core. Close the generator to end the thread.
+    Those of an epoch follow from the seed and the epoch alone, not from the epochs before, so that a training that was
+    interrupted draws what it would have drawn. Making one takes a few percent of a training step on one CPU core. Close
+    the generator to end the thread.
+
+    Args:
+        cases: to draw from.
+        settings: recipe, augmentation, channels.
+        first_epoch: with whose batches to begin; 1 is the first.
     """
-    return ahead(_draw_batches(cases, settings), _READY_BATCHES)
+    return ahead(_draw_batches(cases, settings, first_epoch), _READY_BATCHES)
 
 
-def ahead(items: Iterator[_Item], count: int) -> Generator[_Item, None, None]:
-    """The same items in the same order, each made in a thread up to `count` items before it is asked for.
+def ahead(items: Iterator[_Item], number: int) -> Generator[_Item, None, None]:
+    """The same items in the same order, each made in a thread up to `number` items before it is asked for.
 
     What goes wrong while an item is made is raised when it is asked for.
     """
     with ThreadPoolExecutor(1, "batches") as pool:  # one thread: a generator can't be entered twice
-        waiting = deque(pool.submit(next, items) for _ in range(count))
+        waiting = deque(pool.submit(next, items) for _ in range(number))
         try:
             while True:
                 try:
@@ -75,20 +88,34 @@ def validation_batches(cases: Sequence[Case], settings: Settings) -> Iterator[Ba
             yield Batch(image, torch.from_numpy(target))
 
 
-def _draw_batches(cases: Sequence[Case], settings: Settings) -> Iterator[Batch]:
-    rng = np.random.default_rng(settings.training.seed)
-    size = settings.training.batch_size
+def _draw_batches(cases: Sequence[Case], settings: Settings, first_epoch: int = 1) -> Iterator[Batch]:
+    steps = steps_per_epoch(cases, settings)
     painting = Painting(settings) if _can_paint(settings) else None
+    for epoch in count(first_epoch):
+        rng = np.random.default_rng((settings.training.seed, epoch))
+        yield from islice(_draw_repeatedly(cases, settings, painting, rng), steps)
+
+
+def _draw_repeatedly(
+    cases: Sequence[Case], settings: Settings, painting: Painting | None, rng: np.random.Generator
+) -> Iterator[Batch]:
+    """Once through all cases, and again: an epoch takes more than one round where some cases give no slices."""
+    size = settings.training.batch_size
     waiting: list[tuple[Case | PaintedCase, SliceChoice]] = []
     while True:
+        drawn = 0
         for group in painting.epoch(cases, rng) if painting else [cases]:
-            waiting += [(group[choice.case], choice) for choice in choose_slices(group, settings.training, rng)]
+            choices = choose_slices(group, settings.training, rng, may_be_none=painting is not None)
+            drawn += len(choices)
+            waiting += [(group[choice.case], choice) for choice in choices]
             while len(waiting) >= size:
                 yield _make_batch(waiting[:size], settings, rng)
                 del waiting[:size]
-        if waiting:  # the last of an epoch may be smaller
+        if waiting:  # the last of a round may be smaller
             yield _make_batch(waiting, settings, rng)
             waiting = []
+        if not drawn:
+            choose_slices(cases, settings.training, rng)  # says why there are none
 
 
 def _can_paint(settings: Settings) -> bool:

@@ -1,7 +1,7 @@
 """Labelled cases, decoded once into plain arrays on disk so that training reads slices without unpacking volumes."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from lib.errors import BadInputError
 from lib.training.split import Side, divide
-from lib.volume import same_geometry
+from lib.volume import Grid, Volume, same_geometry
 from lib.volume_io import read_image, read_label, stem_of
 
 # Slices far from the liver teach what is not liver; a few of them are enough.
 _MARGIN_SLICES = 5
-_FAR_SLICE_STEP = 4
+FAR_SLICE_STEP = 4
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,15 @@ class CaseFiles:
         image: its file.
         label: its label's file.
         side: training or validation, where that was decided for good; None where it follows from the name.
+        patient: what stands for the patient in the ledger; None where it follows from the name.
+        voxels: of each class in the label, where the ledger has counted them.
     """
 
     image: Path
     label: Path
     side: Side | None = None
+    patient: str | None = None
+    voxels: Mapping[str, int] | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -73,8 +77,13 @@ class Case:
 
 
 def find_cases(datalist: Iterable[Mapping[str, Any]]) -> list[CaseFiles]:
-    """MONAI Label's `[{"image": path, "label": path}, ...]`, each perhaps with a `side`, by their names."""
-    cases = [CaseFiles(Path(entry["image"]), Path(entry["label"]), entry.get("side")) for entry in datalist]
+    """MONAI Label's `[{"image": path, "label": path}, ...]`, by name; `side`, `patient` and `voxels` are optional."""
+    cases = [
+        CaseFiles(
+            Path(entry["image"]), Path(entry["label"]), *(entry.get(key) for key in ("side", "patient", "voxels"))
+        )
+        for entry in datalist
+    ]
     return sorted(cases, key=lambda case: case.name)
 
 
@@ -99,13 +108,8 @@ def decode_case(files: CaseFiles, classes: int, folder: Path) -> Case:
     Raises:
         BadInputError: image and label differ in geometry, or the label holds an index beyond `classes`.
     """
-    image, label = read_image(files.image), read_label(files.label)
-    if not same_geometry(image, label, tolerance_mm=1.0):
-        msg = f"{files.name}: label {label.shape} and image {image.shape} do not lie on one grid"
-        raise BadInputError(msg)
-    if (highest := int(label.array.max())) >= classes:
-        msg = f"{files.name}: the label holds {highest}, but only 0 to {classes - 1} are classes"
-        raise BadInputError(msg)
+    image = read_image(files.image)
+    label = checked_label(files, image.grid, classes)
     hu, indices = image.axial(), label.axial()
     kept = kept_slices(indices)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,11 +128,37 @@ def decode_case(files: CaseFiles, classes: int, folder: Path) -> Case:
     return case
 
 
+def checked_label(files: CaseFiles, grid: Grid, classes: int) -> Volume:
+    """A case's label, on its image's grid.
+
+    Raises:
+        BadInputError: it can't be read, lies elsewhere, or holds an index beyond `classes`.
+        NotFoundError: its file is gone.
+    """
+    label = read_label(files.label)
+    check_grid(files.name, grid, label.grid)
+    if (highest := int(label.array.max())) >= classes:
+        msg = f"{files.name}: the label holds {highest}, but only 0 to {classes - 1} are classes"
+        raise BadInputError(msg)
+    return label
+
+
+def check_grid(name: str, image: Grid, label: Grid) -> None:
+    """Make sure that the label of a case lies on its image.
+
+    Raises:
+        BadInputError: shapes differ, or corners lie more than 1 mm apart.
+    """
+    if not same_geometry(image, label, tolerance_mm=1.0):
+        msg = f"{name}: label {label.shape} and image {image.shape} do not lie on one grid"
+        raise BadInputError(msg)
+
+
 def kept_slices(label: NDArray[np.uint8]) -> NDArray[np.intp]:
     """Which slices of a label `(Z, Y, X)` are worth keeping, ascending."""
     labelled = np.flatnonzero(label.reshape(len(label), -1).any(axis=1))
     keep = np.zeros(len(label), bool)
-    keep[::_FAR_SLICE_STEP] = True
+    keep[::FAR_SLICE_STEP] = True
     for z in labelled:
         keep[max(0, z - _MARGIN_SLICES) : z + _MARGIN_SLICES + 1] = True
     return np.flatnonzero(keep)

@@ -7,9 +7,10 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -23,10 +24,11 @@ from lib.inference.device import Precision, autocast
 from lib.metrics.original_torch import confusion_matrix, one_hot_mean_iou, pixel_accuracy, three_class_dice
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings, TrainingSettings
-from lib.training.batches import Batch, training_batches, validation_batches
+from lib.training.batches import Batch, steps_per_epoch, training_batches, validation_batches
 from lib.training.cases import Case
 from lib.training.history import History, Row, sentence
 from lib.training.loss import build_loss
+from lib.training.state import FitState, random_state, restore_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +149,8 @@ def fit(
     precision: Precision = "auto",
     on_epoch: Callable[[Row], object] | None = None,
     on_step: Callable[[int, int, float], object] | None = None,
+    keep: Callable[[FitState], object] | None = None,
+    resumed: FitState | None = None,
 ) -> FitResult:
     """Train a network.
 
@@ -157,8 +161,13 @@ def fit(
         settings: recipe, channels, labels.
         folder: gets `history.csv`, `curves.png`, TensorBoard events and the checkpoints `last.pt` and `best.pt`.
         precision: see `lib.inference.device.autocast`.
-        on_epoch: called with each row of the history.
+        on_epoch: called with each row of the history, at once with those of before where a training goes on.
         on_step: called with the step just done, the steps of an epoch and the epoch's mean loss so far.
+        keep: called after each epoch with what `resumed` takes. It must be written down at once: its tensors are those
+            in use.
+        resumed: where to go on, instead of beginning. With the same network, cases, settings and device it leads to
+            the weights that the training would have given without the interruption, exactly so on a CPU with the
+            same number of threads. `training` and `validation` may be empty where no epoch follows.
 
     Returns:
         The best weights and the history.
@@ -169,7 +178,8 @@ def fit(
     recipe = settings.training
     epochs = recipe.max_epochs
     names = list(settings.label_indices())
-    loss_function = build_loss(recipe, next(network.parameters()).device)
+    device = next(network.parameters()).device
+    loss_function = build_loss(recipe, device)
     optimizer = build_optimizer(network, recipe)
     plateau = ReduceLROnPlateau(
         optimizer,
@@ -177,11 +187,12 @@ def fit(
         patience=recipe.plateau_patience,
         min_lr=recipe.minimum_learning_rate,
     )
-    history = History(folder)
-    board = SummaryWriter(str(folder / "events"))
-    steps = -(-len(training) * recipe.slices_per_case // recipe.batch_size)
+    history = History(folder, resumed.rows if resumed else ())
+    # An epoch that was shown but not kept comes again.
+    board = SummaryWriter(str(folder / "events"), purge_step=resumed.epoch + 1 if resumed else None)
+    steps = steps_per_epoch(training, settings)
     best = _Best(copy.deepcopy(network.state_dict()))
-    begin = time.monotonic()
+    begin = time.monotonic() - (float(resumed.rows[-1]["seconds"] or 0) if resumed else 0)
     seen, checked = Figures(names), Figures(names)
 
     def step(_: Engine, batch: Batch) -> None:
@@ -236,16 +247,39 @@ def fit(
         if on_epoch:
             on_epoch(row)
 
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "plateau": plateau, "best": best}
     trainer.add_event_handler(Events.EPOCH_COMPLETED, finish_epoch)
     if recipe.early_stop_patience and validation:
         stopper = EarlyStopping(recipe.early_stop_patience, lambda _: checked.score or 0.0, trainer)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, stopper)
-    torch.manual_seed(recipe.seed)
-    batches = training_batches(training, settings)
+        parts["stopper"] = stopper
+
+    def keep_state(engine: Engine) -> None:
+        if keep:
+            epoch = engine.state.epoch
+            states = {name: part.state_dict() for name, part in parts.items()}
+            done = epoch >= epochs or engine.should_terminate
+            keep(FitState(epoch, done, history.rows, states, random_state(device)))
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, keep_state)
+    batches = training_batches(training, settings, resumed.epoch + 1 if resumed else 1)
     try:
-        trainer.state.epoch = 0
-        finish_epoch(trainer)  # what the network could do before
-        trainer.run(batches, max_epochs=epochs, epoch_length=steps)
+        if resumed:
+            logger.info("going on after epoch %d/%d", resumed.epoch, epochs)
+            if on_epoch:
+                for row in resumed.rows:
+                    on_epoch(row)
+            for name, part in parts.items():
+                part.load_state_dict(resumed.parts[name])
+            trainer.load_state_dict({"epoch": resumed.epoch, "max_epochs": epochs, "epoch_length": steps})
+            restore_random_state(resumed.random, device)
+        else:
+            torch.manual_seed(recipe.seed)
+            trainer.state.epoch = 0
+            finish_epoch(trainer)  # what the network could do before
+            keep_state(trainer)
+        if not (resumed and resumed.done):
+            trainer.run(batches, max_epochs=epochs, epoch_length=steps)
     finally:
         batches.close()
         board.close()
@@ -274,3 +308,9 @@ class _Best:
             return False
         self.epoch, self.score, self.weights = epoch, score, copy.deepcopy(network.state_dict())
         return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return vars(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.weights, self.epoch, self.score = state["weights"], state["epoch"], state["score"]

@@ -29,15 +29,21 @@ class History:
 
     Args:
         folder: where both files go.
+        rows: of the epochs before, where a training goes on; the files are brought in line with them at once.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rows: Sequence[Row] = ()) -> None:
         self.folder = folder
-        self.rows: list[Row] = []
+        self.rows = list(rows)
+        if rows:
+            self._write()
 
     def add(self, row: Row) -> None:
         """Append an epoch and write both files anew, each whole or not at all."""
         self.rows.append(row)
+        self._write()
+
+    def _write(self) -> None:
         columns = list(dict.fromkeys(key for line in self.rows for key in line))
         with atomic_write(self.folder / "history.csv") as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns)

@@ -1,4 +1,4 @@
-"""Putting new weights where inference picks them up."""
+"""Weights with what is known of them."""
 
 import json
 import platform
@@ -27,6 +27,7 @@ def describe(settings: Settings, version: str, **facts: Any) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "monai": version_of("monai"),
+            "numpy": version_of("numpy"),
         },
         **facts,
     }

@@ -30,7 +30,9 @@ class _Slices(Protocol):
     def __len__(self) -> int: ...
 
 
-def choose_slices(cases: Sequence[_Slices], settings: TrainingSettings, rng: np.random.Generator) -> list[SliceChoice]:
+def choose_slices(
+    cases: Sequence[_Slices], settings: TrainingSettings, rng: np.random.Generator, *, may_be_none: bool = False
+) -> list[SliceChoice]:
     """Draw an epoch's slices: as many per case, rare classes as often as the settings ask.
 
     With probability `tumor_fraction` a slice that holds every class is drawn, with `foreground_fraction` less that one
@@ -41,6 +43,7 @@ def choose_slices(cases: Sequence[_Slices], settings: TrainingSettings, rng: np.
         cases: the training cases.
         settings: how many slices and which fractions.
         rng: source of randomness.
+        may_be_none: these are a part of the cases, so that none of their slices may be wanted.
 
     Returns:
         The choices of all cases in random order.
@@ -62,7 +65,7 @@ def choose_slices(cases: Sequence[_Slices], settings: TrainingSettings, rng: np.
                 choices.append(SliceChoice(index, int(rng.choice(labelled)), 1))
             else:
                 choices.append(SliceChoice(index, int(rng.integers(len(case))), None))
-    if not choices:
+    if not choices and not may_be_none:
         msg = (
             f"training.tumor_fraction is 1, but none of the {len(cases)} training cases has a slice with every class; "
             "lower it, or label cases with tumors"

@@ -2,8 +2,8 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from monailabel.utils.others.generic import device_list
 from pydantic import ValidationError
 from torch import nn
 
-from lib.errors import BadInputError
+from lib.errors import BadInputError, BusyError, NotFoundError
 from lib.files import atomic_write
 from lib.inference.device import choose_device, set_threads
 from lib.inference.model import ModelSource, new_network
@@ -25,8 +25,10 @@ from lib.training.cases import find_cases
 from lib.training.fit import build_optimizer
 from lib.training.history import Row
 from lib.training.loss import build_loss
-from lib.training.run import CACHE_PREFIX, Outcome, run_training
+from lib.training.registry import PUBLISHED, SCRATCH, STARTER, Registry
+from lib.training.run import Outcome, run_training
 from lib.training.sides import with_sides
+from lib.training.state import clear_left_overs, interrupted_runs
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +44,10 @@ _REQUEST = {
 class LiverTumorTrainTask(BasicTrainTask):
     """Trains on the submitted labels and publishes the result.
 
-    Clients may set `max_epochs`, `train_batch_size`, `val_split`, `early_stop_patience`, `device` and `pretrained`
-    (start from the model in force, or from fresh weights). While it runs, `train_stats.json` in the model folder
-    holds what 3D Slicer's progress bar reads.
+    Clients may set `max_epochs`, `train_batch_size`, `val_split`, `early_stop_patience`, `device`, `start` (the
+    weights to start from: "published", "scratch", "starter" or the id of a version), `pretrained` (false is MONAI
+    Label's word for "scratch") and `resume` (true: go on with the last training that was interrupted, or the name of
+    its run). While it runs, `train_stats.json` in the model folder holds what 3D Slicer's progress bar reads.
 
     Args:
         settings: the app's settings.
@@ -55,6 +58,7 @@ class LiverTumorTrainTask(BasicTrainTask):
     def __init__(self, settings: Settings, source: ModelSource, model_dir: str | Path) -> None:
         self.settings = settings
         self.source = source
+        self.registry = Registry(Path(model_dir).parent, settings)
         recipe = settings.training
         devices = device_list()
         super().__init__(
@@ -68,6 +72,8 @@ class LiverTumorTrainTask(BasicTrainTask):
         self._config = {
             "max_epochs": recipe.max_epochs,
             "pretrained": True,
+            "start": PUBLISHED,
+            "resume": False,
             "device": devices if "cpu" in devices else [*devices, "cpu"],
             "val_split": recipe.validation_fraction,
             "train_batch_size": recipe.batch_size,
@@ -110,6 +116,19 @@ class LiverTumorTrainTask(BasicTrainTask):
             return pairs
         return with_sides(store, pairs, self.settings, self._recipe(request).validation_fraction)
 
+    def config(self) -> dict[str, Any]:
+        """What clients may set; the versions to start from as a list, which 3D Slicer shows as a choice."""
+        versions = [version.id for version in self.registry.list() if not version.is_starter]
+        return {**self._config, "start": [PUBLISHED, SCRATCH, STARTER, *versions]}
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Train, and let the datastore's ledger know of the new version."""
+        result: dict[str, Any] = super().__call__(request, datastore)
+        store = getattr(datastore, "store", None)
+        if store is not None:
+            Registry(Path(self._model_dir).parent, self.settings, store.ledger).follow()
+        return result
+
     def get_cache_dir(self, request: dict[str, Any]) -> str:
         """Removed by MONAI Label after training."""
         return str(self._run_folder(request) / "cache")
@@ -118,15 +137,20 @@ class LiverTumorTrainTask(BasicTrainTask):
         """Train in this process and return the statistics.
 
         Raises:
-            BadInputError: a wrong value in the request, or no usable case.
+            BadInputError: a wrong value in the request, no usable case, or the training to resume began with others.
+            NotFoundError: there is no interrupted training to resume.
         """
         settings = self.settings.model_copy(update={"training": self._recipe(request)})
         device = choose_device(request["device"])
         if settings.training.threads or device.type == "cpu":
             set_threads(settings.training.threads)
+        interrupted = self._interrupted(request)
+        if interrupted:
+            request["run_id"] = interrupted.name
         folder = self._run_folder(request)
-        for left_over in folder.parent.glob(f"*/{CACHE_PREFIX}*"):  # of a training that was killed; one runs at a time
-            shutil.rmtree(left_over, ignore_errors=True)
+        for run in folder.parent.glob("*/"):
+            with suppress(BusyError):  # of a server that was killed and left it running
+                clear_left_overs(run)
         logger.info("training on %s in %s", device, folder)
         rows: list[Row] = []
 
@@ -139,9 +163,9 @@ class LiverTumorTrainTask(BasicTrainTask):
             settings,
             folder,
             device,
-            start=self.source.path if request.get("pretrained", True) else None,
-            in_force=self.source.path,
-            publish_to=self.source.published,
+            start=None if interrupted else self.registry.start_weights(_start(request)),
+            registry=self.registry,
+            resume=interrupted is not None,
             on_epoch=on_epoch,
         )
         return self._write_stats(outcome.fit.rows, settings.training.max_epochs, folder, outcome)
@@ -151,11 +175,32 @@ class LiverTumorTrainTask(BasicTrainTask):
 
         Raises:
             BadInputError: a value that can't be used.
+            NotFoundError: there is no such version to start from, or no such training to resume.
+            ModelError: there are no weights to start from, or they are damaged.
         """
         self._recipe(request)
+        if self._interrupted(request) is None:
+            self.registry.start_weights(_start(request))
 
     def _run_folder(self, request: dict[str, Any]) -> Path:
         return Path(self._model_dir) / "runs" / str(request["run_id"])
+
+    def _interrupted(self, request: Mapping[str, Any]) -> Path | None:
+        """The run that a request asks to go on with; None: it asks for a new one."""
+        asked = request.get("resume", False)
+        if asked is False:
+            return None
+        if asked is not True and not isinstance(asked, str):
+            msg = f"resume = {asked!r}: expected true, false or the name of an interrupted training"
+            raise BadInputError(msg)
+        runs = {run.name: run for run in interrupted_runs(Path(self._model_dir) / "runs")}
+        name = next(reversed(runs), None) if asked is True else asked
+        if name not in runs:
+            which = "interrupted training" if asked is True else f"interrupted training {str(asked)[:80]!r}"
+            others = f"choose one of {', '.join(runs)} or start a new one" if runs else "start a new one"
+            msg = f"there is no {which} to go on with; {others}"
+            raise NotFoundError(msg)
+        return runs[name]
 
     def _recipe(self, request: Mapping[str, Any]) -> TrainingSettings:
         chosen = {ours: request[theirs] for theirs, ours in _REQUEST.items() if theirs in request}
@@ -192,6 +237,24 @@ class LiverTumorTrainTask(BasicTrainTask):
         with atomic_write(self._stats_path) as path:
             path.write_text(json.dumps(stats, indent=2))
         return stats
+
+
+def _start(request: Mapping[str, Any]) -> str:
+    """What to start from.
+
+    Raises:
+        BadInputError: no text, or fresh weights and a version at once.
+    """
+    start = request.get("start", PUBLISHED)
+    if not isinstance(start, str):
+        msg = f"start = {start!r}: expected {PUBLISHED}, {SCRATCH}, {STARTER} or the id of a model version"
+        raise BadInputError(msg)
+    if request.get("pretrained", True):
+        return start
+    if start not in {PUBLISHED, SCRATCH}:  # "published" is what clients send whose user chose nothing
+        msg = f"start = {start!r} and pretrained = false, which is fresh weights, can't both be; leave one out"
+        raise BadInputError(msg)
+    return SCRATCH
 
 
 def _score(row: Row) -> float | None:

@@ -25,10 +25,13 @@ from lib.store.door import named_in_errors
 from lib.store.folder import FolderDatastore
 from lib.store.inspection import note_if_unreadable
 from lib.store.store import Store
+from lib.training.preflight import check_ledger
+from lib.training.registry import Registry
 from lib.training.task import LiverTumorTrainTask
 from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
 from lib.web.ledger_requests import install_ledger
+from lib.web.model_requests import install_models
 from lib.web.requests import install_requests
 
 logger = logging.getLogger(__name__)
@@ -77,6 +80,11 @@ class LiverLoopApp(MONAILabelApp):
         datastore = self.datastore()
         return datastore.store if isinstance(datastore, FolderDatastore) else None
 
+    @property
+    def registry(self) -> Registry:
+        """The app's model versions, with an index in the studies folder's ledger."""
+        return Registry(self.app_dir, self.settings, self.store.ledger if self.store else None)
+
     def init_infers(self) -> dict[str, InferTask]:
         """The segmentation model."""
         return {self.settings.model_name: LiverTumorInferTask(self.settings, self.source)}
@@ -117,13 +125,15 @@ class LiverLoopApp(MONAILabelApp):
 
         Raises:
             NotFoundError: there is no such model.
-            BadInputError: a value that can't be used, or nothing to train on.
+            BadInputError: a value that can't be used, nothing to train on, or what the ledger shows to be hopeless.
         """
         _check_name("model to train", model, self._trainers)
         self._trainers[model].check(params)
         if not self.datastore().get_labeled_images():
             msg = "no image is labelled yet; submit at least one corrected segmentation before training"
             raise BadInputError(msg)
+        if self.store is not None:
+            check_ledger(self.store, self.settings, cache_folder=Path(self.app_dir) / "model")
 
     def check_scoring(self, method: str) -> None:
         """Refuse a scoring before a process is started for it.
@@ -179,6 +189,8 @@ class LiverLoopApp(MONAILabelApp):
 
         install_answers(server)
         install_requests(server)
+        install_models(server)
+        self.registry.follow()
         if self.store is not None:
             install_ledger(server)
             self.store.watch()

@@ -151,6 +151,28 @@ def test_models_are_replaced_under_running_requests_without_an_error(server, cli
     assert version(server) == names[-1]
 
 
+def test_versions_are_published_and_taken_back_under_running_requests(server, client):
+    before = version(server)
+    listed = {one["id"]: one for one in server.ask("GET", "/models").reason}
+    assert listed[before]["is_published"]
+    starter = next(name for name, one in listed.items() if one["is_starter"])
+    with Requests(server) as requests:
+        for name in ("starter", before, "starter", before):
+            answer = server.ask("POST", f"/models/{name}/publish", json={"client_id": "anna", "reason": "to compare"})
+            assert answer.status == 200, answer.reason
+            seen = len(requests.versions)  # one more may have begun before
+            wait_until(lambda seen=seen: len(requests.versions) > seen + 1 or requests.errors, "two answers")
+            assert requests.versions[-1] == answer.reason["id"]
+    assert requests.errors == []
+    assert set(requests.versions) == {before, starter}
+    published = [event for event in server.ask("GET", "/ledger/events").reason if event["kind"] == "model published"]
+    assert [event["detail"]["version"] for event in published[:2]] == [before, starter]
+    assert {event["actor"] for event in published} == {"server", "anna"}
+    refused = server.ask("POST", f"/train/{MODEL}", json={"start": "nothing"})
+    assert refused.status == 404
+    assert "there is no model version 'nothing'; choose one of" in refused.reason
+
+
 def test_a_batch_goes_on_after_a_file_it_can_not_read(server, client):
     started = server.ask("POST", f"/batch/infer/{MODEL}?images=unlabeled", json={"result_extension": ".nrrd"})
     assert started.status == 200

@@ -6,7 +6,14 @@ import torch
 
 from lib.errors import BadInputError
 from lib.inference.predict import to_input
-from lib.training.batches import _draw_batches, _shifted, ahead, training_batches, validation_batches
+from lib.training.batches import (
+    _draw_batches,
+    _shifted,
+    ahead,
+    steps_per_epoch,
+    training_batches,
+    validation_batches,
+)
 from lib.transforms.augmentation import AugmentationParameters, apply
 from lib.transforms.windowing import blend
 
@@ -46,6 +53,18 @@ def test_the_same_seed_gives_the_same_batches(cases, tiny):
 def test_epochs_are_drawn_anew(cases, tiny):
     settings = tiny(VARIED, batch_size=8, slices_per_case=2)
     assert not same(*([batch] for batch in take(training_batches(cases, settings), 2)))
+
+
+@pytest.mark.parametrize("recipe", [{}, {"tumor_fraction": 1, "foreground_fraction": 1}])
+def test_an_epoch_follows_from_its_number_alone(cases, tiny, recipe):
+    """Also where the last case, which has no tumor, gives no slices."""
+    settings = tiny(VARIED | {"synthetic_tumors": {"probability": 0.5 * (not recipe)}}, slices_per_case=3, **recipe)
+    steps = steps_per_epoch(cases, settings)
+    assert steps == 3
+    through = take(training_batches(cases, settings), 4 * steps)
+    for epoch in (1, 2, 4):
+        alone = take(training_batches(cases, settings, first_epoch=epoch), steps)
+        assert same(alone, through[(epoch - 1) * steps : epoch * steps])
 
 
 def test_the_last_batch_of_an_epoch_may_be_short(cases, tiny):

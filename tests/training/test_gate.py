@@ -18,6 +18,7 @@ from lib.training.cases import CaseFiles
 from lib.training.comparison import Comparison, Figures, GateReport
 from lib.training.gate import Decision, compare_models, decide, same_weights
 from lib.training.publish import describe, publish
+from lib.training.registry import Registry
 from lib.training.run import run_training
 from lib.volume import Volume
 from lib.volume_io import read_image, read_label, write_image, write_label
@@ -349,9 +350,8 @@ def train(phantoms, settings, tmp_path):
     def run(start, in_force):
         published = tmp_path / "model" / "liver_tumor.pt"
         publish(published, in_force.network, describe(settings, in_force.version))
-        outcome = run_training(
-            phantoms, settings, tmp_path / "run", CPU, start=start, in_force=published, publish_to=published
-        )
+        registry = Registry(tmp_path, settings)
+        outcome = run_training(phantoms, settings, tmp_path / "run", CPU, start=start, registry=registry)
         return outcome, published, json.loads((tmp_path / "run" / "gate.json").read_text())
 
     return run

@@ -57,3 +57,11 @@ def test_a_table_of_epochs():
     assert lines[1].split() == ["train", "loss", "-", "1.5000"]
     assert lines[-1].split() == ["learning", "rate", "0.0001", "0.0001"]
     assert not any("seconds" in line for line in lines)
+
+
+def test_files_are_brought_in_line_where_a_training_goes_on(tmp_path, read_history):
+    History(tmp_path, [BEFORE]).add(AFTER | {"dice_tumor": 0.5})  # was not kept
+    history = History(tmp_path, [BEFORE])
+    assert read_history(tmp_path / "history.csv") == [BEFORE]
+    history.add(AFTER)
+    assert read_history(tmp_path / "history.csv") == history.rows == [BEFORE, AFTER]

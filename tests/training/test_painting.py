@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lib.errors import BadInputError
 from lib.settings import Settings
 from lib.training import painting
 from lib.training.batches import training_batches
@@ -98,3 +99,13 @@ def test_the_number_of_batches_of_an_epoch_stays(cases, monkeypatch):
     sizes = [len(next(batches).target) for _ in range(8)]
     batches.close()
     assert sizes == [4, 4, 4, 3, 4, 4, 4, 3]
+
+
+def test_groups_without_a_wanted_slice_are_passed_over(cases, monkeypatch):
+    monkeypatch.setattr(painting, "CASES_AT_ONCE", 1)
+    recipe = {"tumor_fraction": 1.0, "foreground_fraction": 1.0}
+    batches = training_batches(cases, settings_with(1e-9, **recipe))
+    assert all((next(batches).target == 2).any() for _ in range(3))  # of the one case with a tumor
+    batches.close()
+    with pytest.raises(BadInputError, match="tumor_fraction is 1, but none of the 1 training cases has a slice"):
+        next(training_batches(cases[2:], settings_with(1e-9, **recipe)))

@@ -27,7 +27,7 @@ def test_a_published_model_can_be_used_and_read_about(tiny, tmp_path):
     assert written["channels"] == ["liver", "wide"]
     assert written["windows"] == {"wide": {"width": 900, "level": 0}}  # only those that the network sees
     assert written["training_cases"] == ["a"]
-    assert set(written["software"]) == {"python", "torch", "monai"}
+    assert set(written["software"]) == {"python", "torch", "monai", "numpy"}
 
 
 def test_what_cannot_be_stored_safely_is_refused_and_the_old_model_stays(tiny, tmp_path):

@@ -1,10 +1,12 @@
+import csv
 import json
+import re
 import shutil
 
 import pytest
 import torch
 
-from lib.errors import BadInputError
+from lib.errors import BadInputError, ModelError, NotFoundError
 from lib.inference.model import ModelSource, new_network
 from lib.store.studies import labelled_images
 from lib.training.publish import describe, publish
@@ -115,9 +117,133 @@ def test_nothing_labelled(task):
         task({"device": "cpu"}, Empty())
 
 
-def test_what_clients_may_set(task):
+def test_weights_to_start_from_are_chosen_per_request(task, studies, settings, tmp_path):
+    def parent(**request):
+        task({"device": "cpu", "max_epochs": 1, **request}, Studies(studies))
+        return task.registry.list()[0].manifest["parent"]
+
+    torch.manual_seed(1)
+    task.registry.add(new_network(settings), describe(settings, "v1", created="2026-01-01T00:00:00+00:00"))
+    assert parent(start="starter") == "starter"
+    assert parent(start="v1") == "v1"
+    published = task.source.version
+    assert parent(start="published") == published
+    assert parent(start="scratch") is None
+    assert parent(start="published", pretrained=False) is None
+    assert len(task.registry.list()) == 2 + 5
+
+
+def test_the_weights_chosen_are_those_that_the_training_begins_with(task, studies, settings, monkeypatch):
+    begun = []
+
+    def stop(network, *_, **__):
+        begun.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        raise BadInputError("enough")
+
+    monkeypatch.setattr("lib.training.run.fit", stop)
+    torch.manual_seed(settings.training.seed + 1)
+    chosen, first = new_network(settings), new_network(settings)
+    task.registry.add(chosen, describe(settings, "v1"))
+    publish(task.source.starter, first, describe(settings, "starter"))
+    for start in ("v1", "starter", "scratch"):
+        with pytest.raises(BadInputError, match="enough"):
+            task({"device": "cpu", "start": start}, Studies(studies))
+    own, starter, fresh = begun
+    assert all(torch.equal(own[name], tensor) for name, tensor in chosen.state_dict().items())
+    assert all(torch.equal(starter[name], tensor) for name, tensor in first.state_dict().items())
+    assert not torch.equal(fresh["head.weight"], starter["head.weight"])
+    assert not torch.equal(fresh["head.weight"], own["head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("request_keys", "error", "message"),
+    [
+        ({"start": "v9"}, NotFoundError, "there is no model version 'v9'; choose one of starter"),
+        ({"start": 5}, BadInputError, "start = 5: expected published, scratch, starter or the id of a model version"),
+        ({"start": ["v1"]}, BadInputError, "start = ['v1']: expected published, scratch, starter or the id of a"),
+        ({"start": "starter", "pretrained": False}, BadInputError,
+         "start = 'starter' and pretrained = false, which is fresh weights, can't both be; leave one out"),
+    ],
+)  # fmt: skip
+def test_a_wrong_start_is_refused_at_once(task, request_keys, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        task.check(request_keys)
+
+
+def test_nothing_to_start_from(task):
+    task.source.starter.unlink()
+    with pytest.raises(ModelError, match="no weights: neither"):
+        task.check({})
+    task.check({"pretrained": False})
+
+
+def test_what_clients_may_set(task, settings):
+    task.registry.add(new_network(settings), describe(settings, "v1"))
     config = task.info()["config"]
+    assert config["start"] == ["published", "scratch", "starter", "v1"]
     assert config["max_epochs"] == 2
     assert config["pretrained"] is True
+    assert config["resume"] is False
     assert config["multi_gpu"] is False
     assert "cpu" in config["device"]
+
+
+@pytest.fixture
+def interrupted(task, studies, tmp_path, monkeypatch):
+    """The folders of two runs that were interrupted in their second epoch."""
+
+    def stop(rows, *_):
+        if len(rows) == 3:
+            raise KeyboardInterrupt
+
+    runs = [tmp_path / "model" / "runs" / name for name in ("20240101_000000", "20240102_000000")]
+    for run in runs:
+        with monkeypatch.context() as patch:
+            patch.setattr(task, "_run_folder", lambda _, run=run: run)
+            patch.setattr(task, "_write_stats", stop)
+            with pytest.raises(KeyboardInterrupt):
+                task({"device": "cpu"}, Studies(studies))
+    return runs
+
+
+def test_going_on_with_an_interrupted_training(task, studies, interrupted):
+    first, last = interrupted
+    result = task({"device": "cpu", "resume": True}, Studies(studies))
+    assert (result["run"], result["epoch"], result["total_epochs"]) == (last.name, 2, 2)
+    with (last / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    # The best of all epochs, also of those before the interruption.
+    dice = [[float(row[f"dice_{name}"]) for name in ("liver", "tumor") if row[f"dice_{name}"]] for row in rows]
+    assert result["best_metric"] == pytest.approx(max(sum(values) / len(values) for values in dice))
+    assert task({"device": "cpu", "resume": first.name}, Studies(studies))["run"] == first.name
+    assert sorted(first.parent.iterdir()) == [first, last]
+
+
+def test_going_on_begins_from_no_other_weights(task, studies, interrupted):
+    task.source.starter.unlink()
+    task.check({"resume": True})
+    with pytest.raises(ModelError, match="no weights"):
+        task.check({"resume": False})
+
+
+def test_what_can_not_be_gone_on_with_is_refused_at_once(task, interrupted):
+    message = (
+        r"^there is no interrupted training 'x' to go on with; choose one of 20240101_000000, 20240102_000000 or start "
+        "a new one$"
+    )
+    with pytest.raises(NotFoundError, match=message):
+        task.check({"resume": "x"})
+    for value in (1, None, ["20240101_000000"]):
+        with pytest.raises(
+            BadInputError, match=f"^{re.escape(f'resume = {value!r}: expected true, false or the name')}"
+        ):
+            task.check({"resume": value})
+    for run in interrupted:
+        shutil.rmtree(run)
+    with pytest.raises(NotFoundError, match=r"^there is no interrupted training to go on with; start a new one$"):
+        task.check({"resume": True})
+    with pytest.raises(
+        NotFoundError, match=r"^there is no interrupted training '\.\./x' to go on with; start a new one$"
+    ):
+        task.check({"resume": "../x"})

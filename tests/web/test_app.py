@@ -189,6 +189,21 @@ def test_training_needs_a_label(make_app):
     )
 
 
+def test_a_training_that_can_not_succeed_is_refused_before_it_starts(make_app, tmp_path):
+    app = make_app()
+    array = np.ones((32, 32, 3), np.uint8)
+    write_label(tmp_path / "label.nii.gz", Volume(array, AFFINE))
+    app.datastore().save_label("a", str(tmp_path / "label.nii.gz"), "final", {})
+    assert refused(BadInputError, app.check_training, "liver_tumor", {}) == (
+        "no labelled case shows a tumor, so tumors can't be learned; label at least one, or let the training paint "
+        "some (synthetic_tumors.probability in app.yaml)"
+    )
+    array[3:6, 3:6, 1] = 2
+    write_label(tmp_path / "label.nii.gz", Volume(array, AFFINE))
+    app.datastore().save_label("b.1.2", str(tmp_path / "label.nii.gz"), "final", {})
+    app.check_training("liver_tumor", {})
+
+
 def test_an_app_without_weights_says_so(make_app, app_dir, tmp_path):
     folder = tmp_path / "bare"
     folder.mkdir()

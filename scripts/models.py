@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""See the model versions of an app, give annotators another one, take one elsewhere.
+
+    scripts/models.py list
+    scripts/models.py show published
+    scripts/models.py compare starter published
+    scripts/models.py publish 20261124-091534-265678 --reason "the new one misses small tumors"
+    scripts/models.py export published --bundle liver_bundle
+
+A version is named by its id, or as "published" (the one that annotators get) or "starter" (the weights that came with
+the app). All of it works while a server runs: the next request gets the published version. docs/models.md tells more.
+Exit code: 0, or 2 for wrong input.
+"""
+
+import argparse
+import getpass
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.venv import enter_environment
+
+enter_environment()
+
+from lib.console import Parser, check_output_file, check_output_folder, run
+from lib.errors import BadInputError
+from lib.inference.command_line import DEFAULT_APP, settings_from
+from lib.training.export import export_bundle, export_torchscript
+from lib.training.registry import Registry
+from lib.training.version_tables import compare_text, list_text, show_text
+
+Answer = tuple[Any, str]  # for --json, for people
+
+
+def main() -> None:
+    """Run one command and print its answer."""
+    arguments = _arguments()
+    registry = Registry(arguments.app, settings_from(arguments))
+    values, text = arguments.command(registry, arguments)
+    print(json.dumps(values, indent=2, ensure_ascii=False) if arguments.json else text)
+
+
+def _list(registry: Registry, _: argparse.Namespace) -> Answer:
+    versions = registry.list()
+    return [version.as_dict() for version in versions], list_text(versions)
+
+
+def _show(registry: Registry, arguments: argparse.Namespace) -> Answer:
+    version = registry.get(arguments.version)
+    return {**version.as_dict(), "manifest": version.manifest}, show_text(version)
+
+
+def _compare(registry: Registry, arguments: argparse.Namespace) -> Answer:
+    comparison = registry.compare(arguments.first, arguments.second)
+    return comparison, compare_text(comparison)
+
+
+def _publish(registry: Registry, arguments: argparse.Namespace) -> Answer:
+    version = registry.publish(arguments.version, arguments.by, arguments.reason)
+    return version.as_dict(), f"annotators get {version.id} from now on"
+
+
+def _export(registry: Registry, arguments: argparse.Namespace) -> Answer:
+    written = {}
+    if arguments.torchscript:
+        check_output_file(arguments.torchscript)
+        version = export_torchscript(registry, arguments.version, arguments.torchscript)
+        written["torchscript"] = str(arguments.torchscript)
+    if arguments.bundle:
+        check_output_folder(arguments.bundle)
+        version = export_bundle(registry, arguments.version, arguments.bundle)
+        written["bundle"] = str(arguments.bundle)
+    if not written:
+        msg = "say what to export to: --torchscript FILE, --bundle DIR or both"
+        raise BadInputError(msg)
+    text = "\n".join(f"{version.id} as {kind}: {place}" for kind, place in written.items())
+    return {"id": version.id, **written}, text
+
+
+def _arguments() -> argparse.Namespace:
+    common = Parser(add_help=False)
+    _add_common(common, after_command=True)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _add_common(parser, after_command=False)
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Any, summary: str, *versions: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", parents=[common]
+        )
+        added.set_defaults(command=command)
+        for version in versions:
+            added.add_argument(version, metavar=version.upper(), help='an id, "published" or "starter"')
+        return added
+
+    add("list", _list, "every version, the newest first; the star is what annotators get")
+    add("show", _show, "what is known of a version", "version")
+    add("compare", _compare, "two versions' figures side by side", "first", "second")
+    publish = add("publish", _publish, "give a version to annotators; an older one to go back", "version")
+    publish.add_argument("--reason", required=True, metavar="TEXT", help="why, for those who come after")
+    publish.add_argument("--by", default=getpass.getuser(), metavar="NAME", help="who wants that (default: you)")
+    export = add("export", _export, "write a version for use elsewhere", "version")
+    export.add_argument("--torchscript", type=Path, metavar="FILE", help="one file that takes HU and gives logits")
+    export.add_argument("--bundle", type=Path, metavar="DIR", help="a MONAI bundle in a new folder")
+    return parser.parse_args()
+
+
+def _add_common(parser: argparse.ArgumentParser, *, after_command: bool) -> None:
+    """The options that every command has; they may stand before it as well as behind it."""
+
+    def add(*names: str, default: Any, **more: Any) -> None:
+        parser.add_argument(*names, default=argparse.SUPPRESS if after_command else default, **more)
+
+    add("--app", default=DEFAULT_APP, type=Path, metavar="DIR", help="app folder (default: apps/liver_tumor)")
+    add(
+        "--conf",
+        default=[],
+        nargs=2,
+        action="append",
+        metavar=("KEY", "VALUE"),
+        help="override one key of app.yaml, such as: --conf channels [liver]; may be repeated",
+    )
+    add("--json", default=False, action="store_true", help="print JSON instead of text")
+
+
+if __name__ == "__main__":
+    run(main)
