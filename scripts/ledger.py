@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from lib.console import Parser, check_output_file, run
 from lib.errors import BadInputError, NotFoundError
-from lib.inference.command_line import DEFAULT_APP, settings_from
+from lib.inference.command_line import add_command_options, settings_from
 from lib.store import audit, events, images, leases, refused, report, versions
 from lib.store.archive import export_archive
 from lib.store.archive_import import import_archive
@@ -68,7 +68,7 @@ def _history(store: Store, arguments: argparse.Namespace) -> Answer:
             images.get(connection, arguments.image)  # raises where there is no such image
         shown = {version.tag: versions.current(connection, arguments.image, version.tag) for version in found}
     current = {version.id for version in shown.values() if version is not None}
-    values = [report.version_as_json(version, current) for version in found]
+    values = [report.version_as_json(store.layout, version, current) for version in found]
     return values, report.history_table(found, current), 0
 
 
@@ -84,7 +84,7 @@ def _restore(store: Store, arguments: argparse.Namespace) -> Answer:
     text = (
         f"version {version.number} of the label {version.tag} of {version.image_id} repeats version {arguments.number}"
     )
-    return report.version_as_json(version, {version.id}), text, 0
+    return report.version_as_json(store.layout, version, {version.id}), text, 0
 
 
 def _leases(store: Store, _: argparse.Namespace) -> Answer:
@@ -259,21 +259,9 @@ def _arguments() -> argparse.Namespace:
 
 def _add_common(parser: argparse.ArgumentParser, *, after_command: bool) -> None:
     """The options that every command has; they may stand before it as well as behind it."""
-
-    def add(*names: str, default: Any, **more: Any) -> None:
-        parser.add_argument(*names, default=argparse.SUPPRESS if after_command else default, **more)
-
-    add("--studies", default=None, type=Path, metavar="DIR", help="folder with the images; required")
-    add("--app", default=DEFAULT_APP, type=Path, metavar="DIR", help="app folder (default: apps/liver_tumor)")
-    add(
-        "--conf",
-        default=[],
-        nargs=2,
-        action="append",
-        metavar=("KEY", "VALUE"),
-        help="override one key of app.yaml, such as: --conf ledger postgresql://user@host/database",
-    )
-    add("--json", default=False, action="store_true", help="print JSON instead of text")
+    add_command_options(parser, after_command=after_command)
+    default = argparse.SUPPRESS if after_command else None
+    parser.add_argument("--studies", default=default, type=Path, metavar="DIR", help="folder with the images; required")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ enter_environment()
 
 from lib.console import Parser, check_output_file, check_output_folder, run
 from lib.errors import BadInputError
-from lib.inference.command_line import DEFAULT_APP, settings_from
+from lib.inference.command_line import add_command_options, settings_from
 from lib.training.export import export_bundle, export_torchscript
 from lib.training.registry import Registry
 from lib.training.version_tables import compare_text, list_text, show_text
@@ -81,9 +81,9 @@ def _export(registry: Registry, arguments: argparse.Namespace) -> Answer:
 
 def _arguments() -> argparse.Namespace:
     common = Parser(add_help=False)
-    _add_common(common, after_command=True)
+    add_command_options(common, after_command=True)
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _add_common(parser, after_command=False)
+    add_command_options(parser, after_command=False)
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
     def add(name: str, command: Any, summary: str, *versions: str) -> argparse.ArgumentParser:
@@ -105,24 +105,6 @@ def _arguments() -> argparse.Namespace:
     export.add_argument("--torchscript", type=Path, metavar="FILE", help="one file that takes HU and gives logits")
     export.add_argument("--bundle", type=Path, metavar="DIR", help="a MONAI bundle in a new folder")
     return parser.parse_args()
-
-
-def _add_common(parser: argparse.ArgumentParser, *, after_command: bool) -> None:
-    """The options that every command has; they may stand before it as well as behind it."""
-
-    def add(*names: str, default: Any, **more: Any) -> None:
-        parser.add_argument(*names, default=argparse.SUPPRESS if after_command else default, **more)
-
-    add("--app", default=DEFAULT_APP, type=Path, metavar="DIR", help="app folder (default: apps/liver_tumor)")
-    add(
-        "--conf",
-        default=[],
-        nargs=2,
-        action="append",
-        metavar=("KEY", "VALUE"),
-        help="override one key of app.yaml, such as: --conf channels [liver]; may be repeated",
-    )
-    add("--json", default=False, action="store_true", help="print JSON instead of text")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,29 @@ def add_app_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: cuda where there is one)")
 
 
+def add_command_options(parser: argparse.ArgumentParser, *, after_command: bool) -> None:
+    """Add `--app`, `--conf` and `--json` to a script with commands; they may stand before a command or behind it.
+
+    Args:
+        parser: of the script, or of one of its commands.
+        after_command: it is that of a command; what stood before it then counts where nothing stands behind it.
+    """
+
+    def add(*names: str, default: Any, **more: Any) -> None:
+        parser.add_argument(*names, default=argparse.SUPPRESS if after_command else default, **more)
+
+    add("--app", default=DEFAULT_APP, type=Path, metavar="DIR", help="app folder (default: apps/liver_tumor)")
+    add(
+        "--conf",
+        default=[],
+        nargs=2,
+        action="append",
+        metavar=("KEY", "VALUE"),
+        help="override one key of app.yaml, such as: --conf ledger postgresql://user@host/database; may be repeated",
+    )
+    add("--json", default=False, action="store_true", help="print JSON instead of text")
+
+
 def settings_from(arguments: argparse.Namespace, overrides: Mapping[str, Any] | None = None) -> Settings:
     """The settings of `--app` with `--conf`, and with `overrides` that come from options of their own.
 

@@ -15,6 +15,7 @@ from lib.store.archive_import import Imported
 from lib.store.comparison import Comparison
 from lib.store.events import Event
 from lib.store.findings import Finding
+from lib.store.layout import Layout
 from lib.store.leases import Lease, iso_time
 from lib.store.refused import Refused
 from lib.store.scan import Changes
@@ -88,11 +89,29 @@ def status_table(figures: Mapping[str, Any]) -> str:
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines.items())
 
 
-def version_as_json(version: Version, current: Collection[int] = ()) -> dict[str, Any]:
-    """A version with its time in ISO format; `current` holds the keys of the versions that are shown."""
-    values = asdict(version) | {"saved_at": iso_time(version.saved_at), "current": version.id in current}
-    del values["id"]
-    return values
+def version_as_json(layout: Layout, version: Version, current: Collection[int | None] = ()) -> dict[str, Any]:
+    """A version as JSON.
+
+    Files are told by their path within the studies folder; what the client noted is left out, as it may hold paths of
+    the server.
+
+    Args:
+        layout: of the studies folder.
+        version: the version.
+        current: keys of the versions that are shown.
+    """
+    values = asdict(version)
+    for name in ("id", "info", "image_id", "file", "sent", "saved_at"):
+        del values[name]
+    folder = layout.versions.relative_to(layout.studies)
+    return {
+        "image": version.image_id,
+        **values,
+        "file": (folder / version.file).as_posix(),
+        "sent": version.sent and (folder / version.sent).as_posix(),
+        "saved_at": iso_time(version.saved_at),
+        "current": version.id in current,
+    }
 
 
 def history_table(history: Sequence[Version], current: Collection[int] = ()) -> str:
@@ -157,8 +176,16 @@ def refused_table(found: Sequence[Refused]) -> str:
 
 
 def event_as_json(event: Event) -> dict[str, Any]:
-    """An event with its time in ISO format."""
-    return asdict(event) | {"at": iso_time(event.at)}
+    """An event as JSON."""
+    return {
+        "id": event.id,
+        "at": iso_time(event.at),
+        "kind": event.kind,
+        "image": event.image_id,
+        "tag": event.tag,
+        "actor": event.actor,
+        "detail": event.detail,
+    }
 
 
 def event_table(happened: Sequence[Event]) -> str:

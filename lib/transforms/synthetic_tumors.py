@@ -20,6 +20,7 @@ from scipy.ndimage import gaussian_filter, minimum_filter
 
 from lib.errors import BadInputError
 from lib.transforms.box import bounding_box
+from lib.transforms.ranges import Probability, in_order
 from lib.transforms.synthetic_lesion import SmoothNoise, SyntheticLesion, lesion_box, render_lesion
 from lib.volume import AIR_HU
 
@@ -49,16 +50,8 @@ _VESSEL_MM = (1.3, 0.6)  # standard deviations of the smoothing that finds vesse
 _SEEDS = 2**63 - 1
 
 
-def _in_order(limits: tuple[float, float]) -> tuple[float, float]:
-    if limits[0] > limits[1]:
-        msg = f"the lower limit {limits[0]} is above the upper limit {limits[1]}"
-        raise ValueError(msg)
-    return limits
-
-
-_Probability = Annotated[float, Field(ge=0, le=1)]
 _Contrast = Annotated[float, Field(ge=0, le=200)]
-_Contrasts = Annotated[tuple[_Contrast, _Contrast], AfterValidator(_in_order)]
+_Contrasts = Annotated[tuple[_Contrast, _Contrast], AfterValidator(in_order)]
 
 
 class SyntheticTumorSettings(BaseModel):
@@ -69,16 +62,16 @@ class SyntheticTumorSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    probability: _Probability = Field(default=0.0, description="how often a case without tumors gets some")
+    probability: Probability = Field(default=0.0, description="how often a case without tumors gets some")
     kinds: tuple[Kind, ...] = Field(
         default=(*SIZES, "mix"), min_length=1, description="kinds to choose from: tiny, small, medium, large, mix"
     )
     hypodense_hu: _Contrasts = Field(default=(25.0, 75.0), description="how much darker than the liver tumors are, HU")
     hyperdense_hu: _Contrasts = Field(default=(15.0, 50.0), description="how much brighter hyperdense tumors are, HU")
-    isodense_probability: _Probability = Field(default=0.04, description="how often tumors are as bright as the liver")
-    hyperdense_probability: _Probability = Field(default=0.1, description="how often tumors are brighter")
-    rim_probability: _Probability = Field(default=0.2, description="how often a tumor has a rim; isodense ones always")
-    calcification_probability: _Probability = Field(default=0.04, description="how often a tumor has calcified specks")
+    isodense_probability: Probability = Field(default=0.04, description="how often tumors are as bright as the liver")
+    hyperdense_probability: Probability = Field(default=0.1, description="how often tumors are brighter")
+    rim_probability: Probability = Field(default=0.2, description="how often a tumor has a rim; isodense ones always")
+    calcification_probability: Probability = Field(default=0.04, description="how often a tumor has calcified specks")
 
 
 class TumorPainter:

@@ -4,7 +4,6 @@ Only a studies folder has a ledger; `install_ledger` is for servers with one. Ti
 path within the studies folder.
 """
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request
@@ -17,11 +16,10 @@ from pydantic import BaseModel, StringConstraints
 from lib.errors import NotFoundError
 from lib.store import events, images, leases, versions
 from lib.store.door import checked_identifier
-from lib.store.events import Event
 from lib.store.layout import FINAL, STORED, checked_tag
 from lib.store.leases import iso_time
+from lib.store.report import event_as_json, version_as_json
 from lib.store.store import Store
-from lib.store.versions import Version
 from lib.web.clients import client_of
 
 _Number = Annotated[int, Query(ge=1, lt=2**31)]
@@ -79,7 +77,7 @@ def install_ledger(app: FastAPI) -> None:
                 images.get(connection, image)  # an image without a label, or none at all
             rows = {one: versions.shown(connection, image, one) for one in {version.tag for version in found}}
         current = {row.version_id for row in rows.values() if row is not None}
-        return [{**_version(store, version), "current": version.id in current} for version in found]
+        return [version_as_json(store.layout, version, current) for version in found]
 
     @ledger.get("/images/{image}/versions/{tag}/{number}")
     def download(image: str, tag: str, number: Annotated[int, InPath(ge=1, lt=2**31)], _: User = user) -> FileResponse:
@@ -107,7 +105,8 @@ def install_ledger(app: FastAPI) -> None:
         store = _store()
         checked_identifier(image, "image id")
         author = _client(wanted.client_id, request)
-        return _version(store, store.labels.restore(image, checked_tag(wanted.tag), wanted.number, author=author))
+        version = store.labels.restore(image, checked_tag(wanted.tag), wanted.number, author=author)
+        return version_as_json(store.layout, version, {version.id})
 
     @ledger.get("/leases")
     def list_leases(_: User = user) -> list[dict[str, Any]]:
@@ -184,7 +183,9 @@ def install_ledger(app: FastAPI) -> None:
     ) -> list[dict[str, Any]]:
         """What happened, the last first: of one image or of all, with ids above `after`."""
         with _store().ledger.reading() as connection:
-            return [_event(event) for event in events.history(connection, _checked(image), after=after, limit=limit)]
+            return [
+                event_as_json(event) for event in events.history(connection, _checked(image), after=after, limit=limit)
+            ]
 
     app.include_router(ledger)
 
@@ -203,44 +204,3 @@ def _client(client_id: str | None, request: Request) -> str:
 
 def _checked(image: str | None) -> str | None:
     return None if image is None else checked_identifier(image, "image id")
-
-
-def _version(store: Store, version: Version) -> dict[str, Any]:
-    """A version as JSON; the client's own notes are left out, as they may hold paths of the server."""
-
-    def within(file: str | None) -> str | None:
-        folder: Path = store.layout.versions.relative_to(store.layout.studies)
-        return None if file is None else (folder / file).as_posix()
-
-    return {
-        "image": version.image_id,
-        "tag": version.tag,
-        "number": version.number,
-        "file": within(version.file),
-        "sent": within(version.sent),
-        "size": version.size,
-        "sha256": version.sha256,
-        "author": version.author,
-        "source": version.source,
-        "saved_at": iso_time(version.saved_at),
-        "seconds_since_lease": version.seconds_since_lease,
-        "model_version": version.model_version,
-        "restored_from": version.restored_from,
-        "voxels": version.voxels,
-        "ml": version.ml,
-        "against_presegmentation": version.against_presegmentation,
-        "against_previous": version.against_previous,
-        "change": version.change,
-    }
-
-
-def _event(event: Event) -> dict[str, Any]:
-    return {
-        "id": event.id,
-        "at": iso_time(event.at),
-        "kind": event.kind,
-        "image": event.image_id,
-        "tag": event.tag,
-        "actor": event.actor,
-        "detail": event.detail,
-    }
