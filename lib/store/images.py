@@ -238,6 +238,25 @@ def note_changed(connection: Connection, image_id: str, state: FileState) -> Non
     reckon(connection, [image_id])
 
 
+def note_touched(connection: Connection, image_id: str, state: FileState) -> None:
+    """The file of an image was copied or touched; its content is what it was."""
+    was_there = connection.scalar(select(images.c.present).where(images.c.image_id == image_id))
+    values = {"suffix": state.suffix, "size": state.size, "modified_ns": state.modified_ns, "present": True}
+    connection.execute(update(images).where(images.c.image_id == image_id).values(values))
+    if not was_there:
+        record(connection, "image is back", image_id, detail={"size": state.size})
+    reckon(connection, [image_id])
+
+
+def fingerprints(connection: Connection, image_ids: Sequence[str]) -> dict[str, str]:
+    """`{image id: fingerprint}` of those that were inspected."""
+    found: dict[str, str] = {}
+    for chunk in _chunks(image_ids):
+        query = select(images.c.image_id, images.c.fingerprint).where(images.c.image_id.in_(chunk))
+        found |= {row.image_id: row.fingerprint for row in connection.execute(query) if row.fingerprint is not None}
+    return found
+
+
 def same_content(connection: Connection, fingerprint: str) -> str | None:
     """An image that is there and has this fingerprint; whether its content is the same needs a full comparison."""
     query = select(images.c.image_id).where(images.c.fingerprint == fingerprint, images.c.present)

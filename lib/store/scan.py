@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -18,10 +18,10 @@ from typing import Any
 from sqlalchemy import Connection, insert, or_, select, update
 
 from lib.errors import UnavailableError
-from lib.store import images, listing
+from lib.store import images, listing, versions
 from lib.store.events import record
 from lib.store.images import FileState
-from lib.store.inspection import is_complete, release_twins
+from lib.store.inspection import fingerprint_of, is_complete, release_twins
 from lib.store.layout import FINAL, REFUSED, Layout
 from lib.store.ledger import Ledger
 from lib.store.schema import events
@@ -318,18 +318,23 @@ class _Look:
     def _note_images(self, differing: Sequence[tuple[str, Any, _File | None]]) -> None:
         if not differing:
             return
+        untouched, replaced = self._contents({name: file for name, row, file in differing if row and file})
         with self._ledger.writing() as connection:
             names = [name for name, _, _ in differing]
             now = {row.image_id: row for row in connection.execute(_IMAGES.where(images_table.c.image_id.in_(names)))}
             same = [entry for entry in differing if now.get(entry[0]) == entry[1]]
             new = [(name, FileState(*file)) for name, row, file in same if file is not None and row is None]
-            changed = {name: FileState(*file) for name, row, file in same if file is not None and row is not None}
+            there = {name: FileState(*file) for name, row, file in same if file is not None and row is not None}
+            changed = {name: state for name, state in there.items() if name not in untouched}
             gone = [name for name, _, file in same if file is None]
             images.register(connection, new)
             release_twins(connection, [*changed, *gone])
             images.note_vanished(connection, gone)
+            for name in there.keys() - changed.keys():
+                images.note_touched(connection, name, there[name])
             for name, state in changed.items():
                 images.note_changed(connection, name, state)
+            versions.note_image_replaced(connection, [name for name in changed if name in replaced])
             labelled = _check_again(connection, list(changed))
         for name in labelled:
             row = now[name]
@@ -338,6 +343,20 @@ class _Look:
         self.changes.images_added += len(new)
         self.changes.images_changed += changed
         self.changes.images_vanished += gone
+
+    def _contents(self, files: Mapping[str, _File]) -> tuple[set[str], set[str]]:
+        """Which of these images have the content that was read from them once, and which another one now."""
+        with self._ledger.reading() as connection:
+            known = images.fingerprints(connection, list(files))
+        same: set[str] = set()
+        other: set[str] = set()
+        for name, fingerprint in known.items():
+            try:
+                now = fingerprint_of(self._layout.studies / f"{name}{files[name][0]}")
+            except OSError:
+                continue
+            (same if now == fingerprint else other).add(name)
+        return same, other
 
     def _note_labels(self, tag: str, new: list[tuple[str, str]], again: list[tuple[str, str]]) -> None:
         """Add labels that the ledger doesn't know, and let others be checked again; both then wait to be taken in."""

@@ -180,6 +180,13 @@ def images_with(connection: Connection, tag: str) -> list[str]:
     return list(connection.scalars(query.order_by(images.c.image_id)))
 
 
+def note_image_replaced(connection: Connection, image_ids: Sequence[str]) -> None:
+    """Labels of an image that is another one now are not trained on; saving or restoring one makes it count again."""
+    problem = "the image's file was replaced after this label was saved; correct the label for the new one and save it"
+    of_these = (labels.c.image_id.in_(image_ids), labels.c.version_id.is_not(None))
+    connection.execute(update(labels).where(*of_these).values(problem=problem))
+
+
 def note_info(connection: Connection, image_id: str, tag: str, info: dict[str, Any]) -> None:
     """Add to what is noted about the current label of a tag; its voxels and figures never change.
 

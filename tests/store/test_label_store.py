@@ -12,7 +12,7 @@ import pytest
 from lib.errors import BadInputError, NotFoundError, SettingsError, StorageError
 from lib.inference.model import file_sha256
 from lib.settings import Settings
-from lib.store import events, images, leases, versions
+from lib.store import events, images, inspection, leases, versions
 from lib.store.store import Store
 from lib.volume import Volume
 from lib.volume_io import read_label, write_image, write_label
@@ -437,3 +437,22 @@ def test_a_forgotten_ledger_is_not_replaced_by_an_empty_one(store, send):
     other = f"sqlite:///{store.layout.studies.parent}/other.sqlite"
     with pytest.raises(SettingsError, match="is new, and the studies folder has versions of another one; name that by"):
         Store(store.layout.studies, Settings(ledger=other))
+
+
+def test_a_label_of_an_image_that_was_replaced_is_not_trained_on(store, send, caplog):
+    store.labels.save("a", send(1), "final", {}, author="ann")
+    path = store.layout.image("a", ".nii.gz")
+    assert inspection.ensure_fit(store.ledger, store.layout, "a") is None
+    content = path.read_bytes()
+    path.write_bytes(content)
+    os.utime(path, (5, 5))
+    store.rescan()
+    assert len(store.datalist()) == 1  # copied: the same image
+    assert "another file now" not in caplog.text
+    hu = np.random.default_rng(9).integers(-900, 900, SHAPE).astype(np.int16)
+    write_image(path, Volume(hu, AFFINE))
+    store.rescan()
+    assert store.datalist() == []
+    assert "the image a is another file now; it has labels that were made on the old one" in caplog.text
+    store.labels.restore("a", "final", 1, author="ann")  # who has looked at it
+    assert len(store.datalist()) == 1
