@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Draw `synthetic_tumors.png`: tumors painted into healthy livers, beside real ones.
+"""Draw `synthetic_tumors.png`: tumors painted into healthy livers.
 
     .venv/bin/python docs/images/draw_synthetic_tumors.py
 
-The real CTs are those that `scripts/fetch_samples.py` gets: the contrast series of TotalSegmentator's test files, which
-is painted into, and a case of LiTS with metastases to compare with. The phantom is synthetic.
+The real CT is one that `scripts/fetch_samples.py` gets: the contrast series of TotalSegmentator's test files
+(Apache-2.0). The phantom is synthetic.
 """
 
 import sys
@@ -30,22 +30,21 @@ LOWEST, HIGHEST = -20, 200  # HU
 MARGIN_MM = 8.0
 OUTLINE = "#2ee06a"
 REAL_SEEDS, PHANTOM_SEEDS = (1, 9, 4), (12, 18, 20)
-REAL_SLICES = (67, 83, 100)
 
 
 def main() -> None:
-    """Draw a row for each of three livers: as it is, then painted three times; and three slices with real tumors."""
+    """Draw a row for each of two livers: as it is, then painted three times."""
     folder = ensure_samples(DEFAULT_FOLDER)
-    healthy, lesions = "totalsegmentator_dicom.nii.gz", "lits_117_crop.nii.gz"
+    healthy = "totalsegmentator_dicom.nii.gz"
     phantom = make_phantom(5, shape=(320, 320, 40), spacing=(1.2, 1.2, 4.0), tumors=0, phase="portal")
     painter = TumorPainter(SyntheticTumorSettings())
-    figure = Figure(figsize=(12, 9.2), layout="constrained", facecolor="black")
-    grid = figure.subplots(3, 4)
+    figure = Figure(figsize=(12, 6.2), layout="constrained", facecolor="black")
+    grid = figure.subplots(2, 4)
     rows = (
         ("real CT", read_image(folder / healthy), read_label(folder / "labels_reference" / healthy), REAL_SEEDS),
         ("synthetic CT", phantom.image, phantom.label, PHANTOM_SEEDS),
     )
-    for axes, (name, image, label, seeds) in zip(grid[:2], rows, strict=True):
+    for axes, (name, image, label, seeds) in zip(grid, rows, strict=True):
         before, mask = image.axial(), label.axial()
         for axis, seed in zip(axes[1:], seeds, strict=True):
             hu, painted = painter.paint(
@@ -55,14 +54,10 @@ def main() -> None:
             show(axis, f"{name}, painted", image, hu[z], painted[z], outlined=axis is axes[-1])
             if axis is axes[1]:
                 show(axes[0], f"{name}, healthy", image, before[z], mask[z])
-    image, label = read_image(folder / lesions), read_label(folder / "labels_reference" / lesions)
-    hu, truth = image.axial(), label.axial()
-    for axis, z in zip(grid[2], (REAL_SLICES[0], *REAL_SLICES), strict=True):
-        show(axis, "real tumors (LiTS)", image, hu[z], truth[z], outlined=axis is not grid[2][0])
     pixels = BytesIO()
     figure.savefig(pixels, dpi=60)
     # A palette is enough for gray and one color, and half of the size.
-    Image.open(pixels).convert("RGB").quantize(96).save(Path(__file__).with_name("synthetic_tumors.png"), optimize=True)
+    Image.open(pixels).convert("RGB").quantize(224).save(Path(__file__).with_name("synthetic_tumors.png"), optimize=True)
 
 
 def show(axis: Axes, title: str, image: Volume, hu: np.ndarray, label: np.ndarray, outlined: bool = False) -> None:
