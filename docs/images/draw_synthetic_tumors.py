@@ -57,7 +57,8 @@ def main() -> None:
     pixels = BytesIO()
     figure.savefig(pixels, dpi=60)
     # A palette is enough for gray and one color, and half of the size.
-    Image.open(pixels).convert("RGB").quantize(224).save(Path(__file__).with_name("synthetic_tumors.png"), optimize=True)
+    picture = Image.open(pixels).convert("RGB").quantize(224)
+    picture.save(Path(__file__).with_name("synthetic_tumors.png"), optimize=True)
 
 
 def show(axis: Axes, title: str, image: Volume, hu: np.ndarray, label: np.ndarray, outlined: bool = False) -> None:
