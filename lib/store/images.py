@@ -167,11 +167,7 @@ def exclude(connection: Connection, image_id: str, reason: str, actor: str) -> N
         BadInputError: no reason is given.
         NotFoundError: it is not known.
     """
-    get(connection, image_id)
-    _check_reason(reason)
-    connection.execute(update(images).where(images.c.image_id == image_id).values(excluded=reason))
-    record(connection, "image excluded", image_id, actor=actor, detail={"reason": reason})
-    reckon(connection, [image_id])
+    _decide(connection, image_id, "image excluded", reason, actor, excluded=reason)
 
 
 def include(connection: Connection, image_id: str, reason: str, actor: str) -> None:
@@ -181,11 +177,7 @@ def include(connection: Connection, image_id: str, reason: str, actor: str) -> N
         BadInputError: no reason is given.
         NotFoundError: it is not known.
     """
-    get(connection, image_id)
-    _check_reason(reason)
-    connection.execute(update(images).where(images.c.image_id == image_id).values(excluded=None))
-    record(connection, "image included", image_id, actor=actor, detail={"reason": reason})
-    reckon(connection, [image_id])
+    _decide(connection, image_id, "image included", reason, actor, excluded=None)
 
 
 def excluded(connection: Connection) -> dict[str, str]:
@@ -317,10 +309,15 @@ def counts(connection: Connection) -> dict[str, int]:
     }
 
 
-def _check_reason(reason: str) -> None:
+def _decide(connection: Connection, image_id: str, kind: str, reason: str, actor: str, *, excluded: str | None) -> None:
+    """What somebody decides about an image, with the reason they give."""
+    get(connection, image_id)
     if not reason.strip() or len(reason) > _LONGEST_REASON:
         msg = f"a reason of 1 to {_LONGEST_REASON} characters is needed; say why in a few words"
         raise BadInputError(msg)
+    connection.execute(update(images).where(images.c.image_id == image_id).values(excluded=excluded))
+    record(connection, kind, image_id, actor=actor, detail={"reason": reason})
+    reckon(connection, [image_id])
 
 
 def _count(connection: Connection, *conditions: Any) -> int:

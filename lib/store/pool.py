@@ -8,25 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Select, and_, exists, select, tuple_, update
+from sqlalchemy import Connection, Select, exists, select, tuple_, update
 
 from lib.store import leases
 from lib.store.layout import FINAL
 from lib.store.leases import REVIEW, Lease
-from lib.store.schema import images, labels, versions
+from lib.store.schema import REVIEWABLE, images, labels, versions
 from lib.store.schema import leases as leases_table
 from lib.store.versions import Version
 
 Order = Literal["name", "turn", "score", "review"]
 ENOUGH = 64  # candidates to choose among
 
-_REVIEWABLE = and_(
-    images.c.labelled,
-    images.c.to_review.is_not(None),
-    images.c.present,
-    images.c.problem.is_(None),
-    images.c.excluded.is_(None),
-)
 _OPEN = select(images.c.image_id, images.c.score, images.c.score_version, images.c.served_at, images.c.shuffle).where(
     images.c.open
 )
@@ -84,7 +77,7 @@ def candidates(
 
 def can_keep(connection: Connection, lease: Lease) -> bool:
     """Whether a leased image is still one to be labelled, or reviewed if it was leased for that."""
-    condition = _REVIEWABLE if lease.strategy == REVIEW else images.c.open
+    condition = REVIEWABLE if lease.strategy == REVIEW else images.c.open
     return bool(connection.scalar(select(exists().where(images.c.image_id == lease.image_id, condition))))
 
 
@@ -93,7 +86,7 @@ def in_hands(connection: Connection, *, for_review: bool) -> list[Lease]:
     query = (
         select(leases_table)
         .join(images, images.c.image_id == leases_table.c.image_id)
-        .where(_REVIEWABLE if for_review else images.c.open)
+        .where(REVIEWABLE if for_review else images.c.open)
         .order_by(leases_table.c.expires_at, leases_table.c.image_id)
     )
     return [Lease(**row) for row in connection.execute(query).mappings()]
@@ -127,7 +120,7 @@ def not_scored(connection: Connection, model_version: str, after: str = "", limi
 
 
 def _for_review(connection: Connection, limit: int) -> list[Candidate]:
-    walk = select(images.c.image_id, images.c.to_review).where(_REVIEWABLE).order_by(images.c.to_review.desc())
+    walk = select(images.c.image_id, images.c.to_review).where(REVIEWABLE).order_by(images.c.to_review.desc())
     rows = _nobodys(connection, walk, limit)
     final = (
         select(labels.c.image_id, versions.c.change)

@@ -86,7 +86,7 @@ for _name, _columns in {
     "pool_by_score": (images.c.score_version, images.c.served_at, images.c.score.desc()),
 }.items():
     Index(_name, *_columns, sqlite_where=_OPEN, postgresql_where=_OPEN)
-_REVIEWABLE = and_(
+REVIEWABLE = and_(
     images.c.labelled,
     images.c.to_review.is_not(None),
     images.c.present,
@@ -96,8 +96,8 @@ _REVIEWABLE = and_(
 Index(
     "pool_for_review",
     images.c.to_review,
-    sqlite_where=_REVIEWABLE,
-    postgresql_where=_REVIEWABLE,
+    sqlite_where=REVIEWABLE,
+    postgresql_where=REVIEWABLE,
 )
 Index("images_by_fingerprint", images.c.fingerprint)
 Index("images_not_offered", images.c.image_id, sqlite_where=~images.c.present, postgresql_where=~images.c.present)

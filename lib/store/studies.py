@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lib.errors import BadInputError, NotFoundError
+from lib.store.layout import FINAL
 from lib.volume_io import IMAGE_SUFFIXES, stem_of
-
-FINAL = "final"  # the tag of what an annotator submitted
 
 
 def images_in(folder: Path) -> list[Path]:
