@@ -16,8 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lib.errors import BadInputError
 
+# Voxels of a label that nobody judged; no class and not background either.
+NOT_LOOKED_AT = 255
+NOT_LOOKED_AT_NAME = "not looked at"
+
 # Segments that clients carry along and that mean "nothing here".
 IGNORED = {"background", "foreground scribbles", "background scribbles"}
+_NOT_LOOKED_AT_NAMES = {NOT_LOOKED_AT_NAME, "not reviewed", "unreviewed", "ignore"}
+# A segment that is drawn to tell slices that were looked at from others, see `lib.looked_at`; itself it is nothing.
+_MARKERS = {"looked at", "looked at slices", "slices looked at", "reviewed", "reviewed slices"}
+RESERVED = IGNORED | _NOT_LOOKED_AT_NAMES | _MARKERS
 
 
 class Label(BaseModel):
@@ -58,6 +66,22 @@ def find_index(name: str, labels: Mapping[str, Label]) -> int | None:
     return None
 
 
+def names_for_clients(labels: Mapping[str, int], *, partly: bool) -> list[dict[str, Any]]:
+    """`label_info` of a label with our indices.
+
+    Args:
+        labels: names and indices of the classes.
+        partly: whether it holds voxels that nobody looked at.
+    """
+    named = {**labels, NOT_LOOKED_AT_NAME: NOT_LOOKED_AT} if partly else labels
+    return [{"name": name, "idx": index} for name, index in named.items()]
+
+
+def is_marker(name: str) -> bool:
+    """Whether a segment tells by its place which slices were looked at."""
+    return plain(name) in _MARKERS
+
+
 def remap(
     array: NDArray[np.uint8], label_info: Sequence[Mapping[str, Any]] | None, labels: Mapping[str, Label]
 ) -> NDArray[np.uint8]:
@@ -66,7 +90,7 @@ def remap(
     Args:
         array: uint8 of any shape, 0 = background; not changed.
         label_info: `[{"name": "Liver", "idx": 1}, ...]` as 3D Slicer sends it; an entry without `idx` has its place
-            in the list. None or empty: the voxels already hold our indices.
+            in the list. None or empty: the voxels already hold our indices and `NOT_LOOKED_AT`.
         labels: our classes.
 
     3D Slicer writes the k-th entry of `label_info` as value k, but its `idx` also counts segments it left out
@@ -75,15 +99,15 @@ def remap(
     otherwise. Where both readings are possible and differ in what was painted, neither is guessed.
 
     Returns:
-        uint8 array of the same shape with our indices; classes that nobody painted are simply absent, scribbles and
-        "background" become 0.
+        uint8 array of the same shape with our indices and `NOT_LOOKED_AT`; classes that nobody painted are simply
+        absent, scribbles, "background" and markers (see `marked`) become 0.
 
     Raises:
         BadInputError: a painted segment has a name we do not know, a value has no name, or two.
     """
     values = [int(value) for value in fastremap.unique(array) if value != 0]
     if not label_info:
-        known = set(indices(labels).values())
+        known = {*indices(labels).values(), NOT_LOOKED_AT}
         unknown = [value for value in values if value not in known]
         if unknown:
             msg = (
@@ -103,6 +127,20 @@ def remap(
     return array if all(table[value] == value for value in values) else table[array]
 
 
+def marked(array: NDArray[np.uint8], label_info: Sequence[Mapping[str, Any]] | None) -> NDArray[np.bool_] | None:
+    """The voxels of marker segments in a client's label; None where it has no such segment.
+
+    Args:
+        array: as for `remap`, which has accepted it.
+        label_info: as for `remap`.
+    """
+    if not any(is_marker(str(entry["name"])) for entry in label_info or ()):
+        return None
+    values = [int(value) for value in fastremap.unique(array) if value != 0]
+    named = _names_by_value(values, label_info or ())
+    return np.isin(array, [value for value in values if is_marker(named[value])])
+
+
 def merge(
     segments: Iterable[tuple[str, NDArray[np.uint8]]], shape: Sequence[int], labels: Mapping[str, Label]
 ) -> NDArray[np.uint8]:
@@ -110,7 +148,7 @@ def merge(
 
     Args:
         segments: name and mask (0 or 1) of each; they may overlap: the larger index counts, so that a tumor painted
-            within a liver stays. Empty masks may have any name.
+            within a liver stays, and markers count nothing. Empty masks may have any name.
         shape: of every mask and of the result.
         labels: our classes.
 
@@ -125,8 +163,10 @@ def merge(
 
 
 def _known_index(name: str, labels: Mapping[str, Label]) -> int:
-    """Index of a segment that has voxels; 0 for scribbles."""
-    index = 0 if plain(name) in IGNORED else find_index(name, labels)
+    """Index of a segment that has voxels; 0 for scribbles and markers."""
+    if plain(name) in _NOT_LOOKED_AT_NAMES:
+        return NOT_LOOKED_AT
+    index = 0 if plain(name) in RESERVED else find_index(name, labels)
     if index is None:
         msg = (
             f"the segment {_short(name)} is not one of {list(indices(labels))} nor a known spelling of them; rename or "

@@ -5,7 +5,18 @@ import pytest
 from pydantic import ValidationError
 
 from lib.errors import BadInputError
-from lib.labels import DEFAULT_LABELS, Label, find_index, indices, merge, remap
+from lib.labels import (
+    DEFAULT_LABELS,
+    NOT_LOOKED_AT,
+    Label,
+    find_index,
+    indices,
+    is_marker,
+    marked,
+    merge,
+    names_for_clients,
+    remap,
+)  # fmt: skip
 
 
 def painted(*values):
@@ -188,3 +199,58 @@ def test_merge_knows_names_as_remap_does():
     assert merge([("background scribbles", mask)], mask.shape, DEFAULT_LABELS).max() == 0
     with pytest.raises(BadInputError, match=r"^the segment 'spleen' is not one of \['liver', 'tumor'\]"):
         merge([("spleen", mask)], mask.shape, DEFAULT_LABELS)
+
+
+# What nobody looked at
+
+
+@pytest.mark.parametrize("name", ["not looked at", "Not Looked_At", "not-reviewed", "Unreviewed", "ignore"])
+def test_names_for_what_nobody_looked_at(name):
+    result = remap(painted(1, 2), named(("liver", 1), (name, 2)), DEFAULT_LABELS)
+    np.testing.assert_array_equal(result, painted(1, NOT_LOOKED_AT))
+    assert not is_marker(name)
+
+
+@pytest.mark.parametrize("name", ["looked at", "Looked_at", "Reviewed", "reviewed slices", "slices looked at"])
+def test_a_marker_is_nothing_itself_and_tells_where_it_is(name):
+    array, names = painted(1, 2, 3), named(("liver", 1), (name, 2), ("tumor", 3))
+    np.testing.assert_array_equal(remap(array, names, DEFAULT_LABELS), painted(1, 0, 2))
+    np.testing.assert_array_equal(marked(array, names), array == 2)
+    assert is_marker(name)
+
+
+def test_a_marker_is_found_by_order_as_classes_are():
+    array = painted(1, 3)  # 3D Slicer left a segment out before these three, and nobody painted the tumor
+    names = named(("liver", 2), ("tumor", 3), ("looked at", 4))
+    np.testing.assert_array_equal(remap(array, names, DEFAULT_LABELS), painted(1, 0))
+    np.testing.assert_array_equal(marked(array, names), array == 3)
+
+
+def test_a_label_without_a_marker_has_no_marked_voxels():
+    assert marked(painted(1), None) is None
+    assert marked(painted(1), info(liver=1)) is None
+    assert not marked(painted(1), named(("liver", 1), ("looked at", 2))).any()
+
+
+def test_without_names_255_is_what_nobody_looked_at():
+    np.testing.assert_array_equal(remap(painted(1, 255), None, DEFAULT_LABELS), painted(1, 255))
+
+
+@pytest.mark.parametrize("values", [(1, 2, 255), (1, 255), (2, 255), (255,), (1, 2)])
+def test_the_names_that_clients_get_mean_the_same_when_they_come_back(values):
+    names = names_for_clients(indices(DEFAULT_LABELS), partly=True)
+    assert names == [*info(liver=1, tumor=2), {"name": "not looked at", "idx": 255}]
+    np.testing.assert_array_equal(remap(painted(*values), names, DEFAULT_LABELS), painted(*values))
+    assert names_for_clients(indices(DEFAULT_LABELS), partly=False) == info(liver=1, tumor=2)
+
+
+def test_a_mask_of_255_that_no_name_tells_is_refused():
+    assert refused(painted(1, 255), info(liver=1, tumor=2)).startswith("the label holds the value 255, which ")
+
+
+def test_merge_keeps_what_lies_under_a_marker():
+    liver, marker, unseen = (np.zeros((3, 3, 3), np.uint8) for _ in range(3))
+    liver[:2], marker[1], unseen[2] = 1, 1, 1
+    result = merge([("looked at", marker), ("liver", liver), ("not looked at", unseen)], liver.shape, DEFAULT_LABELS)
+    assert (result[:2] == 1).all()
+    assert (result[2] == NOT_LOOKED_AT).all()

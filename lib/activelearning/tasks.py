@@ -19,6 +19,7 @@ from lib.activelearning.uncertainty import uncertainty_score
 from lib.errors import BadInputError, LiverLoopError
 from lib.inference.device import choose_device
 from lib.inference.model import Model, ModelSource
+from lib.looked_at import both_judged
 from lib.metrics.overlap import Overlap
 from lib.settings import Settings
 from lib.store import images, pool
@@ -129,7 +130,7 @@ class UncertaintyScoring(ScoringMethod):
 
 
 class DiceScoring(ScoringMethod):
-    """Dice of each class between the submitted label and the pre-segmentation."""
+    """Dice of each class between the submitted label, where somebody looked at it, and the pre-segmentation."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("Dice per class of the submitted label against the pre-segmentation")
@@ -144,7 +145,7 @@ class DiceScoring(ScoringMethod):
             if not all(uris):
                 continue
             try:
-                reference, prediction = (read_label(uri).array for uri in uris)
+                reference, prediction = both_judged(*(read_label(uri).array for uri in uris))
                 scores = {n: Overlap.of(reference == i, prediction == i).dice for n, i in self._labels.items()}
             except LiverLoopError as error:
                 logger.warning("no Dice for %s: %s", image_id, error)

@@ -23,7 +23,7 @@ def write_slices(image_path: str | Path, label_path: str | Path, output: str | P
     """Write slices as `images/NAME_slice_ZZZZ.png` and `masks/NAME_slice_ZZZZ.tif`; replaces what is there.
 
     Slices are axial, seen as radiologists do (patient's right on the left side, front on top), numbered from feet to
-    head from 0. Masks are 8-bit with the values 0, 1, 2.
+    head from 0. Masks are 8-bit with the values 0, 1, 2, and 255 where a corrected label says that nobody looked.
 
     Args:
         image_path: CT.

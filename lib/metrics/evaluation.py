@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import BadInputError
+from lib.looked_at import both_judged
 from lib.metrics.folders import Pair, find_image
 from lib.metrics.lits import CaseResult, check_values, evaluate_case
 from lib.metrics.pictures import SlicePicture, draw_worst_slices
@@ -46,18 +47,19 @@ def evaluate_pair(pair: Pair, options: Options) -> Evaluated:
 
     Raises:
         NotFoundError: a file is missing.
-        BadInputError: a file is unreadable, holds other values than 0, 1, 2, or the geometries differ; the message
-            names the file.
+        BadInputError: a file is unreadable, holds other values than 0, 1, 2 (the reference also `NOT_LOOKED_AT`, but
+            not alone), or the geometries differ; the message names the file.
     """
     reference, prediction = read_label(pair.reference), read_label(pair.prediction)
     _check_geometry(pair, reference, prediction, options.ignore_affine)
-    for path, volume in ((pair.reference, reference), (pair.prediction, prediction)):
-        check_values(volume.array, str(path))
+    check_values(reference.array, str(pair.reference), or_not_looked_at=True)
+    check_values(prediction.array, str(pair.prediction))
     result = evaluate_case(reference.array, prediction.array, reference.spacing, pair.name)
     pictures: list[SlicePicture] = []
     if options.pictures:
         image = _read_matching_image(pair, reference, options)
-        pictures = draw_worst_slices(image, reference, Volume(prediction.array, reference.affine), options.pictures)
+        truth, guess = (Volume(one, reference.affine) for one in both_judged(reference.array, prediction.array))
+        pictures = draw_worst_slices(image, truth, guess, options.pictures)
     return Evaluated(pair, result, tuple(pictures))
 
 

@@ -2,6 +2,8 @@
 
 Volumes hold 0 background, 1 liver, 2 tumor; the liver of the scores is everything from 1 up, a lesion a face-connected
 component of 2. Figures without a meaning are 9001 where the challenge says so and None elsewhere.
+What a reference holds as 255, not looked at, counts in no figure: both volumes are taken as background there, so that a
+lesion of which a part was not looked at is compared by the part that was.
 Source: Bilic et al., Medical Image Analysis 84:102680, 2023, doi:10.1016/j.media.2022.102680.
 """
 
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lib.errors import BadInputError
+from lib.labels import NOT_LOOKED_AT
+from lib.looked_at import both_judged
 from lib.metrics.box import Box, common_box, hull
 from lib.metrics.burden import LARGE, burden_difference, burden_errors, tumor_burden
 from lib.metrics.challenge_script import detected_by_script
@@ -102,6 +106,7 @@ class CaseResult:
         lesions: matched lesions.
         detection: lesions counted at IoU above 0 and above 0.5.
         script_detection: at IoU above 0.5 as the scoring program counts, see `challenge_script`.
+        not_looked_at: voxels of the reference that nobody looked at; they are in no other figure.
     """
 
     name: str
@@ -112,6 +117,7 @@ class CaseResult:
     lesions: tuple[LesionScores, ...]
     detection: tuple[Detection, Detection]
     script_detection: Detection
+    not_looked_at: int = 0
 
     @property
     def matrix(self) -> NDArray[np.int64]:
@@ -146,6 +152,7 @@ class CaseResult:
             "name": self.name,
             "shape": list(self.shape),
             "spacing_mm": list(self.spacing),
+            "part_looked_at": 1 - self.not_looked_at / prod(self.shape),
             "liver_dice_per_case": self.liver_dice,
             "lesion_dice_per_case": tumor.dice,
             **self.liver.named("liver"),
@@ -169,8 +176,8 @@ def evaluate_case(reference: NDArray, prediction: NDArray, spacing: Sequence[flo
     """Score a prediction against a reference.
 
     Args:
-        reference: labels 0, 1, 2; three axes in any order, integers.
-        prediction: labels of the same shape.
+        reference: labels 0, 1, 2, and 255 where nobody looked; three axes in any order, integers.
+        prediction: labels 0, 1, 2 of the same shape.
         spacing: voxel size in mm along the arrays' axes.
         name: what to call the case.
 
@@ -178,7 +185,8 @@ def evaluate_case(reference: NDArray, prediction: NDArray, spacing: Sequence[flo
         The case's scores; add cases up with `summarize`.
 
     Raises:
-        BadInputError: the shapes differ, are not 3D, a value is not 0, 1 or 2, or a spacing is not positive.
+        BadInputError: the shapes differ, are not 3D, a value is another, the reference holds nothing but 255, or a
+            spacing is not positive.
     """
     if reference.ndim != 3 or reference.shape != prediction.shape:
         msg = f"{name}: reference {reference.shape} and prediction {prediction.shape} must be 3D and of one shape"
@@ -186,14 +194,16 @@ def evaluate_case(reference: NDArray, prediction: NDArray, spacing: Sequence[flo
     if len(spacing) != 3 or not all(np.isfinite(step) and step > 0 for step in spacing):
         msg = f"{name}: the spacing must be three positive numbers in mm, not {tuple(spacing)}"
         raise BadInputError(msg)
-    check_values(reference, f"{name}, reference")
+    check_values(reference, f"{name}, reference", or_not_looked_at=True)
     check_values(prediction, f"{name}, prediction")
 
+    not_looked_at = int(np.count_nonzero(reference == NOT_LOOKED_AT))
+    reference, prediction = both_judged(reference, prediction)
     box = common_box(reference, prediction)
     cut_reference = np.ascontiguousarray(reference[box]).astype(np.uint8, copy=False)
     cut_prediction = np.ascontiguousarray(prediction[box]).astype(np.uint8, copy=False)
     counts = confusion_matrix(cut_reference, cut_prediction)
-    counts[0, 0] += reference.size - cut_reference.size
+    counts[0, 0] += reference.size - cut_reference.size - not_looked_at
 
     liver = MISSING
     if counts[:, 1].any():
@@ -209,6 +219,7 @@ def evaluate_case(reference: NDArray, prediction: NDArray, spacing: Sequence[flo
         lesions=lesions,
         detection=(matching.count(matching.detected(0.0)), matching.count(matching.detected(DETECTED_IOU))),
         script_detection=matching.count([lesion.pair for lesion in lesions if lesion.detected_by_script]),
+        not_looked_at=not_looked_at,
     )
 
 
@@ -247,16 +258,25 @@ def summarize(cases: Sequence[CaseResult]) -> dict[str, Any]:
     }
 
 
-def check_values(labels: NDArray, name: str) -> None:
+def check_values(labels: NDArray, name: str, *, or_not_looked_at: bool = False) -> None:
     """Make sure that a label volume holds 0, 1 and 2 only.
 
+    Args:
+        labels: of any shape.
+        name: with which messages start.
+        or_not_looked_at: 255 is right as well, but not everywhere.
+
     Raises:
-        BadInputError: it does not; the message starts with `name` and has the values found.
+        BadInputError: it does not; the message has the values found.
     """
     if labels.dtype.kind in "iub" and labels.min() >= 0 and labels.max() < CLASSES:
         return
     values = np.unique(labels)
-    wrong = [value for value in values.tolist() if value not in range(CLASSES)]
+    known = {*range(CLASSES), NOT_LOOKED_AT} if or_not_looked_at else {*range(CLASSES)}
+    wrong = [value for value in values.tolist() if value not in known]
+    if values.tolist() == [NOT_LOOKED_AT] and or_not_looked_at:
+        msg = f"{name}: nobody looked at any slice, it holds 255 only; leave it out"
+        raise BadInputError(msg)
     if wrong:
         shown = ", ".join(f"{value:g}" for value in wrong[:5]) + (", ..." if len(wrong) > 5 else "")
         msg = f"{name}: holds the values {shown}; expected only 0 (background), 1 (liver) and 2 (tumor)"

@@ -1,11 +1,15 @@
-"""What somebody changed in a label: Dice and volume per class between two label volumes of one image."""
+"""What somebody changed in a label: Dice and volume per class between two label volumes of one image.
 
-from collections.abc import Mapping
+What either of them says nobody looked at belongs to no class and is not compared.
+"""
+
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.errors import BadInputError
+from lib.labels import NOT_LOOKED_AT
 from lib.metrics.overlap import Overlap
 
 Comparison = dict[str, dict[str, float]]
@@ -13,7 +17,8 @@ Comparison = dict[str, dict[str, float]]
 
 def count_voxels(array: NDArray[np.uint8], labels: Mapping[str, int]) -> dict[str, int]:
     """Voxels of each class in a label volume of any shape."""
-    counts = np.bincount(array[_box(array)].ravel(), minlength=256)
+    # Slab by slab: counting takes eight bytes per voxel, and a partial label fills all of a long CT.
+    counts = sum((np.bincount(slab.ravel(), minlength=256) for slab in _slabs(array[_box(array)])), np.zeros(256, int))
     return {name: int(counts[index]) for name, index in labels.items()}
 
 
@@ -33,7 +38,7 @@ def compare(
         the two only), `ml_first` and `ml_second`.
 
     Raises:
-        BadInputError: the shapes differ.
+        BadInputError: the shapes differ, or no voxel was looked at in both.
     """
     if first.shape != second.shape:
         msg = f"labels of {first.shape} and {second.shape} voxels can't be compared"
@@ -41,8 +46,14 @@ def compare(
     box = tuple(
         slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(_box(first), _box(second), strict=True)
     )
-    pairs = first[box].astype(np.intp).ravel() * 256 + second[box].ravel()
-    table = np.bincount(pairs, minlength=256 * 256).reshape(256, 256)
+    table = np.zeros((256, 256), np.int64)
+    for one, other in zip(_slabs(first[box]), _slabs(second[box]), strict=True):
+        pairs = one.astype(np.intp).ravel() * 256 + other.ravel()
+        table += np.bincount(pairs, minlength=256 * 256).reshape(256, 256)
+    table[NOT_LOOKED_AT], table[:, NOT_LOOKED_AT] = 0, 0
+    if first[box].size == first.size and not table.any():
+        msg = "no slice was looked at in both labels, so they can't be compared"
+        raise BadInputError(msg)
     result: Comparison = {}
     for name, index in labels.items():
         overlap = Overlap(int(table[index].sum()), int(table[:, index].sum()), int(table[index, index]))
@@ -59,6 +70,11 @@ def change_of(comparison: Comparison) -> float:
     """One number by which cases can be ordered: 1 minus the lowest Dice of the classes that either label has."""
     there = [figures["dice"] for figures in comparison.values() if figures["ml_first"] or figures["ml_second"]]
     return 1.0 - min(there, default=1.0)
+
+
+def _slabs(array: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """The array cut along its last axis, which is contiguous in memory for labels read from files."""
+    return (array[..., at] for at in range(array.shape[-1]))
 
 
 def _box(array: NDArray[np.uint8]) -> tuple[slice, ...]:

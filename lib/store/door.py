@@ -1,16 +1,18 @@
 """What is checked before an image or a label is taken in, apart from where it is kept."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from numpy.typing import NDArray
 
 from lib.errors import BadInputError
-from lib.labels import Label, merge, remap
+from lib.labels import NOT_LOOKED_AT, Label, is_marker, marked, merge, remap
+from lib.looked_at import check_looked_at, check_outside, is_partial, limited_to, slices_in
 from lib.volume import Grid, Volume, corner_distance
 from lib.volume_io import read_label, read_segments, suffix_of
 
@@ -49,8 +51,13 @@ def checked_label(
     label_info: Sequence[Mapping[str, Any]] | None,
     labels: Mapping[str, Label],
     tolerance_mm: float,
+    looked_at: Any = None,
+    before: Iterable[NDArray[np.uint8]] | None = None,
 ) -> Volume:
     """Read a client's label and bring it onto the image's grid and our indices.
+
+    Where a segment marks the slices that were looked at, or `looked_at` names them, the others are `NOT_LOOKED_AT`, and
+    so are the marks, since nobody sees what they were painted over.
 
     Args:
         path: what the client sent.
@@ -58,15 +65,36 @@ def checked_label(
         label_info: the client's names for the values, see `lib.labels.remap`.
         labels: our classes.
         tolerance_mm: how far a corner voxel may lie from the image's; formats round affines differently.
+        looked_at: ranges of axial slices, see `lib.looked_at.slices_in`; None: a segment marks them, or all were.
+        before: labels on the image's grid from which this one may have been made, see `lib.looked_at.check_outside`;
+            read only where some slices were not looked at. None: what lies in those is not checked.
 
     Returns:
         uint8 label with exactly the image's shape and affine; axes that the client stored in another order or
         direction are turned back, voxel for voxel.
 
     Raises:
-        BadInputError: unreadable, another shape, another place in the patient, or names we do not know.
+        BadInputError: unreadable, another shape, another place in the patient, names we do not know, nothing was
+            looked at, or something was painted where nobody looked.
     """
-    label = _read(Path(path), label_info, labels)
+    label, marker = _read(Path(path), label_info, labels)
+    label = _on_grid(label, image, tolerance_mm)
+    count = len(label.axial())
+    slices = np.zeros(count, np.bool_) if looked_at is None else slices_in(looked_at, count)
+    if marker is not None:
+        marker = _on_grid(marker, image, tolerance_mm)
+        slices |= marker.axial().any(axis=(1, 2))
+    if looked_at is not None or slices.any():
+        if before is not None and slices.any() and not is_partial(label.array):
+            check_outside(label, slices, before)
+        label = limited_to(label, slices)
+        if marker is not None:
+            label.array[marker.array & (label.array == 0)] = NOT_LOOKED_AT
+    check_looked_at(label, named=bool(label_info) or suffix_of(path) == ".seg.nrrd")
+    return label
+
+
+def _on_grid(label: Volume, image: Grid, tolerance_mm: float) -> Volume:
     if corner_distance(label, image) > tolerance_mm or label.shape != image.shape:
         label = _turned(label, image)
     if label.shape != image.shape:
@@ -82,14 +110,24 @@ def checked_label(
     return Volume(label.array, image.affine)
 
 
-def _read(path: Path, label_info: Sequence[Mapping[str, Any]] | None, labels: Mapping[str, Label]) -> Volume:
-    """The label with our indices; the names in a `.seg.nrrd` itself come before `label_info`."""
+def _read(
+    path: Path, label_info: Sequence[Mapping[str, Any]] | None, labels: Mapping[str, Label]
+) -> tuple[Volume, Volume | None]:
+    """The label with our indices, and the voxels of markers if it has any.
+
+    The names in a `.seg.nrrd` itself come before `label_info`.
+    """
     segments = read_segments(path) if suffix_of(path) == ".seg.nrrd" else []
     if segments:
-        first = segments[0][1]
-        return Volume(merge(((name, mask.array) for name, mask in segments), first.shape, labels), first.affine)
-    label = read_label(path)
-    return Volume(remap(label.array, label_info, labels), label.affine)
+        affine, shape = segments[0][1].affine, segments[0][1].shape
+        array = merge(((name, mask.array) for name, mask in segments), shape, labels)
+        markers = [mask.array != 0 for name, mask in segments if is_marker(name)]
+        marker = np.any(markers, axis=0) if markers else None
+    else:
+        label = read_label(path)
+        affine, array = label.affine, remap(label.array, label_info, labels)
+        marker = marked(label.array, label_info)
+    return Volume(array, affine), None if marker is None else Volume(marker, affine)
 
 
 def _turned(label: Volume, image: Grid) -> Volume:

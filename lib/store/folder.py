@@ -22,8 +22,9 @@ from lib.store.events import record
 from lib.store.images import FileState
 from lib.store.inspection import fingerprint_of, release_twins
 from lib.store.layout import FINAL
-from lib.store.meaning import INDICES
+from lib.store.meaning import DECIDED
 from lib.store.store import Store
+from lib.store.to_correct import name_those_in_review
 from lib.volume_io import IMAGE_SUFFIXES, read_image, stem_of, suffix_of
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class FolderDatastore(Datastore):
             NotFoundError: there is no such label.
             BadInputError: it would say what the label's values mean, which saving it decided.
         """
-        decided = sorted(info.keys() & {INDICES, "label_info"})
+        decided = sorted(info.keys() & DECIDED)
         if decided:
             msg = f"{', '.join(decided)} can't be changed for a label that is saved; save the label again"
             raise BadInputError(msg)
@@ -282,7 +283,10 @@ class FolderDatastore(Datastore):
 
     def json(self) -> dict[str, Any]:
         """Everything known of every image, in the form of MONAI Label's own store."""
-        return self._described(self.list_images())
+        described = self._described(self.list_images())
+        with self.store.ledger.reading() as connection:
+            name_those_in_review(connection, described["objects"], self.store.settings.label_indices())
+        return described
 
     def _described(self, image_ids: list[str]) -> dict[str, Any]:
         with self.store.ledger.reading() as connection:

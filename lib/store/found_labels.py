@@ -123,7 +123,14 @@ class FoundLabels:
         author = str(info.get("client_id") or info.get("user") or SERVER)
         try:
             return self._labels.keep(
-                image_id, tag, path, label, self._labels.described(info), author=author, source=source, expected=row
+                image_id,
+                tag,
+                path,
+                label,
+                self._labels.described(info, label),
+                author=author,
+                source=source,
+                expected=row,
             )
         except OvertakenError:
             return None  # a client saved meanwhile; the next look sees what lies here then

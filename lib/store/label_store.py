@@ -8,7 +8,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from sqlalchemy import Connection, delete, insert, update
 from lib.errors import BadInputError, LiverLoopError, NotFoundError
 from lib.files import atomic_write, sync_folder
 from lib.inference.model import file_sha256
-from lib.labels import remap
+from lib.labels import names_for_clients, remap
+from lib.looked_at import slices_looked_at
 from lib.settings import Settings
 from lib.store import images, leases, pool, presegmentations, refused, version_files, versions
 from lib.store.comparison import Comparison, change_of, compare, count_voxels
@@ -26,7 +27,7 @@ from lib.store.events import SERVER, record
 from lib.store.images import FileState
 from lib.store.layout import FINAL, ORIGINAL, STORED, Layout, checked_tag
 from lib.store.ledger import Ledger
-from lib.store.meaning import INDICES, names_to_map
+from lib.store.meaning import DECIDED, INDICES, LOOKED_AT, SLICES, names_to_map
 from lib.store.schema import labels as labels_table
 from lib.store.schema import versions as versions_table
 from lib.store.versions import Version
@@ -70,7 +71,8 @@ class LabelStore:
             image_id: the image it belongs to.
             path: what was sent.
             tag: `"final"`, `"original"` or another.
-            info: what the client says about it; `label_info` names its values.
+            info: what the client says about it; `label_info` names its values, `looked_at` the axial slices that
+                somebody judged if not all, see `lib.looked_at.slices_in`.
             author: client or user.
             source: how it came here, see `lib.store.schema.versions`.
 
@@ -85,8 +87,9 @@ class LabelStore:
         info = dict(info or {})
         try:
             with named_in_errors(path, f"label for image {image_id!r}"):
-                label = self.checked(path, self.grid(image_id), info.get("label_info"))
-            version = self.keep(image_id, tag, path, label, self.described(info), author=author, source=source)
+                grid, before = self.grid(image_id), self._before(image_id, tag, author)
+                label = self.checked(path, grid, info.get("label_info"), info.get("looked_at"), before)
+            version = self.keep(image_id, tag, path, label, self.described(info, label), author=author, source=source)
         except (BadInputError, NotFoundError) as error:
             if not self._was_known(image_id):  # or anybody could fill the disk under any name
                 raise
@@ -129,7 +132,7 @@ class LabelStore:
                 tag,
                 self.path(current),
                 label,
-                self.described(info),
+                self.described(info, label),
                 author=SERVER,
                 source="remapped",
                 expected=row,
@@ -152,8 +155,8 @@ class LabelStore:
             old = versions.get(connection, image_id, checked_tag(tag), number)
         source = version_files.verified(self._layout, old)
         names = names_to_map(old.info, self._settings)  # its values are the indices of then
-        label = self.checked(source, grid, names or None)
-        info = self.described({**old.info, "label_info": names}) if names else old.info
+        label = self.checked(source, grid, names or old.info.get("label_info"))
+        info = self.described({**old.info, "label_info": names}, label) if names else old.info
         version = self.keep(image_id, tag, source, label, info, author=author, source="restored", restored_from=number)
         self.show(image_id, tag)
         return version
@@ -273,19 +276,44 @@ class LabelStore:
             return read_grid(path)
         return image.grid
 
-    def checked(self, path: Path, grid: Grid, names: Sequence[Mapping[str, Any]] | None) -> Volume:
+    def checked(
+        self,
+        path: Path,
+        grid: Grid,
+        names: Sequence[Mapping[str, Any]] | None,
+        looked_at: Any = None,
+        before: Iterable[Volume] | None = None,
+    ) -> Volume:
         """A label on its image's grid with our indices, see `lib.store.door.checked_label`."""
-        return checked_label(path, grid, names, self._settings.labels, self._settings.limits.affine_tolerance_mm)
+        tolerance_mm = self._settings.limits.affine_tolerance_mm
+        arrays = None if before is None else (label.array for label in before if label.shape == grid.shape)
+        return checked_label(path, grid, names, self._settings.labels, tolerance_mm, looked_at, arrays)
 
-    def described(self, info: Mapping[str, Any]) -> dict[str, Any]:
+    def _before(self, image_id: str, tag: str, author: str) -> Iterator[Volume]:
+        """What a client may have made its label from: what a model made, and the label there is; read when needed."""
+        with self._ledger.reading() as connection:
+            automatic = presegmentations.find(connection, self._layout, image_id, author)
+            current = versions.current(connection, image_id, tag)
+        found: list[tuple[Path, Version | None]] = [(automatic[0], None)] if automatic else []
+        found += [(self.path(current), current)] if current else []
+        for path, version in found:
+            try:
+                yield self._meant(path, version) if version else read_label(path)
+            except LiverLoopError as error:  # gone, or of classes that are no more
+                logger.warning("not compared: %s", error)
+
+    def described(self, info: Mapping[str, Any], label: Volume) -> dict[str, Any]:
         """What is noted about a label that went through the door: its values are our indices."""
         indices = self._settings.label_indices()
-        described = {key: value for key, value in info.items() if key != "label_info"}
+        described = {key: value for key, value in info.items() if key not in {*DECIDED, "looked_at"}}
         if info.get("label_info"):
             described["client_label_info"] = info["label_info"]
+        seen = slices_looked_at(label)
+        partly = {} if seen is None else dict(zip((LOOKED_AT, SLICES), seen, strict=True))
         return described | {
-            "label_info": [{"name": name, "idx": index} for name, index in indices.items()],
+            "label_info": names_for_clients(indices, partly=seen is not None),
             INDICES: indices,
+            **partly,
             "ts": int(time.time()),
         }
 

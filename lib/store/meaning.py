@@ -3,10 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lib.labels import find_index
+from lib.labels import find_index, names_for_clients
 from lib.settings import Settings
 
-INDICES = "label_indices"  # in a label's info: what its values mean; only labels that went through our door have it
+# In a label's info: what its values mean; only labels that went through our door have it.
+INDICES = "label_indices"
+LOOKED_AT, SLICES = "looked_at_slices", "slices"  # axial slices of a label of which not all was looked at
+DECIDED = {"label_info", INDICES, LOOKED_AT, SLICES}  # by the label itself, not by who notes something about it
+
+
+def looked_at(info: Mapping[str, Any]) -> dict[str, int]:
+    """How many axial slices of a label were looked at, of how many; empty where all of it was."""
+    return {key: info[key] for key in (LOOKED_AT, SLICES)} if {LOOKED_AT, SLICES} <= info.keys() else {}
 
 
 def names_to_map(info: Mapping[str, Any], settings: Settings) -> Sequence[Mapping[str, Any]]:
@@ -20,7 +28,7 @@ def names_to_map(info: Mapping[str, Any], settings: Settings) -> Sequence[Mappin
     """
     ours = settings.label_indices()
     if isinstance(info.get(INDICES), Mapping):
-        named = [{"name": name, "idx": index} for name, index in info[INDICES].items()]
+        named = names_for_clients(info[INDICES], partly=True)
         return [] if all(ours.get(name) == index for name, index in info[INDICES].items()) else named
     named = info.get("label_info") or []
     expected = [{"name": name, "idx": index} for name, index in ours.items()]

@@ -17,6 +17,7 @@ from lib.store.events import Event
 from lib.store.findings import Finding
 from lib.store.layout import Layout
 from lib.store.leases import Lease, iso_time
+from lib.store.meaning import LOOKED_AT, SLICES, looked_at
 from lib.store.refused import Refused
 from lib.store.scan import Changes
 from lib.store.schema import images as images_table
@@ -110,18 +111,25 @@ def version_as_json(layout: Layout, version: Version, current: Collection[int | 
         "file": (folder / version.file).as_posix(),
         "sent": version.sent and (folder / version.sent).as_posix(),
         "saved_at": iso_time(version.saved_at),
+        **{key: version.info.get(key) for key in (LOOKED_AT, SLICES)},
         "current": version.id in current,
     }
 
 
 def history_table(history: Sequence[Version], current: Collection[int] = ()) -> str:
-    """Versions, the newest first: who, when, and per class ml and Dice with what a model made and the one before."""
+    """Versions, the newest first: who, when, and per class ml and Dice with what a model made and the one before.
+
+    Where not all slices of a version were looked at, a column says of how many that is true.
+    """
     classes = list(dict.fromkeys(name for version in history for name in version.ml or {}))
     headers = ["tag", "version", "", "saved", "by", "source", "model"]
     for name in classes:
         headers += [f"{name} ml", "Dice model", "Dice before"]
+    seen = [looked_at(version.info) for version in history]
+    if any(seen):
+        headers.append("looked at")
     rows = []
-    for version in history:
+    for version, part in zip(history, seen, strict=True):
         source = version.source if version.restored_from is None else f"{version.source} {version.restored_from}"
         row: list[object] = [version.tag, version.number, "shown" if version.id in current else None]
         row += [local_time(version.saved_at), version.author[:_WIDEST], source, version.model_version]
@@ -129,6 +137,8 @@ def history_table(history: Sequence[Version], current: Collection[int] = ()) -> 
             row.append(_ml((version.ml or {}).get(name)))
             for compared in (version.against_presegmentation, version.against_previous):
                 row.append(_dice((compared or {}).get(name, {}).get("dice")))
+        if any(seen):
+            row.append(f"{part[LOOKED_AT]} of {part[SLICES]} slices" if part else "all")
         rows.append(row)
     return table(headers, rows, "no label")
 

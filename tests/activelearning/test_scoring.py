@@ -8,6 +8,7 @@ from lib.activelearning import tasks
 from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
 from lib.errors import BadInputError
 from lib.inference.model import ModelSource, new_network
+from lib.labels import NOT_LOOKED_AT
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings
 from lib.store import images
@@ -228,6 +229,13 @@ def test_dice_per_class_by_name(settings, labelled, caplog):
     assert scores["healthy"]["liver"] == 1
     assert labelled.info["other"]["dice"] == scores["other"]
     assert "no Dice for moved: " in caplog.text
+
+
+def test_dice_of_what_was_looked_at(settings, labelled, tmp_path):
+    final = label_file(tmp_path / "partly.nii.gz", (1, 0, 8), (NOT_LOOKED_AT, 0, 4))
+    labelled.labels["other"]["final"] = final
+    # final: liver rows 4-7; original: of tumor rows 3-4 and liver rows 0-2 and 5 those from 4 on
+    assert DiceScoring(settings)({}, labelled)["other"] == pytest.approx({"liver": 2 * 1 / (4 + 1), "tumor": 0})
 
 
 def test_dice_of_other_tags(settings, labelled):

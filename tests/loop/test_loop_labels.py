@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from monailabel.client.client import MONAILabelClientException
 
-from lib.labels import DEFAULT_LABELS
+from lib.labels import DEFAULT_LABELS, NOT_LOOKED_AT
 from lib.volume import Volume
-from lib.volume_io import write_label
+from lib.volume_io import read_label, write_label
 from tests.loop.running_server import MODEL, wait_until
 from tests.loop.studies import manifest, oriented
 
@@ -61,6 +61,47 @@ def test_an_edited_answer_is_saved_and_leaves_the_pool(client, server, truth, tm
     assert entry["info"]["client_id"] == "annotator"
     assert client.info()["datastore"]["completed"] == before + 1
     assert {client.next_sample("random", {})["id"] for _ in range(8)}.isdisjoint({CASE})
+
+
+def test_a_label_of_some_slices_goes_round(client, server, truth, tmp_path):
+    answer, _ = client.infer(MODEL, CASE, {"result_extension": ".nii.gz"})
+    automatic = read_label(answer)
+    corrected, axial = corrected_in(automatic, 7)
+    axial[7:9, 0, 0] = 3  # strokes that say which slices were looked at
+    named = [*_SAVED, {"name": "looked at", "idx": 3}]
+    answer = save(client, tmp_path, corrected, named)
+    version = answer["version"]
+    assert (answer["looked_at_slices"], answer["slices"]) == (2, 16)
+    first = read_label(client.download_label(CASE, "final"))
+    assert (np.delete(first.axial(), [7, 8], axis=0) == NOT_LOOKED_AT).all()
+    np.testing.assert_array_equal(first.axial()[7:9, 1:], axial[7:9, 1:])
+
+    # The next one corrects it as 3D Slicer does: the k-th name is a segment of the voxels with the value k.
+    reviewer = server.client("reviewer")
+    assert reviewer.next_sample("review", {})["id"] == CASE
+    names = reviewer.datastore()["objects"][CASE]["labels"]["original"]["info"]["params"]["label_names"]
+    loaded = read_label(reviewer.download_label(CASE, "original"))
+    assert np.unique(loaded.array).tolist() == [0, 1, 2, 3]
+    corrected, axial = corrected_in(loaded, 8)
+    answer = save(reviewer, tmp_path, corrected, [{"name": name, "idx": k} for k, name in enumerate(names, start=1)])
+    assert (answer["version"], answer["looked_at_slices"]) == (version + 1, 2)
+    second = read_label(client.download_label(CASE, "final"))
+    np.testing.assert_array_equal(second.array, np.where(corrected.array == 3, NOT_LOOKED_AT, corrected.array))
+
+    # A correction where no stroke is would be lost.
+    corrected, axial = corrected_in(automatic, 5)
+    axial[7:9, 0, 0] = 3
+    with pytest.raises(MONAILabelClientException) as refusal:
+        save(client, tmp_path, corrected, named)
+    assert "something was painted in the axial slice 5 (0 is nearest the feet), outside the" in refusal.value.msg
+
+
+def corrected_in(label, z):
+    """The label with a tumor in a corner of an axial slice, and a view of its slices."""
+    corrected = Volume(label.array.copy(order="K"), label.affine)
+    axial = corrected.axial()
+    axial[z, 2:6, 2:6] = _TUMOR
+    return corrected, axial
 
 
 # What 3D Slicer sends: the k-th exported segment is value k, `idx` counts the skipped segments too.

@@ -80,3 +80,17 @@ def test_a_case_without_image_shows_its_labels(tmp_path):
     (tmp_path / "i").mkdir()
     evaluated = evaluate_pair(write_pair(tmp_path), Options(pictures=1, images=tmp_path / "i"))
     assert [title for title, _ in evaluated.pictures[0].panels] == ["Reference", "Prediction"]
+
+
+def test_a_reference_of_which_only_some_slices_were_looked_at(tmp_path):
+    pair, wrong = write_pair(tmp_path), labels(1)
+    wrong[..., 4:] = 2
+    write_label(pair.prediction, Volume(wrong, AFFINE))
+    reference = labels()
+    reference[..., 4:] = 255
+    write_label(pair.reference, Volume(reference, AFFINE))
+    (tmp_path / "i").mkdir()
+    evaluated = evaluate_pair(pair, Options(pictures=6, images=tmp_path / "i"))
+    assert evaluated.result.liver.dice == 1
+    assert evaluated.result.as_dict()["part_looked_at"] == pytest.approx(4 / 6)
+    assert {picture.number for picture in evaluated.pictures} <= {1, 2, 3, 4}

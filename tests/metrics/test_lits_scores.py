@@ -8,6 +8,8 @@ import pytest
 from scipy import ndimage
 
 from lib.errors import BadInputError
+from lib.labels import NOT_LOOKED_AT
+from lib.metrics.lesions import Detection
 from lib.metrics.lits import MISSING, evaluate_case, summarize
 
 LARGE = 9001
@@ -217,6 +219,32 @@ def test_background_around_the_labels_changes_only_the_original_figures():
     assert {k: v for k, v in wide.items() if k != "original"} == {k: v for k, v in plain.items() if k != "original"}
 
 
+def partial(reference, *slices):
+    """The reference of which these slices along the last axis were not looked at."""
+    array = reference.copy()
+    array[..., list(slices)] = NOT_LOOKED_AT
+    return array
+
+
+def test_what_nobody_looked_at_is_in_no_figure():
+    rng = np.random.default_rng(5)
+    reference = random_labels(rng, (9, 10, 8))
+    prediction = disturbed(rng, reference)
+    seen = evaluate_case(reference[..., 2:7], prediction[..., 2:7], (1.0, 2.0, 3.0)).as_dict()
+    whole = evaluate_case(partial(reference, 0, 1, 7), prediction, (1.0, 2.0, 3.0)).as_dict()
+    assert (seen.pop("part_looked_at"), whole.pop("part_looked_at")) == (1, 5 / 8)
+    assert (seen.pop("shape"), whole.pop("shape")) == ([9, 10, 5], [9, 10, 8])
+    assert whole == seen
+
+
+def test_a_lesion_that_nobody_looked_at_is_neither_missed_nor_false():
+    reference = partial(TWO_LESIONS, 0, 1, 2, 3)
+    scores = summarize([evaluate_case(reference, TWO_LESIONS, (1, 1, 1))])
+    assert (scores["lesion_recall"], scores["lesion_precision"]) == (1, 1)
+    reference = partial(LIVER_ONLY, 2, 3, 4)
+    assert evaluate_case(reference, TWO_LESIONS, (1, 1, 1)).detection[0] == Detection()
+
+
 def test_perfect_prediction():
     scores = summarize([evaluate_case(TWO_LESIONS, TWO_LESIONS, (1, 1, 1))])
     for key in ("lesion_precision", "lesion_recall", "lesion_dice", "liver_dice_per_case", "lesion_dice_global"):
@@ -295,6 +323,9 @@ def test_missing_scores_are_the_challenge_stand_ins():
         (EMPTY - 1.5, EMPTY, (1, 1, 1), "x, reference: holds the values -1.5; expected only"),
         (EMPTY, EMPTY, (1, 0, 1), r"x: the spacing must be three positive numbers in mm, not \(1, 0, 1\)"),
         (EMPTY, EMPTY, (1, 1), "three positive numbers"),
+        (EMPTY + 255, EMPTY, (1, 1, 1), "x, reference: nobody looked at any slice, it holds 255 only; leave it out"),
+        (partial(EMPTY + 3, 0), EMPTY, (1, 1, 1), r"x, reference: holds the values 3; expected only 0"),
+        (EMPTY, partial(EMPTY, 0), (1, 1, 1), r"x, prediction: holds the values 255; expected only 0"),
     ],
 )
 def test_bad_input_is_refused(reference, prediction, spacing, message):

@@ -55,3 +55,17 @@ def test_it_agrees_with_masks_compared_one_by_one(one, two):
 def test_labels_of_two_shapes_are_refused():
     with pytest.raises(BadInputError, match=r"labels of \(2, 2, 2\) and \(3, 2, 2\) voxels can't be compared"):
         compare(np.zeros((2, 2, 2), np.uint8), np.zeros((3, 2, 2), np.uint8), LABELS, 1.0)
+
+
+def test_only_what_was_looked_at_in_both_is_compared():
+    first, second = random_label(1), random_label(2)
+    first[..., :3], second[..., 5:] = 255, 255
+    assert compare(first, second, LABELS, 0.25) == compare(first[..., 3:5], second[..., 3:5], LABELS, 0.25)
+    assert count_voxels(first, LABELS) == count_voxels(first[..., 3:], LABELS)
+
+
+def test_labels_of_which_no_part_was_looked_at_in_both_are_not_called_alike():
+    first, second = random_label(1), random_label(1)
+    first[..., :4], second[..., 4:] = 255, 255
+    with pytest.raises(BadInputError, match="no slice was looked at in both labels, so they can't be compared"):
+        compare(first, second, LABELS, 1.0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lib.errors import BadInputError
+from lib.labels import NOT_LOOKED_AT
 from lib.metrics.lesions import Detection
 from lib.metrics.lits import evaluate_case
 from lib.training.comparison import (
@@ -68,6 +69,14 @@ def test_figures_are_those_of_the_challenge(seed):
     assert (figures.found, figures.detected) == scores.detection
     expected = scores.as_dict()["liver_ml_prediction"] - scores.as_dict()["liver_ml_reference"]
     assert figures.volume_error_ml["liver"] == pytest.approx(expected)
+
+
+def test_what_nobody_looked_at_is_in_no_figure():
+    label, segmented = blobs(1), blobs(2)
+    partial = label.copy()
+    partial[:, :, :3] = NOT_LOOKED_AT
+    seen = figures_of(label[:, :, 3:], segmented[:, :, 3:], 0.5, NAMES)
+    assert figures_of(partial, segmented, 0.5, NAMES) == seen != figures_of(label, segmented, 0.5, NAMES)
 
 
 def test_figures_do_not_depend_on_the_direction_of_the_axes():
