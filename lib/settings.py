@@ -6,6 +6,7 @@ and what is allowed; nothing starts with half-understood settings.
 
 import re
 from collections.abc import Mapping
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from lib.errors import SettingsError
-from lib.labels import DEFAULT_LABELS, IGNORED, Label, find_index, indices, plain
+from lib.labels import DEFAULT_LABELS, IGNORED, RESERVED, Label, find_index, indices, plain
 from lib.transforms.augmentation_settings import AugmentationSettings
 from lib.transforms.postprocessing import PostprocessingSettings
 from lib.transforms.synthetic_tumors import SyntheticTumorSettings
@@ -21,6 +22,7 @@ from lib.transforms.windowing import HISTOGRAM, PRESETS, Window
 
 # Label names become file names of planes, keys in .seg.nrrd headers and words on the screen.
 _LABEL_NAME = re.compile(r"\w[^/\\:\x00-\x1f\x7f]*")
+_HOURS = re.compile(r"((?:[01][0-9]|2[0-3]):[0-5][0-9])-((?:[01][0-9]|2[0-3]):[0-5][0-9])")
 
 
 _Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -71,6 +73,32 @@ class GateSettings(_Section):
     confidence: float = Field(default=0, ge=0, lt=1, description="of the gain; 0 = the mean decides")
 
 
+class ByItselfSettings(_Section):
+    """When the server starts a training that nobody asked for."""
+
+    after_labels: int = Field(default=0, ge=0, description="images with a new or corrected label; 0 = off")
+    minutes_apart: float = Field(default=60, ge=0, allow_inf_nan=False, description="from the end of any training")
+    hours: str = Field(default="", description="such as 19:00-07:00, local time; empty = at any time")
+    niceness: int = Field(default=10, ge=0, le=19, description="of each training's process; 0 = as urgent as inference")
+
+    @field_validator("hours", mode="before")
+    @classmethod
+    def _are_hours(cls, hours: Any) -> Any:
+        if hours is None or hours == "":
+            return ""
+        found = _HOURS.fullmatch(hours) if isinstance(hours, str) else None
+        if found and found[1] != found[2]:
+            return hours
+        reason = "which is no time at all" if found else "from 00:00 to 23:59, in quotes"
+        msg = f"expected two different times of day such as '19:00-07:00', {reason}; leave it empty for any time"
+        raise ValueError(msg)
+
+    def opening(self) -> tuple[time, time] | None:
+        """From when and until when trainings may start, local time; None: at any time."""
+        found = _HOURS.fullmatch(self.hours)
+        return (time.fromisoformat(found[1]), time.fromisoformat(found[2])) if found else None
+
+
 class TrainingSettings(_Section):
     """The training recipe; `augmentation` has its own section."""
 
@@ -84,6 +112,7 @@ class TrainingSettings(_Section):
     minimum_learning_rate: float = Field(default=1e-6, ge=0)
     validation_fraction: float = Field(default=0.2, ge=0, le=0.9)
     patient_pattern: str = Field(default="", description="regular expression: the part of a name that is the patient")
+    cross_validate_below: int = Field(default=5, ge=0, description="patients; with fewer, cross-validation; 0 = never")
     patch_size: int = Field(default=256, ge=32, le=2048, multiple_of=16)
     slices_per_case: int = Field(default=24, ge=1)
     foreground_fraction: float = Field(default=0.7, ge=0, le=1)
@@ -91,12 +120,14 @@ class TrainingSettings(_Section):
     early_stop_patience: int = Field(default=0, ge=0)
     seed: int = 0
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 = all cores but one, at least one")
+    cache_gb: float = Field(default=50, gt=0, allow_inf_nan=False, description="of decoded cases on the disk")
     gate: GateSettings = GateSettings()
+    by_itself: ByItselfSettings = ByItselfSettings()
 
-    @field_validator("gate", mode="before")
+    @field_validator("gate", "by_itself", mode="before")
     @classmethod
-    def _empty_gate_has_defaults(cls, gate: Any) -> Any:
-        return {} if gate is None else gate  # null in YAML where all its keys are commented out
+    def _empty_sections_have_defaults(cls, section: Any) -> Any:
+        return {} if section is None else section  # null in YAML where all its keys are commented out
 
     @field_validator("patient_pattern")
     @classmethod
@@ -190,8 +221,9 @@ class Settings(_Section):
                 )
                 raise ValueError(msg)
             for spelling in {plain(name), *map(plain, label.aliases)}:
-                if spelling in IGNORED:
-                    msg = f"{spelling!r} means index 0 to clients and can't name the label {name!r}"
+                if spelling in RESERVED:
+                    what = "index 0" if spelling in IGNORED else "slices that were looked at, or not,"
+                    msg = f"{spelling!r} means {what} to clients and can't name the label {name!r}"
                     raise ValueError(msg)
                 other = spellings.setdefault(spelling, name)
                 if other != name:

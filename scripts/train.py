@@ -6,11 +6,16 @@
     scripts/train.py ~/livers --start scratch --conf training.seed 7
     scripts/train.py ~/livers --resume RUN_DIR              go on where a training was interrupted
     scripts/train.py ~/livers --check                       only look whether it can start, and how long it takes
+    .venv/bin/torchrun --nproc-per-node 4 -- scripts/train.py ~/livers         on four GPUs of this machine
+
+On several machines, which must see studies and run folder under the same paths, start torchrun on each with --nnodes
+and --rdzv-endpoint (see its --help). Each process takes a batch of training.batch_size at a time.
 
 Images lie at the top of the folder, their labels in labels/final under the same names, with 0 background and the
 indices of app.yaml. A fixed part of the patients is kept for validation. After each epoch the run's folder holds
 history.csv, curves.png, TensorBoard events, last.pt and best.pt; at the end model.pt, which is the best epoch. It is
-kept as a version in the app's model/versions, too, so that scripts/models.py can publish it later.
+kept as a version in the app's model/versions, too, so that scripts/models.py can publish it later. report.html tells
+people all of it: data, curves, the comparison with the model in force, the worst cases as pictures.
 The same data, settings, start and threads give the same weights on a CPU, also through an interruption: with --resume
 and the other options that it began with, a training goes on after its last whole epoch. Exit code: 0, or 2 for wrong
 input.
@@ -27,6 +32,7 @@ from lib.venv import enter_environment
 
 enter_environment()
 
+import torch
 from tqdm import tqdm
 
 from lib.console import Parser, check_output_folder, run
@@ -34,6 +40,7 @@ from lib.errors import BadInputError, NotFoundError
 from lib.inference.command_line import add_app_arguments, device_from, settings_from
 from lib.inference.device import set_threads
 from lib.training.cases import find_cases, split_cases
+from lib.training.distributed import from_first, joined, launched_by_torchrun, own_device, share
 from lib.training.history import Row, as_table, sentence
 from lib.training.preflight import check_cases
 from lib.training.registry import PUBLISHED, SCRATCH, STARTER, Registry
@@ -48,27 +55,42 @@ def main() -> None:
     """Read the arguments, train, say where the result is."""
     arguments = _arguments()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    device = device_from(arguments)
+    if arguments.check or not launched_by_torchrun():
+        _train(arguments, device)
+        return
+    device = own_device(device)
+    with joined(device):
+        _train(arguments, device)
+
+
+def _train(arguments: argparse.Namespace, device: torch.device) -> None:
     options = {"training.max_epochs": arguments.epochs, "training.threads": arguments.threads}
     settings = settings_from(arguments, {key: value for key, value in options.items() if value is not None})
-    recipe = settings.training
+    recipe, part = settings.training, share()
+    threads = set_threads(recipe.threads, part.world)
+    cache_folder = arguments.app / "model" / "cache"
+    if part.rank:
+        run_training([], settings, from_first(Path()), device, start=None, cache_folder=cache_folder)
+        return
     cases = find_cases(labelled_cases(arguments.studies, settings))
     registry = Registry(arguments.app, settings)
     start = None if arguments.resume else _start(arguments.start, registry)
-    device = device_from(arguments)
-    threads = set_threads(recipe.threads)
     folder = arguments.resume or _new_folder(arguments.output)
     if arguments.resume:
         prepare_to_resume(folder)  # before the look at what is free on the disk
 
-    preflight = check_cases(cases, settings, device=device, cache_folder=folder)
+    preflight = check_cases(cases, settings, device=device, cache_folder=cache_folder)
     training, validation = (len(side) for side in split_cases(preflight.usable(cases), recipe.validation_fraction))
     print(
-        f"{training} training and {validation} validation cases from {arguments.studies}; {device}, {threads} threads; "
+        f"{training} training and {validation} validation cases from {arguments.studies}; {_count(part.world, device)}, {threads} "
+        f"threads; "
         f"start: {'where it was interrupted' if arguments.resume else start or 'new weights'}\n{preflight.as_text()}",
         flush=True,
     )
     if arguments.check:
         return
+    from_first(folder.absolute())
     with tqdm(unit="step", desc="preparing", delay=0.5) as bar:
         progress = _Progress(bar, recipe.max_epochs)
         outcome = run_training(
@@ -78,11 +100,13 @@ def main() -> None:
             device,
             start=start,
             registry=registry,
+            cache_folder=cache_folder,
             may_publish=arguments.publish,
             resume=arguments.resume is not None,
             preflight=preflight,
             on_epoch=progress.epoch_done,
             on_step=progress.step_done,
+            on_fold=lambda position: bar.set_description(str(position)),
             on_comparison=lambda done, total: bar.set_description(f"comparing with the published model {done}/{total}"),
         )
     _report(outcome, folder, registry)
@@ -139,6 +163,10 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _count(processes: int, device: torch.device) -> str:
+    return str(device) if processes == 1 else f"{processes} processes on {device.type}"
+
+
 def _new_folder(chosen: Path | None) -> Path:
     folder = chosen or _RUNS / datetime.now().strftime("%Y%m%d-%H%M%S")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -163,10 +191,12 @@ def _start(choice: str, registry: Registry) -> Path | None:
 def _report(outcome: Outcome, folder: Path, registry: Registry) -> None:
     rows: list[Row] = [row for row in outcome.fit.rows if row["epoch"] in {0, outcome.fit.best_epoch}]
     print(f"\nbefore training and the best epoch of {len(outcome.fit.rows) - 1}:\n{as_table(rows)}\n")
+    if outcome.cross_validation is not None:
+        print(f"{outcome.cross_validation.as_table()}\n")
     if outcome.gate is not None:
         print(f"{outcome.gate.as_table()}\n")
     print(f"{'published' if outcome.published else 'not published'}: {outcome.reason}")
-    for name in ("curves.png", "history.csv", "model.pt"):
+    for name in ("report.html", "curves.png", "history.csv", "model.pt"):
         print(f"{name:<12} {folder / name}")
     print(f"{'version':<12} {outcome.version}, see scripts/models.py")
     if outcome.published:

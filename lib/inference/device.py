@@ -19,13 +19,17 @@ def choose_device(name: str | None = None) -> torch.device:
     return torch.device(f"cuda:{number}" if exists else "cuda")
 
 
-def set_threads(count: int) -> int:
+def set_threads(count: int, processes: int = 1) -> int:
     """Use `count` CPU threads from here on; 0: all cores but one, at least one, so that the machine still answers.
+
+    Args:
+        count: threads.
+        processes: that share the cores.
 
     Returns:
         How many that are.
     """
-    threads = count or max(1, (os.cpu_count() or 2) - 1)
+    threads = count or max(1, ((os.cpu_count() or 2) - 1) // processes)
     torch.set_num_threads(threads)
     return threads
 

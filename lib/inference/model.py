@@ -55,6 +55,10 @@ class ModelSource:
         self._loaded: dict[str, tuple[_Identity, Model]] = {}
         self._version: tuple[_Identity, str] | None = None
 
+    def __reduce__(self) -> tuple[type, tuple[Settings, Path, Path]]:
+        """In another process it loads its own model."""
+        return type(self), (self._settings, self.published, self.starter)
+
     @classmethod
     def of_app(cls, settings: Settings, app: str | Path) -> "ModelSource":
         """The source of an app folder: `model/<model_name>.pt` once there is one, `starter.pt` until then."""

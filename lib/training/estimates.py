@@ -14,14 +14,16 @@ from torch.autograd.graph import saved_tensors_hooks
 from lib.errors import BadInputError
 from lib.inference.device import resolve_precision
 from lib.inference.model import new_network
-from lib.settings import Settings
+from lib.settings import Settings, TrainingSettings
 from lib.training.batches import Batch
-from lib.training.fit import build_optimizer, forward
+from lib.training.fit import build_optimizer, train_step
 from lib.training.loss import build_loss
 
+Shape = tuple[int, int, int]
 BYTES_PER_PIXEL = 3  # of a decoded slice: int16 HU and a uint8 class
+LEAST_BYTES_PER_PIXEL = 0.75  # a patient fills at least a quarter of a slice, and the air around is not kept
 _COPIES = 5  # of the weights while training: themselves, gradient, Adam's two means, the best so far
-_WEIGHT_FILES = 6  # best, last, result, published one, and what is needed to go on
+_WEIGHT_FILES = 7  # start, best, last, result, published one, and what is needed to go on
 _BACKWARD = 1.5  # gradients of activations come to what the forward pass keeps
 _FORWARD_PART = 1 / 3  # of a step's time; the backward pass computes about twice as much
 _PROBE_STEPS, _PROBE_SECONDS = 3, 10.0
@@ -63,13 +65,18 @@ class Duration:
         per_step: measured on this device, with the network and batch of the settings.
         steps: of one epoch.
         epochs: at most.
-        total: with the validation after each epoch and the comparison with the published model; without reading cases.
+        total: with the validation after each epoch, the cross-validation and the comparison with the published model;
+            without reading cases.
+        networks: that the cross-validation trains; 0: there is none.
+        cross_validation: its part of the total.
     """
 
     per_step: float
     steps: int
     epochs: int
     total: float
+    networks: int = 0
+    cross_validation: float = 0.0
 
 
 def free_bytes(folder: Path) -> int:
@@ -115,17 +122,15 @@ def measure_step(settings: Settings, device: torch.device) -> float:
     recipe = settings.training
     try:
         network = new_network(settings).to(device).to(memory_format=torch.channels_last).train()
-        loss_function, optimizer = build_loss(recipe, device), build_optimizer(network, recipe)
+        # In evaluation mode the loss waits for no other process.
+        loss_function, optimizer = build_loss(recipe, device).eval(), build_optimizer(network, recipe)
         shape = (recipe.batch_size, len(settings.channels), recipe.patch_size, recipe.patch_size)
         target = torch.randint(settings.classes, (shape[0], *shape[2:]), dtype=torch.uint8)
         batch = Batch(torch.rand(shape), target)
         seconds: list[float] = []
         while len(seconds) < _PROBE_STEPS and sum(seconds) < _PROBE_SECONDS:
             begin = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            loss, _, _ = forward(network, loss_function, batch, "auto")
-            loss.backward()
-            optimizer.step()
+            loss, _, _ = train_step(network, loss_function, optimizer, batch, "auto")
             loss.item()  # waits for the device
             seconds.append(time.perf_counter() - begin)
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -138,7 +143,12 @@ def measure_step(settings: Settings, device: torch.device) -> float:
 
 
 def estimate_duration(
-    per_step: float, training_cases: int, validation_shapes: Sequence[tuple[int, int, int]], settings: Settings
+    per_step: float,
+    training_cases: int,
+    validation_shapes: Sequence[Shape],
+    settings: Settings,
+    left_out_shapes: Sequence[Sequence[Shape]] = (),
+    processes: int = 1,
 ) -> Duration:
     """How long a training takes if no epoch is saved by stopping early.
 
@@ -147,15 +157,28 @@ def estimate_duration(
         training_cases: how many.
         validation_shapes: `(Z, Y, X)` of each validation case.
         settings: the recipe.
+        left_out_shapes: `(Z, Y, X)` of each training case that a network of the cross-validation does not see, for
+            each network.
+        processes: that take a batch each at a time.
     """
     recipe = settings.training
-    steps = -(-training_cases * recipe.slices_per_case // recipe.batch_size)
+    steps = _steps(training_cases, recipe, processes)
     per_pixel = per_step * _FORWARD_PART / (recipe.batch_size * recipe.patch_size**2)
-    whole = sum(z * y * x for z, y, x in validation_shapes)
     drawn = sum(min(z, recipe.slices_per_case) * y * x for z, y, x in validation_shapes)
-    pixels = (recipe.max_epochs + 1) * drawn + 2 * whole  # by both models
-    total = recipe.max_epochs * steps * per_step + pixels * per_pixel
-    return Duration(per_step, steps, recipe.max_epochs, total)
+    both = 2 * per_pixel  # models segment a case whole
+    fold_steps = sum(_steps(training_cases - len(shapes), recipe) for shapes in left_out_shapes)
+    crossed = recipe.max_epochs * fold_steps * per_step + both * sum(map(_pixels, left_out_shapes))
+    total = recipe.max_epochs * steps * per_step + (recipe.max_epochs + 1) * drawn * per_pixel
+    total += both * _pixels(validation_shapes) + crossed
+    return Duration(per_step, steps, recipe.max_epochs, total, len(left_out_shapes), crossed)
+
+
+def _steps(cases: int, recipe: TrainingSettings, processes: int = 1) -> int:
+    return -(-cases * recipe.slices_per_case // (recipe.batch_size * processes))
+
+
+def _pixels(shapes: Sequence[Shape]) -> int:
+    return sum(z * y * x for z, y, x in shapes)
 
 
 def _size_of(network: nn.Module) -> int:

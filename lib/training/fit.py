@@ -12,28 +12,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.tensorboard import SummaryWriter
 
 from lib.errors import ModelError
 from lib.inference.device import Precision, autocast
+from lib.labels import NOT_LOOKED_AT
 from lib.metrics.original_torch import confusion_matrix, one_hot_mean_iou, pixel_accuracy, three_class_dice
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings, TrainingSettings
 from lib.training.batches import Batch, steps_per_epoch, training_batches, validation_batches
-from lib.training.cases import Case
+from lib.training.decoded import Case
+from lib.training.distributed import share, total_of
 from lib.training.history import History, Row, sentence
 from lib.training.loss import build_loss
-from lib.training.state import FitState, random_state, restore_random_state
+from lib.training.state import FitState
 
 logger = logging.getLogger(__name__)
 
 # Within an epoch the log shows this many steps, so that a person sees that it goes on.
 _LOGGED_STEPS = 4
+# Whoever watches hears of this many steps of an epoch at most: to read the loss is to wait for the device.
+_REPORTED_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -55,35 +61,52 @@ class FitResult:
 
 @dataclass
 class Figures:
-    """Sums over the batches of an epoch, from which its figures are taken.
+    """Sums over the batches of an epoch, from which its figures are taken; they stay on the device until then.
 
     Args:
         names: labels in index order.
+        device: of the batches.
     """
 
     names: Sequence[str]
-    loss: float = 0.0
-    soft_dice: float = 0.0
-    batches: int = 0
+    device: torch.device
     counts: Tensor = field(init=False)
+    sums: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         classes = len(self.names) + 1
-        self.counts = torch.zeros(classes, classes, dtype=torch.int64)
+        self.counts = torch.zeros(classes, classes, dtype=torch.int64, device=self.device)
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, 3-class Dice, batches
 
     def add(self, loss: Tensor, logits: Tensor, target: Tensor) -> None:
-        """Count a batch: its loss, logits `(N, C, Y, X)` and reference indices `(N, Y, X)`."""
+        """Count a batch: its loss, logits `(N, C, Y, X)` and int64 class indices or `NOT_LOOKED_AT` `(N, Y, X)`."""
         logits = logits.detach().float()
-        one_hot = nn.functional.one_hot(target, len(self.names) + 1).movedim(-1, 1)
-        self.loss += float(loss.detach())
-        self.soft_dice += float(three_class_dice(logits.softmax(1), one_hot))
-        self.counts += confusion_matrix(logits, target).cpu()
-        self.batches += 1
+        judged = target != NOT_LOOKED_AT
+        classes = torch.where(judged, target, 0)
+        one_hot = nn.functional.one_hot(classes, len(self.names) + 1).movedim(-1, 1)
+        dice = three_class_dice(logits.softmax(1) * judged[:, None], one_hot * judged[:, None])
+        self.sums += torch.stack([loss.detach().double(), dice.double(), torch.ones_like(dice).double()])
+        counts = confusion_matrix(logits, classes)
+        # They count as background; what was predicted there is taken out again.
+        unjudged = torch.bincount(logits.argmax(1)[~judged], minlength=len(counts))
+        counts[0] -= unjudged
+        self.counts += counts
+
+    def over_all(self) -> "Figures":
+        """Those of all processes that train together."""
+        result = Figures(self.names, self.device)
+        result.counts, result.sums = total_of(self.counts), total_of(self.sums)
+        return result
+
+    @property
+    def batches(self) -> int:
+        """How many were counted."""
+        return int(self.sums[2])
 
     @property
     def mean_loss(self) -> float:
         """Mean over the batches."""
-        return self.loss / max(self.batches, 1)
+        return float(self.sums[0] / self.sums[2].clamp(min=1))
 
     @property
     def dice(self) -> dict[str, float | None]:
@@ -105,7 +128,7 @@ class Figures:
             return {}
         return {
             **{f"dice_{name}": value for name, value in self.dice.items()},
-            "three_class_dice": self.soft_dice / self.batches,
+            "three_class_dice": float(self.sums[1] / self.sums[2]),
             "mean_iou": float(one_hot_mean_iou(self.counts)),
             "accuracy": float(pixel_accuracy(self.counts)),
         }
@@ -123,15 +146,34 @@ def forward(
         return loss_function(logits, target), logits, target
 
 
+def train_step(
+    network: nn.Module,
+    loss_function: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    precision: Precision,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Learn from a batch; returns what `forward` returns."""
+    optimizer.zero_grad(set_to_none=True)
+    loss, logits, target = forward(network, loss_function, batch, precision)
+    loss.backward()
+    optimizer.step()
+    return loss, logits, target
+
+
 @torch.inference_mode()
 def validate(network: nn.Module, cases: Sequence[Case], settings: Settings, precision: Precision = "auto") -> Figures:
-    """Figures of a network on evenly spaced whole slices of some cases; leaves it in evaluation mode."""
+    """Figures of a network on evenly spaced whole slices of some cases; leaves it in evaluation mode.
+
+    Where several processes train, each takes some of the cases, and the figures are those of all of them.
+    """
     network.eval()
-    loss_function = build_loss(settings.training, next(network.parameters()).device)
-    figures = Figures(list(settings.label_indices()))
-    for batch in validation_batches(cases, settings):
+    device = next(network.parameters()).device
+    loss_function = build_loss(settings.training, device).eval()
+    figures = Figures(list(settings.label_indices()), device)
+    for batch in validation_batches(share().of(cases), settings, device):
         figures.add(*forward(network, loss_function, batch, precision))
-    return figures
+    return figures.over_all()
 
 
 def build_optimizer(network: nn.Module, recipe: TrainingSettings) -> torch.optim.Optimizer:
@@ -151,6 +193,7 @@ def fit(
     on_step: Callable[[int, int, float], object] | None = None,
     keep: Callable[[FitState], object] | None = None,
     resumed: FitState | None = None,
+    name: str = "",
 ) -> FitResult:
     """Train a network.
 
@@ -168,6 +211,7 @@ def fit(
         resumed: where to go on, instead of beginning. With the same network, cases, settings and device it leads to
             the weights that the training would have given without the interruption, exactly so on a CPU with the
             same number of threads. `training` and `validation` may be empty where no epoch follows.
+        name: what its lines in the log begin with, to tell it from other fits of one training.
 
     Returns:
         The best weights and the history.
@@ -175,10 +219,8 @@ def fit(
     Raises:
         ModelError: the loss is no finite number any more.
     """
-    recipe = settings.training
-    epochs = recipe.max_epochs
-    names = list(settings.label_indices())
-    device = next(network.parameters()).device
+    recipe, epochs, names = settings.training, settings.training.max_epochs, list(settings.label_indices())
+    device, part = next(network.parameters()).device, share()
     loss_function = build_loss(recipe, device)
     optimizer = build_optimizer(network, recipe)
     plateau = ReduceLROnPlateau(
@@ -187,42 +229,47 @@ def fit(
         patience=recipe.plateau_patience,
         min_lr=recipe.minimum_learning_rate,
     )
-    history = History(folder, resumed.rows if resumed else ())
-    # An epoch that was shown but not kept comes again.
-    board = SummaryWriter(str(folder / "events"), purge_step=resumed.epoch + 1 if resumed else None)
-    steps = steps_per_epoch(training, settings)
+    records = _Records(folder, name, epochs, resumed, on_epoch) if part.rank == 0 else None
+    steps = steps_per_epoch(training, settings, part.world)
     best = _Best(copy.deepcopy(network.state_dict()))
     begin = time.monotonic() - (float(resumed.rows[-1]["seconds"] or 0) if resumed else 0)
-    seen, checked = Figures(names), Figures(names)
+    seen, checked = Figures(names, device), Figures(names, device)
+    trained = network
+    if part.world > 1:
+        trained = DistributedDataParallel(network, [device] if device.type == "cuda" else None)
 
     def step(_: Engine, batch: Batch) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss, logits, target = forward(network, loss_function, batch, precision)
-        loss.backward()
-        optimizer.step()
-        seen.add(loss, logits, target)
-        _check_finite(seen, recipe)
+        seen.add(*train_step(trained, loss_function, optimizer, batch, precision))
 
     trainer = Engine(step)
     trainer.logger.setLevel(logging.WARNING)  # it would repeat each epoch in its own words
 
     @trainer.on(Events.EPOCH_STARTED)
-    def start_epoch(_: Engine) -> None:
+    def start_epoch(engine: Engine) -> None:
         nonlocal seen
-        seen = Figures(names)
-        network.train()
+        seen = Figures(names, device)
+        _seed(recipe.seed, engine.state.epoch, part.rank)
+        trained.train()
 
-    @trainer.on(Events.ITERATION_COMPLETED)
+    @trainer.on(Events.ITERATION_COMPLETED(every=max(1, steps // _REPORTED_STEPS)))
     def report_step(engine: Engine) -> None:
+        _check_finite(seen, recipe)
         done = (engine.state.iteration - 1) % steps + 1
         if on_step:
             on_step(done, steps, seen.mean_loss)
-        if done % max(1, steps // _LOGGED_STEPS) == 0 and done < steps:
-            logger.info("epoch %d/%d: step %d/%d, loss %.4f", engine.state.epoch, epochs, done, steps, seen.mean_loss)
+
+    @trainer.on(Events.ITERATION_COMPLETED(every=max(1, steps // _LOGGED_STEPS)))
+    def log_step(engine: Engine) -> None:
+        done = (engine.state.iteration - 1) % steps + 1
+        if records and done < steps:
+            told = (name, engine.state.epoch, epochs, done, steps, seen.mean_loss)
+            logger.info("%sepoch %d/%d: step %d/%d, loss %.4f", *told)
 
     def finish_epoch(engine: Engine) -> None:
-        nonlocal checked
+        nonlocal seen, checked
         epoch = engine.state.epoch
+        seen = seen.over_all()
+        _check_finite(seen, recipe)
         checked = validate(network, validation, settings, precision)
         _check_finite(checked, recipe)
         if epoch:
@@ -235,17 +282,9 @@ def fit(
             "learning_rate": optimizer.param_groups[0]["lr"],
             "seconds": round(time.monotonic() - begin, 1),
         }
-        if best.offer(epoch, checked.score, network):
-            save_weights(folder / "best.pt", network, {"epoch": epoch})
-        save_weights(folder / "last.pt", network, {"epoch": epoch})
-        history.add(row)
-        for key, value in row.items():
-            if value is not None and key != "epoch":
-                board.add_scalar(key, value, epoch)
-        board.flush()
-        logger.info(sentence(row, epochs))
-        if on_epoch:
-            on_epoch(row)
+        is_best = best.offer(epoch, checked.score, network)
+        if records:
+            records.add(row, network, is_best=is_best)
 
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "plateau": plateau, "best": best}
     trainer.add_event_handler(Events.EPOCH_COMPLETED, finish_epoch)
@@ -255,26 +294,21 @@ def fit(
         parts["stopper"] = stopper
 
     def keep_state(engine: Engine) -> None:
-        if keep:
+        if keep and records:
             epoch = engine.state.epoch
             states = {name: part.state_dict() for name, part in parts.items()}
             done = epoch >= epochs or engine.should_terminate
-            keep(FitState(epoch, done, history.rows, states, random_state(device)))
+            keep(FitState(epoch, done, records.rows, states))
 
     trainer.add_event_handler(Events.EPOCH_COMPLETED, keep_state)
-    batches = training_batches(training, settings, resumed.epoch + 1 if resumed else 1)
+    batches = training_batches(training, settings, resumed.epoch + 1 if resumed else 1, device, part)
     try:
         if resumed:
             logger.info("going on after epoch %d/%d", resumed.epoch, epochs)
-            if on_epoch:
-                for row in resumed.rows:
-                    on_epoch(row)
-            for name, part in parts.items():
-                part.load_state_dict(resumed.parts[name])
+            for key, kept in parts.items():
+                kept.load_state_dict(resumed.parts[key])
             trainer.load_state_dict({"epoch": resumed.epoch, "max_epochs": epochs, "epoch_length": steps})
-            restore_random_state(resumed.random, device)
         else:
-            torch.manual_seed(recipe.seed)
             trainer.state.epoch = 0
             finish_epoch(trainer)  # what the network could do before
             keep_state(trainer)
@@ -282,17 +316,72 @@ def fit(
             trainer.run(batches, max_epochs=epochs, epoch_length=steps)
     finally:
         batches.close()
-        board.close()
+        if records:
+            records.close()
     network.load_state_dict(best.weights)
-    return FitResult(network.eval(), history.rows, best.epoch, best.score)
+    return FitResult(network.eval(), records.rows if records else [], best.epoch, best.score)
+
+
+def _seed(seed: int, epoch: int, rank: int) -> None:
+    """Seed what layers such as dropout draw, so that an epoch follows from its number, also in a resumed training."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0]))
 
 
 def _check_finite(figures: Figures, recipe: TrainingSettings) -> None:
     # Such weights are lost, and JSON, in which clients get the figures, has no NaN.
-    if not math.isfinite(figures.loss):
+    if not math.isfinite(figures.mean_loss):
         rate = f"{recipe.learning_rate:g}"
-        msg = f"the training diverged: its loss is {figures.loss}; lower training.learning_rate ({rate})"
+        msg = f"the training diverged: its loss is {figures.mean_loss}; lower training.learning_rate ({rate})"
         raise ModelError(msg)
+
+
+class _Records:
+    """What people look at while a network is trained: log, history, curves, TensorBoard; and its checkpoints.
+
+    Args:
+        folder: of all of them.
+        name: what its lines in the log begin with.
+        epochs: at most.
+        resumed: where it goes on.
+        on_epoch: called with each row.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        epochs: int,
+        resumed: FitState | None,
+        on_epoch: Callable[[Row], object] | None,
+    ) -> None:
+        self._folder, self._name, self._epochs, self._on_epoch = folder, name, epochs, on_epoch
+        self._history = History(folder, resumed.rows if resumed else ())
+        # An epoch that was shown but not kept comes again.
+        self._board = SummaryWriter(str(folder / "events"), purge_step=resumed.epoch + 1 if resumed else None)
+        if resumed and on_epoch:
+            for row in resumed.rows:
+                on_epoch(row)
+
+    @property
+    def rows(self) -> list[Row]:
+        return self._history.rows
+
+    def add(self, row: Row, network: nn.Module, *, is_best: bool) -> None:
+        """An epoch is done."""
+        epoch = int(row["epoch"] or 0)
+        for which in ("best", "last") if is_best else ("last",):
+            save_weights(self._folder / f"{which}.pt", network, {"epoch": epoch})
+        self._history.add(row)
+        for key, value in row.items():
+            if value is not None and key != "epoch":
+                self._board.add_scalar(key, value, epoch)
+        self._board.flush()
+        logger.info("%s%s", self._name, sentence(row, self._epochs))
+        if self._on_epoch:
+            self._on_epoch(row)
+
+    def close(self) -> None:
+        self._board.close()
 
 
 @dataclass

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.settings import Settings
-from lib.training.cases import Case
+from lib.training.decoded import Case
 from lib.transforms.synthetic_tumors import TumorPainter
 
 CASES_AT_ONCE = 8  # in memory; an epoch's order is random within them and among the groups
@@ -15,12 +15,16 @@ CASES_AT_ONCE = 8  # in memory; an epoch's order is random within them and among
 
 @dataclass(frozen=True)
 class PaintedCase:
-    """A case for one epoch; its attributes are those of `lib.training.cases.Case`, in memory."""
+    """A case for one epoch; its attributes are those of `lib.training.decoded.Case`, in memory.
+
+    Its gray levels are those of before: a tumor is a small part of a slice.
+    """
 
     name: str
     image: NDArray[np.int16]
     label: NDArray[np.uint8]
     presence: NDArray[np.bool_]
+    gray_levels: NDArray[np.int16]
 
     def __len__(self) -> int:
         return len(self.presence)
@@ -56,9 +60,9 @@ class Painting:
         new_hu, new_label = self._painter.paint(hu, label, case.spacing, self._liver, self._tumor, rng)
         if new_label is label:
             return case
-        image, indices = np.array(case.image), np.array(case.label)
+        image, indices = case.image[:], case.label[:]
         image[part], indices[part] = new_hu, new_label
         presence = case.presence.copy()
         presence[part, self._tumor] = (new_label == self._tumor).any(axis=(1, 2))
         presence[part, self._liver] = (new_label == self._liver).any(axis=(1, 2))
-        return PaintedCase(case.name, image, indices, presence)
+        return PaintedCase(case.name, image, indices, presence, case.gray_levels)

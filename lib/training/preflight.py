@@ -14,15 +14,19 @@ from tqdm import tqdm
 
 from lib.errors import BadInputError, LiverLoopError
 from lib.files import atomic_write
+from lib.looked_at import check_looked_at, slices_looked_at
 from lib.settings import Settings
 from lib.store import versions
 from lib.store.comparison import count_voxels
 from lib.store.inspection import inspect
 from lib.store.layout import FINAL
 from lib.store.store import Store
+from lib.training.cache import CaseCache, size_of
 from lib.training.cases import FAR_SLICE_STEP, CaseFiles, check_grid, checked_label, kept_slices, split_cases
+from lib.training.distributed import share
 from lib.training.estimates import (
     BYTES_PER_PIXEL,
+    LEAST_BYTES_PER_PIXEL,
     Disk,
     Duration,
     Memory,
@@ -32,12 +36,14 @@ from lib.training.estimates import (
     measure_step,
     weight_bytes,
 )
+from lib.training.folds import plan_folds
 from lib.training.split import Side, patient_of
 from lib.volume import Volume
 from lib.volume_io import read_grid, suffix_of
 
 _THREADS = 4  # each holds one label
 _FEW_PATIENTS = 5
+_FEW_SLICES = 5
 _SHOWN_PROGRESS = 8  # cases from which on reading them takes long enough to show a bar
 
 
@@ -52,7 +58,9 @@ class CaseCheck:
         shape: of the axial slices, `(Z, Y, X)`.
         voxel_ml: volume of a voxel in ml.
         voxels: of each class.
-        decoded: bytes that it takes decoded, at least and at most.
+        decoded: bytes that it takes decoded, at least (but for the air around the patient) and at most.
+        is_decoded: whether the cache has it from a training before.
+        looked_at: how many of its slices somebody looked at; None where it was all of them.
     """
 
     name: str
@@ -62,6 +70,8 @@ class CaseCheck:
     voxel_ml: float
     voxels: Mapping[str, int]
     decoded: tuple[int, int]
+    is_decoded: bool
+    looked_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,7 @@ class Preflight:
                 "shape": list(case.shape),
                 "voxels": dict(case.voxels),
                 "ml": {name: round(count * case.voxel_ml, 3) for name, count in case.voxels.items()},
+                "looked_at_slices": case.looked_at,
             }
             for case in self.cases
         ]
@@ -131,7 +142,7 @@ class Preflight:
             f"disk: {_size(disk.least)}{most} for decoded cases and weights, {_size(disk.free)} free",
             f"memory: about {_size(memory.needed)} on {self.device}, {_size(memory.available)} available",
             f"time: about {timedelta(seconds=round(duration.total))} for {duration.epochs} epochs of {duration.steps} "
-            f"steps, {duration.per_step:.2g} s each",
+            f"steps, {duration.per_step:.2g} s each{_networks(duration)}",
             *(f"left out: {name}: {reason}" for name, reason in self.left_out.items()),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
@@ -164,7 +175,8 @@ def check_cases(
     if not files:
         msg = "there are no labelled cases to train on; submit at least one corrected segmentation first"
         raise BadInputError(msg)
-    cases, left_out = _look(files, settings)
+    cache = CaseCache(cache_folder, settings.classes, settings.training.cache_gb * 1e9)
+    cases, left_out = _look(files, settings, cache)
     training = [case for case in cases if case.side == "training"]
     validation = [case for case in cases if case.side == "validation"]
     _refuse_missing([case.voxels for case in cases], settings)
@@ -177,14 +189,19 @@ def check_cases(
     # A check changes no random number of what follows.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         weights, free = weight_bytes(settings), free_bytes(cache_folder)
-        least, most = (sum(case.decoded[end] for case in cases) + weights for end in (0, 1))
+        new = [case for case in cases if not case.is_decoded]
+        least, most = (sum(case.decoded[end] for case in new) + weights for end in (0, 1))
         disk = Disk(least, most, free)
         _refuse_full_disk(least, free)
+        cache.check_room(sum(case.decoded[0] for case in cases))
         memory = estimate_memory(settings, device)
-        duration = estimate_duration(
-            measure_step(settings, device), len(training), [case.shape for case in validation], settings
-        )
-    warnings = [*_case_warnings(cases, settings), *_room_warnings(disk, memory)]
+        per_step = measure_step(settings, device)
+    shapes = {case.name: case.shape for case in training}
+    left_out_shapes = [[shapes[name] for name in names] for names in _plan(training, validation, settings)]
+    duration = estimate_duration(
+        per_step, len(training), [case.shape for case in validation], settings, left_out_shapes, share().world
+    )
+    warnings = [*_case_warnings(cases, settings, duration), *_room_warnings(disk, memory)]
     return Preflight(str(device), tuple(cases), left_out, tuple(warnings), disk, memory, duration)
 
 
@@ -209,14 +226,16 @@ def check_ledger(store: Store, settings: Settings, *, cache_folder: Path) -> Non
         raise BadInputError(msg)
     if all(_has_all(case.voxels, settings) for case in counted):
         _refuse_missing([case.voxels or {} for case in counted], settings)
-    least = sum(int(np.prod(case.shape)) * BYTES_PER_PIXEL // FAR_SLICE_STEP for case in counted if case.shape)
-    _refuse_full_disk(least, free_bytes(cache_folder))
+    pixels = sum(int(np.prod(case.shape)) * case.looked_at for case in counted if case.shape)
+    least = int(pixels) * LEAST_BYTES_PER_PIXEL // FAR_SLICE_STEP
+    # Some of them may lie in the cache already, which is told by what is in their files.
+    _refuse_full_disk(least, free_bytes(cache_folder) + size_of(cache_folder))
 
 
-def _look(files: Sequence[CaseFiles], settings: Settings) -> tuple[list[CaseCheck], dict[str, str]]:
+def _look(files: Sequence[CaseFiles], settings: Settings, cache: CaseCache) -> tuple[list[CaseCheck], dict[str, str]]:
     """The cases that can be used, by sides, and why the others can't."""
     with ThreadPoolExecutor(_THREADS, "preflight") as pool:
-        results = pool.map(lambda case: _look_at(case, settings), files)
+        results = pool.map(lambda case: _look_at(case, settings, cache), files)
         seen = list(tqdm(results, "checking cases", len(files), disable=len(files) < _SHOWN_PROGRESS))
     left_out = {case.name: found for case, found in zip(files, seen, strict=True) if isinstance(found, str)}
     if len(left_out) == len(files):
@@ -236,12 +255,13 @@ def _look(files: Sequence[CaseFiles], settings: Settings) -> tuple[list[CaseChec
     return [checked(c, "training") for c in training] + [checked(c, "validation") for c in validation], left_out
 
 
-_Looked = tuple[tuple[int, int, int], float, Mapping[str, int], tuple[int, int]]
+_Looked = tuple[tuple[int, int, int], float, Mapping[str, int], tuple[int, int], bool, int | None]
 
 
-def _look_at(files: CaseFiles, settings: Settings) -> _Looked | str:
+def _look_at(files: CaseFiles, settings: Settings, cache: CaseCache) -> _Looked | str:
     """What `CaseCheck` holds behind the patient; why a case can't be used."""
     names = settings.label_indices()
+    seen = None
     try:
         grid = inspect(files.image, suffix_of(files.image)).grid
         # Its axial shape is that of a volume whose voxels take no memory.
@@ -251,11 +271,16 @@ def _look_at(files: CaseFiles, settings: Settings) -> _Looked | str:
             voxels, decoded = {name: files.voxels[name] for name in names}, (-(-z // FAR_SLICE_STEP), z)
         else:
             label = checked_label(files, grid, settings.classes)
+            check_looked_at(label, named=True)
             voxels, decoded = count_voxels(label.array, names), (len(kept_slices(label.axial())),) * 2
+            seen = slices_looked_at(label)
+        is_decoded = cache.holds(files)
     except (LiverLoopError, OSError, MemoryError) as error:
         return " ".join(str(error).split()) or type(error).__name__
-    least, most = (slices * y * x * BYTES_PER_PIXEL for slices in decoded)
-    return (z, y, x), grid.voxel_ml, voxels, (least, most)
+    least, most = (
+        slices * y * x * size for slices, size in zip(decoded, (LEAST_BYTES_PER_PIXEL, BYTES_PER_PIXEL), strict=True)
+    )
+    return (z, y, x), grid.voxel_ml, voxels, (int(least), int(most)), is_decoded, seen and seen[0]
 
 
 def _has_all(voxels: Mapping[str, int] | None, settings: Settings) -> TypeGuard[Mapping[str, int]]:
@@ -287,17 +312,28 @@ def _last(settings: Settings) -> str:
     return list(settings.label_indices())[-1]
 
 
-def _refuse_full_disk(needed: int, free: int) -> None:
+def _refuse_full_disk(needed: float, free: int) -> None:
     if needed > free:
         msg = f"the disk has {_size(free)} free and the training needs {_size(needed)}; free space"
         raise BadInputError(msg)
 
 
-def _case_warnings(cases: Sequence[CaseCheck], settings: Settings) -> list[str]:
+def _plan(training: Sequence[CaseCheck], validation: Sequence[CaseCheck], settings: Settings) -> list[list[str]]:
+    trained, validated = ({case.name: case.patient for case in side} for side in (training, validation))
+    return plan_folds(trained, validated, settings.training)
+
+
+def _case_warnings(cases: Sequence[CaseCheck], settings: Settings, duration: Duration) -> list[str]:
     training, validation = ([case for case in cases if case.side == side] for side in ("training", "validation"))
     warnings = []
     patients, validated = (len({case.patient for case in some}) for some in (cases, validation))
-    if not validation:
+    if duration.networks:
+        warnings.append(
+            f"{patients} patients are labelled, too few for validation cases alone to tell how good the new model is: "
+            f"cross-validation trains {duration.networks} more networks, each without some of them, in "
+            f"{_roughly(duration.cross_validation)}; label more"
+        )
+    elif not validation:
         remedy = "label more" if settings.training.validation_fraction else "set training.validation_fraction"
         warnings.append(
             f"no case is kept for validation, so nothing will show whether the new model is better; {remedy}"
@@ -307,12 +343,16 @@ def _case_warnings(cases: Sequence[CaseCheck], settings: Settings) -> list[str]:
         warnings.append(
             f"{labelled} labelled, {validated} of them for validation, so the score will say little; label more"
         )
+    few = [case.name for case in validation if case.looked_at is not None and case.looked_at < _FEW_SLICES]
+    if few:
+        named = few[0] if len(few) == 1 else f"{few[0]} and {len(few) - 1} more validation cases"
+        warnings.append(f"fewer than {_FEW_SLICES} slices of {named} were looked at, so the score says little there")
     for name in _missing([case.voxels for case in training], settings):
         if _paints(settings) and name == _last(settings):
             warnings.append(f"no training case shows a {name}; synthetic ones alone will be learned")
         else:
             warnings.append(f"no training case shows a {name}, so the new model will hardly find any")
-    if validation:
+    if validation and not duration.networks:
         warnings += [
             f"no validation case shows a {name}, so the score says nothing about {name}s"
             for name in _missing([case.voxels for case in validation], settings)
@@ -334,5 +374,19 @@ def _room_warnings(disk: Disk, memory: Memory) -> list[str]:
     return warnings
 
 
-def _size(count: int) -> str:
+def _networks(duration: Duration) -> str:
+    if not duration.networks:
+        return ""
+    took = timedelta(seconds=round(duration.cross_validation))
+    return f"; {took} of it for {duration.networks} networks of the cross-validation"
+
+
+def _roughly(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return "less than two minutes"
+    return f"about {minutes} minutes" if minutes < 120 else f"about {round(minutes / 60)} hours"
+
+
+def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.errors import BadInputError
+from lib.labels import NOT_LOOKED_AT
 from lib.settings import TrainingSettings
 from lib.volume import AIR_HU
 
@@ -86,7 +87,8 @@ def patch_start(
     height, width = label.shape
     target: NDArray | None = None
     if center_class is not None:
-        found = np.flatnonzero(label == center_class) if center_class > 1 else np.flatnonzero(label)
+        is_target = label == center_class if center_class > 1 else (label > 0) & (label != NOT_LOOKED_AT)
+        found = np.flatnonzero(is_target)
         if len(found):
             target = np.array(np.unravel_index(rng.choice(found), label.shape))
     start = []

@@ -70,3 +70,28 @@ def position(patient: str, salt: str) -> float:
     """A patient's fixed place in [0, 1)."""
     digest = hashlib.sha256(f"{salt}\n{patient}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def left_out_in_turn(patients: Mapping[str, str], most: int) -> list[list[str]]:
+    """Which cases each network of a cross-validation does not see: those of one patient, or of several where there are
+    more patients than networks.
+
+    Args:
+        patients: whose each case is.
+        most: how many networks at most.
+
+    Returns:
+        Names of cases, each exactly once; none where there are fewer than two patients, as nothing would be left.
+
+    Example:
+        >>> left_out_in_turn({"a1": "a", "a2": "a", "b": "b"}, 5)
+        [['a1', 'a2'], ['b']]
+    """
+    everybody = sorted(set(patients.values()))
+    if len(everybody) < 2:
+        return []
+    turn = {patient: number % most for number, patient in enumerate(everybody)}
+    parts: list[list[str]] = [[] for _ in range(min(most, len(everybody)))]
+    for case in sorted(patients):
+        parts[turn[patients[case]]].append(case)
+    return sorted(parts)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lib.errors import BadInputError, BusyError, ModelError, NotFoundError
 from lib.files import atomic_write
@@ -28,11 +27,19 @@ from lib.training.history import Row
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"  # in the run's folder, until the training has ended
-CACHE_PREFIX = "cache-"  # of the folder with decoded cases in the run's folder, removed at the end
+CACHE_PREFIX = "cache-"  # of folders in the run's folder that are removed at the end
 _SHOWN = 60  # characters of a value
 # What decides the end of a training or who is compared how, but not which weights an epoch gives; who is on which side
 # is kept case by case.
-_NOT_IN_WEIGHTS = {"gate", "threads", "validation_fraction", "patient_pattern"}
+_NOT_IN_WEIGHTS = {
+    "gate",
+    "threads",
+    "validation_fraction",
+    "patient_pattern",
+    "cross_validate_below",
+    "by_itself",
+    "cache_gb",
+}
 
 
 @dataclass(frozen=True)
@@ -44,14 +51,12 @@ class FitState:
         done: whether no epoch follows.
         rows: the history up to it.
         parts: a state dict for each part, such as network and optimizer.
-        random: states of torch's random numbers, see `random_state`.
     """
 
     epoch: int
     done: bool
     rows: list[Row]
     parts: dict[str, dict[str, Any]]
-    random: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,11 @@ class RunState:
     fit: FitState
 
 
-def origin_of(settings: Settings, training: Sequence[CaseFiles], validation: Sequence[CaseFiles]) -> dict[str, Any]:
-    """What the weights of a training follow from: settings by their names in `app.yaml`, and the cases.
+def origin_of(
+    settings: Settings, training: Sequence[CaseFiles], validation: Sequence[CaseFiles], processes: int = 1
+) -> dict[str, Any]:
+    """What the weights of a training follow from: settings by their names in `app.yaml`, the cases, and how many
+    processes take a batch each at a time.
 
     Raises:
         BadInputError: a label can't be read.
@@ -81,7 +89,7 @@ def origin_of(settings: Settings, training: Sequence[CaseFiles], validation: Seq
     recipe = settings.training.model_dump(mode="json", exclude=_NOT_IN_WEIGHTS)
     sides = {"training": training, "validation": validation}
     cases = {case.name: {"side": side, "label": _label_sha256(case)} for side, files in sides.items() for case in files}
-    return {**made_for(settings), **sections, "training": recipe, "cases": cases}
+    return {**made_for(settings), **sections, "training": recipe, "processes": processes, "cases": cases}
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -138,7 +146,7 @@ def prepare_to_resume(folder: Path) -> None:
 
 
 def clear_left_overs(folder: Path) -> None:
-    """Remove what a run left that was killed: decoded cases, files that are not whole.
+    """Remove what a run left that was killed: what only it needed, and files that are not whole.
 
     Raises:
         BusyError: it is still running.
@@ -153,21 +161,6 @@ def clear_left_overs(folder: Path) -> None:
 def interrupted_runs(runs: Path) -> list[Path]:
     """The runs of a folder that can go on, the last one started at the end."""
     return sorted(path.parent for path in runs.glob(f"*/{STATE_FILE}"))
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The states of the generators that layers such as dropout draw from: `cpu`, and `cuda` on such a device."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def restore_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Go on with the same random numbers; on another kind of device with others."""
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 import json
 import logging
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -22,15 +24,20 @@ from lib.inference.device import choose_device, set_threads
 from lib.inference.model import ModelSource, new_network
 from lib.settings import Settings, TrainingSettings
 from lib.training.cases import find_cases
+from lib.training.distributed import joined, share
 from lib.training.fit import build_optimizer
+from lib.training.folds import FoldEpoch
 from lib.training.history import Row
 from lib.training.loss import build_loss
+from lib.training.recording import BY_ITSELF, recorded
 from lib.training.registry import PUBLISHED, SCRATCH, STARTER, Registry
 from lib.training.run import Outcome, run_training
 from lib.training.sides import with_sides
 from lib.training.state import clear_left_overs, interrupted_runs
 
 logger = logging.getLogger(__name__)
+
+_MEETING = "distributed_url"  # MONAI Label's key
 
 # MONAI Label's names for what a client may set -> ours.
 _REQUEST = {
@@ -47,7 +54,9 @@ class LiverTumorTrainTask(BasicTrainTask):
     Clients may set `max_epochs`, `train_batch_size`, `val_split`, `early_stop_patience`, `device`, `start` (the
     weights to start from: "published", "scratch", "starter" or the id of a version), `pretrained` (false is MONAI
     Label's word for "scratch") and `resume` (true: go on with the last training that was interrupted, or the name of
-    its run). While it runs, `train_stats.json` in the model folder holds what 3D Slicer's progress bar reads.
+    its run), `multi_gpu` and `gpus` (train on several, "all" or such as "0,1"; each takes a batch of
+    `train_batch_size`). While it runs, `train_stats.json` in the model folder holds what 3D Slicer's progress bar
+    reads.
 
     Args:
         settings: the app's settings.
@@ -79,6 +88,7 @@ class LiverTumorTrainTask(BasicTrainTask):
             "train_batch_size": recipe.batch_size,
             "early_stop_patience": recipe.early_stop_patience,
             "multi_gpu": False,
+            "gpus": "all",
         }
 
     # `BasicTrainTask` asks for the parts of MONAI's trainer. `train` below runs `lib.training.fit` in its place, which
@@ -122,33 +132,60 @@ class LiverTumorTrainTask(BasicTrainTask):
         return {**self._config, "start": [PUBLISHED, SCRATCH, STARTER, *versions]}
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Train, and let the datastore's ledger know of the new version."""
-        result: dict[str, Any] = super().__call__(request, datastore)
+        """Train, and let the datastore's ledger know what was learned from and what came of it."""
+        if "local_rank" in request:  # MONAI Label's word to a process that only trains; a server's own stays urgent
+            _let_others_go_first(self.settings.training.by_itself.niceness)
         store = getattr(datastore, "store", None)
-        if store is not None:
-            Registry(Path(self._model_dir).parent, self.settings, store.ledger).follow()
+        with tempfile.TemporaryDirectory(prefix="liverloop-") as meeting:
+            # Where the processes of a training on several GPUs, which MONAI Label starts, find each other.
+            request = {**request, _MEETING: f"file://{meeting}/processes"}
+            if store is None:
+                unrecorded: dict[str, Any] = super().__call__(request, datastore)
+                return unrecorded
+            with recorded(store, request.get(BY_ITSELF)) as outcome:
+                result: dict[str, Any] = super().__call__(request, datastore)
+                outcome.update(result)
+        Registry(Path(self._model_dir).parent, self.settings, store.ledger).follow()
         return result
 
     def get_cache_dir(self, request: dict[str, Any]) -> str:
-        """Removed by MONAI Label after training."""
+        """What MONAI Label removes after training; decoded cases lie elsewhere and stay for the next one."""
         return str(self._run_folder(request) / "cache")
 
     def train(self, rank: int, world_size: int, request: dict[str, Any], datalist: list[dict]) -> dict[str, Any]:
-        """Train in this process and return the statistics.
+        """Train in this process, which may be one of several, and return the statistics.
+
+        Args:
+            rank: number of this process; that of its GPU in the request's `gpus`.
+            world_size: how many processes MONAI Label started, where the request asks for `multi_gpu`.
+            request: what clients may set, and what MONAI Label adds.
+            datalist: the labelled cases.
 
         Raises:
             BadInputError: a wrong value in the request, no usable case, or the training to resume began with others.
             NotFoundError: there is no interrupted training to resume.
         """
         settings = self.settings.model_copy(update={"training": self._recipe(request)})
-        device = choose_device(request["device"])
+        if not request.get("multi_gpu"):
+            return self._train(settings, choose_device(request["device"]), request, datalist)
+        device = choose_device(f"cuda:{_gpus(request, world_size)[rank]}")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        os.environ["LOCAL_RANK"] = str(rank)
+        with joined(device, rank, world_size, request[_MEETING]):
+            return self._train(settings, device, request, datalist)
+
+    def _train(
+        self, settings: Settings, device: torch.device, request: dict[str, Any], datalist: list[dict]
+    ) -> dict[str, Any]:
+        part = share()
         if settings.training.threads or device.type == "cpu":
-            set_threads(settings.training.threads)
+            set_threads(settings.training.threads, part.world)
         interrupted = self._interrupted(request)
         if interrupted:
             request["run_id"] = interrupted.name
         folder = self._run_folder(request)
-        for run in folder.parent.glob("*/"):
+        for run in folder.parent.glob("*/") if part.rank == 0 else ():
             with suppress(BusyError):  # of a server that was killed and left it running
                 clear_left_overs(run)
         logger.info("training on %s in %s", device, folder)
@@ -158,6 +195,9 @@ class LiverTumorTrainTask(BasicTrainTask):
             rows.append(row)
             self._write_stats(rows, settings.training.max_epochs, folder, None)
 
+        def on_fold(position: FoldEpoch) -> None:
+            self._write_stats(rows, settings.training.max_epochs, folder, None, position)
+
         outcome = run_training(
             find_cases(datalist),
             settings,
@@ -165,9 +205,13 @@ class LiverTumorTrainTask(BasicTrainTask):
             device,
             start=None if interrupted else self.registry.start_weights(_start(request)),
             registry=self.registry,
+            cache_folder=Path(self._model_dir) / "cache",
             resume=interrupted is not None,
             on_epoch=on_epoch,
+            on_fold=on_fold,
         )
+        if part.rank:
+            return {}
         return self._write_stats(outcome.fit.rows, settings.training.max_epochs, folder, outcome)
 
     def check(self, request: Mapping[str, Any]) -> None:
@@ -215,7 +259,14 @@ class LiverTumorTrainTask(BasicTrainTask):
             msg = f"{theirs.get(key, key)} = {problem['input']!r}: {problem['msg']}"
             raise BadInputError(msg) from error
 
-    def _write_stats(self, rows: list[Row], epochs: int, folder: Path, outcome: Outcome | None) -> dict[str, Any]:
+    def _write_stats(
+        self,
+        rows: list[Row],
+        epochs: int,
+        folder: Path,
+        outcome: Outcome | None,
+        fold: FoldEpoch | None = None,
+    ) -> dict[str, Any]:
         """What clients show; the keys are those that MONAI Label's own trainers write."""
         last = rows[-1]
         scores = [(score, row["epoch"]) for row in rows if (score := _score(row)) is not None]
@@ -232,11 +283,26 @@ class LiverTumorTrainTask(BasicTrainTask):
             "eval": {"metrics": last, "key_metric_name": "mean foreground Dice"},
             "run": folder.name,
         }
+        if fold:  # the epochs above are done, and the end is not near
+            stats["cross_validation"] = fold._asdict()
         if outcome:
             stats |= {"version": outcome.version, "published": outcome.published, "reason": outcome.reason}
         with atomic_write(self._stats_path) as path:
             path.write_text(json.dumps(stats, indent=2))
         return stats
+
+
+def _let_others_go_first(niceness: int) -> None:
+    """Make this process nicer; Linux counts that by thread, and those that run already inherit nothing."""
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(ProcessLookupError):  # it has ended
+            os.setpriority(os.PRIO_PROCESS, int(thread), os.getpriority(os.PRIO_PROCESS, int(thread)) + niceness)
+
+
+def _gpus(request: Mapping[str, Any], count: int) -> Sequence[int]:
+    """The numbers of the GPUs to train on, as MONAI Label counts them."""
+    asked = request.get("gpus") or "all"
+    return range(count) if asked == "all" else [int(number) for number in asked.split(",")]
 
 
 def _start(request: Mapping[str, Any]) -> str:

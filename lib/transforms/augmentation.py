@@ -108,8 +108,8 @@ def apply(
 
     Returns:
         New image and label of the same shape, kind, dtype and device. What comes from beyond the slice is air
-        (-1024 HU) and background. A slice with nothing to do comes back exactly as it was. Noise and fields are made
-        on the CPU, so that all devices give the same up to rounding.
+        (-1024 HU) and background. A slice with nothing to do comes back exactly as it was. Random numbers are drawn on
+        the CPU, so that all devices give the same up to rounding.
 
     Raises:
         BadInputError: shapes, dtypes or the number of parameters do not fit.
@@ -125,10 +125,13 @@ def apply(
     images, labels = image.reshape(-1, *shape[-2:]).clone(), label.reshape(-1, *shape[-2:]).clone()
     deformed = [position for position, each in enumerate(batch) if each.deformation is not None]
     if deformed:
-        grids = [
-            sampling_grid(each.deformation, shape[-2], shape[-1]) for each in batch if each.deformation is not None
-        ]
-        grid = torch.stack(grids).to(images.device)
+        grid = torch.stack(
+            [
+                sampling_grid(each.deformation, shape[-2], shape[-1], images.device)
+                for each in batch
+                if each.deformation is not None
+            ]
+        )
         # Zero is what grid_sample finds beyond the border: count HU from air.
         raised = (images[deformed].float() - AIR_HU)[:, None]
         sampled = functional.grid_sample(raised, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -141,6 +144,17 @@ def apply(
         if (each.hu_gain, each.hu_shift, each.noise_hu) != (1, 0, 0):
             images[position] = _change_hu(images[position], each)
     return images.reshape(shape), labels.reshape(shape)
+
+
+def change_levels(levels: NDArray[np.int16], parameters: AugmentationParameters) -> NDArray[np.int16]:
+    """Gray values of any shape with the gain and shift of a slice, without its noise and deformation.
+
+    Order is kept, so that the `gray_levels` of a slice become those of the changed slice.
+    """
+    if (parameters.hu_gain, parameters.hu_shift) == (1, 0):
+        return levels
+    changed = np.rint(levels * np.float32(parameters.hu_gain) + np.float32(parameters.hu_shift))
+    return np.clip(changed, AIR_HU, _INT16.max).astype(np.int16)
 
 
 def _check(batch: Sequence[AugmentationParameters], image: torch.Tensor, label: torch.Tensor) -> None:

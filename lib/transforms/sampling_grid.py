@@ -58,7 +58,9 @@ class Deformation:
     shift_x: float = 0.0
 
 
-def sampling_grid(deformation: Deformation, rows: int, columns: int) -> torch.Tensor:
+def sampling_grid(
+    deformation: Deformation, rows: int, columns: int, device: torch.device | None = None
+) -> torch.Tensor:
     """Where each pixel of the deformed slice comes from.
 
     For a pixel at p the source is `F(A(E(g(p) + d(p))))`: g the grid distortion, d the elastic displacement, E the
@@ -68,31 +70,35 @@ def sampling_grid(deformation: Deformation, rows: int, columns: int) -> torch.Te
         deformation: the parameters.
         rows: pixels along Y.
         columns: pixels along X.
+        device: where to make it; None: the CPU.
 
     Returns:
-        `(Y, X, 2)` float32 on the CPU: x and y of the source from -1 to 1 between the slice's outer edges, the grid of
+        `(Y, X, 2)` float32: x and y of the source from -1 to 1 between the slice's outer edges, the grid of
         `torch.nn.functional.grid_sample` with `align_corners=False`.
     """
     matrix = max(rows, columns)
     # Lengths are parts of the matrix from here on, origin in the center: a rotation stays one in an oblong slice.
-    y = _distorted_axis(deformation.grid_y, rows)[:, None] * (rows / matrix)
-    x = _distorted_axis(deformation.grid_x, columns)[None, :] * (columns / matrix)
+    y = _distorted_axis(deformation.grid_y, rows).to(device)[:, None] * (rows / matrix)
+    x = _distorted_axis(deformation.grid_x, columns).to(device)[None, :] * (columns / matrix)
     affine = _affine(deformation)
     if deformation.elastic is not None:
         affine = affine @ _three_point_affine(deformation.elastic.anchors)
         if deformation.elastic.sd > 0:
-            field = elastic_field(deformation.elastic, rows, columns)
+            field = elastic_field(deformation.elastic, rows, columns, device)
             y, x = y + field[0], x + field[1]
     to_unit = np.diag([2 * matrix / rows, 2 * matrix / columns, 1.0])
     (yy, yx, y1), (xy, xx, x1) = (to_unit @ affine)[:2].tolist()
-    grid = torch.empty(rows, columns, 2)
+    grid = torch.empty(rows, columns, 2, device=device)
     torch.add(xx * x + x1, xy * y, out=grid[..., 0])
     torch.add(yx * x + y1, yy * y, out=grid[..., 1])
     return grid
 
 
-def elastic_field(elastic: Elastic, rows: int, columns: int) -> torch.Tensor:
-    """Displacements `(2, Y, X)` float32 along y and x, as parts of the larger matrix axis."""
+def elastic_field(elastic: Elastic, rows: int, columns: int, device: torch.device | None = None) -> torch.Tensor:
+    """Displacements `(2, Y, X)` float32 along y and x, as parts of the larger matrix axis.
+
+    The few nodes are drawn on the CPU, so that all devices give the same up to rounding.
+    """
     matrix = max(rows, columns)
     step = max(1.0, elastic.sigma * matrix / _NODES_PER_SIGMA)  # px between nodes
     sigma = elastic.sigma * matrix / step  # nodes
@@ -105,7 +111,7 @@ def elastic_field(elastic: Elastic, rows: int, columns: int) -> torch.Tensor:
     smooth = functional.conv2d(functional.conv2d(noise, kernel[None, None, :, None]), kernel[None, None, None, :])
     # Nodes may end beyond the slice: stretching them to fit would change the field's correlation length.
     size = [math.ceil((count - 1) * step) + 1 for count in nodes]
-    fine = functional.interpolate(elastic.sd * smooth, size=size, mode="bilinear", align_corners=True)
+    fine = functional.interpolate((elastic.sd * smooth).to(device), size=size, mode="bilinear", align_corners=True)
     return fine[:, 0, :rows, :columns]
 
 

@@ -205,18 +205,62 @@ def _blend_block(
             if window:
                 table = window_level(values, window)
             elif histogram_of is None:
-                table = _histogram_table(np.bincount(index), low, values)
+                table = _spread(_levels(np.bincount(index), low), values)
             else:
-                whole = histogram_of[position].ravel()
-                start = int(whole.min())
-                table = _histogram_table(np.bincount(whole.astype(np.intp) - start), start, values)
+                table = _spread(gray_levels(histogram_of[position]), values)
             np.take(table, index, out=plane, mode="clip")  # "raise" would go through a buffer; no index is outside
 
 
-def _histogram_table(counts: NDArray[np.intp], low: int, values: NDArray[np.intp]) -> NDArray[np.float32]:
-    """The scaled value of each of `values` in HU, where a slice has `counts` pixels of each HU from `low` on."""
+def gray_levels(slice_hu: NDArray[np.int16]) -> NDArray[np.int16]:
+    """The HU that decide a slice's histogram channel, see `histogram_scale`.
+
+    Args:
+        slice_hu: int16 HU of any shape, at least one pixel.
+
+    Returns:
+        int16 `(102,)`, ascending, with repetitions.
+    """
+    flat = slice_hu.ravel()
+    low = int(flat.min())
+    return _levels(np.bincount(flat.astype(np.intp) - low), low).astype(np.int16)
+
+
+def channel_tables(
+    levels: NDArray[np.int16], channels: Sequence[Channel] = DEFAULT_CHANNELS
+) -> tuple[NDArray[np.float32], int]:
+    """What each channel makes of each HU, for slices of which only the gray levels are at hand.
+
+    Args:
+        levels: int16 `(N, 102)`, the `gray_levels` of each slice.
+        channels: see `blend`.
+
+    Returns:
+        float32 `(N, C, L)` and the HU that its first entries stand for; HU below and above are as the first and last.
+    """
+    windows = _find_channels(channels)
+    named = [window for window in windows if window]
+    low = min([int(levels.min()), *(window.low for window in named)])
+    high = max([int(levels.max()), *(window.high for window in named)])
+    values = np.arange(low, high + 1)
+    tables = np.empty((len(levels), len(windows), len(values)), np.float32)
+    for channel, window in enumerate(windows):
+        if window:
+            tables[:, channel] = window_level(values, window)
+        else:
+            for row, each in zip(tables, levels, strict=True):
+                row[channel] = _spread(each, values)
+    return tables, low
+
+
+def _levels(counts: NDArray[np.intp], low: int) -> NDArray[np.intp]:
+    """`gray_levels` of a slice that has `counts` pixels of each HU from `low` on."""
     cumulative = np.cumsum(counts)
-    breaks = low + np.unique(np.searchsorted(cumulative, _ranks(int(cumulative[-1])), side="right"))
+    return low + np.searchsorted(cumulative, _ranks(int(cumulative[-1])), side="right")
+
+
+def _spread(levels: NDArray[np.integer], values: NDArray[np.intp]) -> NDArray[np.float32]:
+    """The histogram channel's value of each of `values` in HU."""
+    breaks = np.unique(levels)
     return np.interp(values, breaks, np.linspace(0.0, 1.0, len(breaks))).astype(np.float32)
 
 

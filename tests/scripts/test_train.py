@@ -2,6 +2,7 @@ import hashlib
 import json
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,19 +39,23 @@ def app(tmp_path):
     return tmp_path / "app"
 
 
+def options(app):
+    """Those of every training here."""
+    conf = {
+        "network.arguments": json.dumps({"filters": FILTERS}), "training.patch_size": 48,
+        "training.slices_per_case": 4, "training.cross_validate_below": 0,
+    }  # fmt: skip
+    given = [part for key, value in conf.items() for part in ("--conf", key, str(value))]
+    return ["--app", str(app), "--device", "cpu", *given]  # first, so that a test can choose another device
+
+
 @pytest.fixture
 def train(app, monkeypatch, capsys):
     """Runs the script in this process, as importing torch takes longer than these trainings."""
     threads = torch.get_num_threads()
 
     def run(*arguments):
-        conf = {
-            "network.arguments": json.dumps({"filters": FILTERS}), "training.patch_size": 48,
-            "training.slices_per_case": 4,
-        }  # fmt: skip
-        given = [part for key, value in conf.items() for part in ("--conf", key, str(value))]
-        options = ["--app", str(app), "--device", "cpu", *given]  # first, so that a test can choose another device
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options, *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options(app), *map(str, arguments)])
         with pytest.raises(SystemExit) as exited:
             runpy.run_path(str(SCRIPT), run_name="__main__")
         output = capsys.readouterr()
@@ -75,7 +80,8 @@ def test_same_seed_data_and_threads_give_the_same_weights_and_the_app_is_left_al
     common = (studies, "--start", "scratch", "--epochs", 2, "--threads", 1)
     code, output, progress = train(*common, "-o", tmp_path / "first")
     assert code == 0
-    assert {path.parent.parent for path in content(app).keys() - before.keys()} == {app / "model" / "versions"}
+    made = {path.parent.parent for path in content(app).keys() - before.keys()}
+    assert made == {app / "model" / "versions", app / "model" / "cache"}
     assert content(app).items() >= before.items()
     assert train(*common, "-o", tmp_path / "again")[0] == 0
     (meta, first), (_, again) = (tensors(tmp_path / name / "model.pt") for name in ("first", "again"))
@@ -219,3 +225,15 @@ def test_help(train):
     code, output, _ = train("--help")
     assert code == 0
     assert all(option in output for option in ("--start", "--publish", "--epochs", "--conf", "labels/final"))
+
+
+def test_two_processes_of_torchrun_train_together(studies, app, tmp_path):
+    torchrun = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", "2", "--"]
+    command = [*torchrun, SCRIPT, *options(app), studies, "--epochs", "1", "--start", "scratch", "-o", tmp_path / "run"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes on cpu, " in done.stdout
+    assert done.stdout.count("epoch 1/1: loss ") == 1  # one of them speaks for both
+    # One or two cases of 4 slices are one step of both with a batch of 4 each.
+    assert json.loads((tmp_path / "run" / "preflight.json").read_text())["seconds"]["steps"] == 1
+    assert (tmp_path / "run" / "model.pt").is_file()

@@ -10,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from lib.settings import Settings
-from lib.training.cases import Case, CaseFiles, decode_case
+from lib.training.cases import CaseFiles
+from lib.training.decoded import Case, decode_case
 from lib.training.history import Row
 from lib.volume import Volume
 from lib.volume_io import write_image, write_label
@@ -36,9 +37,10 @@ def make_volumes(seed: int, *, tumor: bool = True) -> tuple[Volume, Volume]:
 
 @pytest.fixture(scope="module")
 def quick_curves() -> Iterator[None]:
-    """Curves without axes: drawing them takes longer than an epoch of these trainings; test_history draws them."""
+    """No curves to speak of: drawing them takes longer than an epoch of these trainings; their own tests draw them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lib.training.history.draw_curves", lambda _: Figure(figsize=(0.5, 0.5)))
+        patch.setattr("lib.training.report.plots_of", lambda *_: [])
         yield
 
 
@@ -81,7 +83,7 @@ def cases(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Case]
     """The cases of `studies`, decoded; the last has no tumor."""
     folder = tmp_path_factory.mktemp("decoded")
     files = [CaseFiles(path, studies / "labels" / "final" / path.name) for path in sorted(studies.glob("*.nii.gz"))]
-    return [decode_case(case, 3, folder) for case in files]
+    return [decode_case(case, 3, folder / case.name) for case in files]
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +94,7 @@ def tiny() -> Callable[..., Settings]:
         arguments = {"filters": [8, 8, 8, 8, 8], "dropout": [0] * 5, "up_dropout": [0] * 4}
         training = {
             "max_epochs": 3, "learning_rate": 0.01, "patch_size": 32, "slices_per_case": 8, "validation_fraction": 0.3,
+            "cross_validate_below": 0,
         } | recipe  # fmt: skip
         content = {
             "network": {"arguments": arguments},

@@ -22,8 +22,8 @@ from lib.training.run import run_training
 
 # A server that has imported everything once and forks for each training; it has computed nothing, so that no thread
 # is missing in its children.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.training.killed_training", "torch._dynamo"])  # which torch imports when needed
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.training.killed_training", "torch._dynamo"])  # which torch imports when needed
 
 
 class Job(NamedTuple):
@@ -84,7 +84,7 @@ POINTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
         "lib.training.run.save_state",
         lambda original: _at_call(3, die, original),
     ),
-    "models are being compared": ("lib.training.gate._compare_on", lambda original: _at_call(2, die, original)),
+    "models are being compared": ("lib.training.gate.compare_on", lambda original: _at_call(2, die, original)),
     "the version is there but not published": ("lib.training.registry.Registry.publish", lambda _: die),
     "the version is published": ("lib.training.registry.Registry.publish", _after),
 }
@@ -92,8 +92,8 @@ POINTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 def start(job: Job, *, resume: bool, point: str | None = None) -> tuple[Any, Connection]:
     """Start a training; its end of the pipe tells the number of each step done in this life."""
-    ours, theirs = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_train, args=(theirs, job, resume, point), daemon=True)
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_train, args=(theirs, job, resume, point), daemon=True)
     process.start()
     theirs.close()
     return process, ours

@@ -7,14 +7,15 @@ import torch
 from lib.errors import BadInputError
 from lib.inference.predict import to_input
 from lib.training.batches import (
+    Batch,
     _draw_batches,
-    _shifted,
     ahead,
+    made_ahead,
     steps_per_epoch,
     training_batches,
     validation_batches,
 )
-from lib.transforms.augmentation import AugmentationParameters, apply
+from lib.training.distributed import Share
 from lib.transforms.windowing import blend
 
 VARIED = {"augmentation": {f"{name}_probability": 1 for name in ("elastic", "grid", "affine", "hu", "noise")}}
@@ -87,15 +88,30 @@ def test_an_unchanged_patch_looks_as_in_its_whole_slice(cases, tiny):
             np.testing.assert_array_equal(whole[hash(image.numpy().tobytes())], target)
 
 
-def test_gray_values_that_decide_the_histogram_are_shifted_like_the_patch(cases):
-    hu, label = np.array(cases[0].image[4]), np.array(cases[0].label[4])
-    for parameters in (
-        AugmentationParameters(),
-        AugmentationParameters(hu_gain=1.07, hu_shift=-12.3),
-        AugmentationParameters(hu_gain=0.93, hu_shift=0),
-        AugmentationParameters(hu_shift=-200),
-    ):
-        np.testing.assert_array_equal(_shifted(hu, parameters), apply(parameters, hu, label)[0])
+@pytest.mark.parametrize("per_batch", [2, 3])
+def test_processes_share_what_one_would_draw(cases, tiny, per_batch):
+    """Together, the parts of two processes are the batches of one with batches twice as large."""
+    alone = tiny(VARIED, batch_size=2 * per_batch, slices_per_case=5)
+    together = tiny(VARIED, batch_size=per_batch, slices_per_case=5)
+    steps = steps_per_epoch(cases, alone)
+    assert steps_per_epoch(cases, together, world=2) == steps
+    whole = take(training_batches(cases, alone), 2 * steps)
+    parts = [take(training_batches(cases, together, share=Share(rank, 2)), 2 * steps) for rank in range(2)]
+    for batch, *part in zip(whole, *parts, strict=True):
+        for rank in range(2):
+            assert same([part[rank]], [Batch(batch.image[rank::2], batch.target[rank::2])])
+
+
+def test_a_process_may_have_nothing_to_do_in_a_last_batch(cases, tiny):
+    batches = take(training_batches(cases[:1], tiny(batch_size=2, slices_per_case=1), share=Share(1, 2)), 1)
+    assert batches[0].image.shape == (0, 3, 32, 32)
+    assert batches[0].target.shape == (0, 32, 32)
+    assert batches[0].image.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_several_threads_make_the_same_batches_in_order(cases, tiny):
+    numbers = list(made_ahead(iter(range(20)), lambda number: number * number, 3))
+    assert numbers == [number * number for number in range(20)]
 
 
 def test_validation_batches_are_whole_slices_and_always_the_same(cases, tiny):
@@ -150,4 +166,4 @@ def test_an_error_while_making_is_not_lost(cases, tiny):
     with pytest.raises(BadInputError, match="tumor_fraction is 1"):
         next(training_batches(cases[3:], tiny(tumor_fraction=1, foreground_fraction=1)))
     with pytest.raises(BadInputError, match="tumor_fraction is 1"):
-        next(_draw_batches(cases[3:], tiny(tumor_fraction=1, foreground_fraction=1)))
+        next(_draw_batches(cases[3:], tiny(tumor_fraction=1, foreground_fraction=1), 1, 1))

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from lib.errors import BadInputError
-from lib.training.cases import CaseFiles, decode_case, find_cases, kept_slices, split_cases
+from lib.labels import NOT_LOOKED_AT
+from lib.training.cases import CaseFiles, checked_label, find_cases, kept_slices, split_cases
 from lib.volume import Volume
-from lib.volume_io import read_image, read_label, write_image, write_label
+from lib.volume_io import read_image, write_image, write_label
 
 
 def named(*names):
@@ -55,19 +56,14 @@ def test_slices_with_labels_their_margin_and_every_fourth_are_kept():
     assert kept_slices(label[:3]).tolist() == [0]
 
 
-def test_decoded_slices_are_those_of_the_volumes(cases, studies):
-    case = cases[0]
-    hu, label = (
-        read(folder / "case_0.nii.gz").axial()
-        for read, folder in ((read_image, studies), (read_label, studies / "labels" / "final"))
-    )
-    kept = kept_slices(label)
-    assert len(case) == len(kept)
-    np.testing.assert_array_equal(case.image, hu[kept])
-    np.testing.assert_array_equal(case.label, label[kept])
-    assert (case.image.dtype, case.label.dtype) == (np.int16, np.uint8)
-    for row, each in zip(case.presence, label[kept], strict=True):
-        assert set(np.flatnonzero(row)) == set(np.unique(each))
+def test_slices_that_nobody_looked_at_are_left_out_and_give_no_margin():
+    label = np.full((40, 2, 2), NOT_LOOKED_AT, np.uint8)
+    label[20:24] = 0
+    label[22, 1, 1] = 2
+    label[2] = 0
+    assert kept_slices(label).tolist() == [20, 21, 22, 23]
+    label[4] = 0
+    assert kept_slices(label).tolist() == [4, 20, 21, 22, 23]
 
 
 def test_image_and_label_in_other_voxel_orders_do_not_fit(tmp_path, studies):
@@ -75,7 +71,7 @@ def test_image_and_label_in_other_voxel_orders_do_not_fit(tmp_path, studies):
     write_image(tmp_path / "a.nii.gz", image)
     write_label(tmp_path / "l.nii.gz", Volume(np.zeros((40, 48, 9), np.uint8), image.affine))
     with pytest.raises(BadInputError, match=r"a: label \(40, 48, 9\) and image \(40, 48, 10\) do not lie on one grid"):
-        decode_case(CaseFiles(tmp_path / "a.nii.gz", tmp_path / "l.nii.gz"), 3, tmp_path / "out")
+        checked_label(CaseFiles(tmp_path / "a.nii.gz", tmp_path / "l.nii.gz"), image.grid, 3)
 
 
 def test_an_unknown_index_is_named(tmp_path, studies):
@@ -83,4 +79,4 @@ def test_an_unknown_index_is_named(tmp_path, studies):
     write_image(tmp_path / "a.nii.gz", image)
     write_label(tmp_path / "l.nii.gz", Volume(np.full(image.shape, 5, np.uint8), image.affine))
     with pytest.raises(BadInputError, match="a: the label holds 5, but only 0 to 2 are classes"):
-        decode_case(CaseFiles(tmp_path / "a.nii.gz", tmp_path / "l.nii.gz"), 3, tmp_path / "out")
+        checked_label(CaseFiles(tmp_path / "a.nii.gz", tmp_path / "l.nii.gz"), image.grid, 3)

@@ -7,11 +7,13 @@ from torch import nn
 
 from lib.errors import ModelError
 from lib.inference.model import new_network
+from lib.labels import NOT_LOOKED_AT
 from lib.networks.checkpoint import load_weights
 from lib.training.batches import Batch
 from lib.training.fit import Figures, fit, forward, validate
 
 pytestmark = pytest.mark.usefixtures("quick_curves")
+CPU = torch.device("cpu")
 FIGURES = {"dice_liver", "dice_tumor", "three_class_dice", "mean_iou", "accuracy"}
 
 
@@ -164,7 +166,7 @@ def test_figures_add_up_over_batches_as_over_all_pixels():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 3, 8, 8, generator=generator)
     target = torch.randint(0, 3, (6, 8, 8), generator=generator)
-    whole, parts = Figures(["liver", "tumor"]), Figures(["liver", "tumor"])
+    whole, parts = Figures(["liver", "tumor"], CPU), Figures(["liver", "tumor"], CPU)
     whole.add(torch.tensor(1.0), logits, target)
     for part in (slice(0, 2), slice(2, 6)):
         parts.add(torch.tensor(2.0), logits[part], target[part])
@@ -179,8 +181,21 @@ def test_figures_add_up_over_batches_as_over_all_pixels():
     assert parts.mean_loss == 2
 
 
+def test_figures_count_only_what_was_looked_at():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 8, 8, generator=generator)
+    target = torch.randint(0, 3, (2, 8, 8), generator=generator)
+    part, padded = Figures(["liver", "tumor"], CPU), Figures(["liver", "tumor"], CPU)
+    part.add(torch.tensor(1.0), logits, target)
+    unseen = torch.full((2, 4, 8), NOT_LOOKED_AT)
+    others = torch.randn(2, 3, 4, 8, generator=generator)
+    padded.add(torch.tensor(1.0), torch.cat([logits, others], 2), torch.cat([target, unseen], 1))
+    assert padded.row() == pytest.approx(part.row())
+    assert torch.equal(padded.counts, part.counts)
+
+
 def test_figures_of_classes_that_are_nowhere():
-    figures = Figures(["liver", "tumor"])
+    figures = Figures(["liver", "tumor"], CPU)
     assert (figures.row(), figures.score, figures.mean_loss) == ({}, None, 0)
     background = torch.tensor([9.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
     figures.add(torch.tensor(0.1), background, torch.zeros(1, 4, 4, dtype=torch.int64))

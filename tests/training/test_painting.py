@@ -7,7 +7,8 @@ from lib.errors import BadInputError
 from lib.settings import Settings
 from lib.training import painting
 from lib.training.batches import training_batches
-from lib.training.cases import CaseFiles, decode_case
+from lib.training.cases import CaseFiles
+from lib.training.decoded import decode_case
 from lib.training.painting import PaintedCase, Painting
 from lib.volume import Volume
 from lib.volume_io import write_image, write_label
@@ -37,7 +38,7 @@ def cases(tmp_path_factory):
         files = CaseFiles(folder / f"{number}.nii.gz", folder / "labels" / f"{number}.nii.gz")
         write_image(files.image, Volume(hu, AFFINE))
         write_label(files.label, Volume(label, AFFINE))
-        made.append(decode_case(files, 3, folder / "cache"))
+        made.append(decode_case(files, 3, folder / "decoded" / str(number)))
     return made
 
 
@@ -47,7 +48,7 @@ def epoch(cases, probability, seed=0):
 
 
 def test_only_healthy_livers_are_painted(cases):
-    before = [(case.image.copy(), case.label.copy()) for case in cases]
+    before = [(case.image[:], case.label[:]) for case in cases]
     seen = epoch(cases, 1.0)
     assert seen.keys() == {"0", "1", "2"}
     assert (seen["1"], seen["2"]) == (cases[1], cases[2])
@@ -55,11 +56,11 @@ def test_only_healthy_livers_are_painted(cases):
     assert isinstance(painted, PaintedCase)
     assert painted.presence[:, 2].any()
     np.testing.assert_array_equal(painted.presence, [[(z == c).any() for c in range(3)] for z in painted.label])
-    changed = painted.label != cases[0].label
+    changed = painted.label != cases[0].label[:]
     assert set(np.unique(painted.label[changed])) == {2}
-    assert set(np.unique(cases[0].label[changed])) == {1}
-    outside = cases[0].label == 0
-    np.testing.assert_array_equal(painted.image[outside], cases[0].image[outside])
+    assert set(np.unique(cases[0].label[:][changed])) == {1}
+    outside = cases[0].label[:] == 0
+    np.testing.assert_array_equal(painted.image[outside], cases[0].image[:][outside])
     for case, (image, label) in zip(cases, before, strict=True):
         np.testing.assert_array_equal(case.image, image)
         np.testing.assert_array_equal(case.label, label)

@@ -13,7 +13,8 @@ from lib.settings import Settings
 from lib.store.inspection import inspect_all
 from lib.store.store import Store
 from lib.training import preflight as module
-from lib.training.cases import CaseFiles, decode_case, find_cases
+from lib.training.cache import open_cache
+from lib.training.cases import CaseFiles, find_cases
 from lib.training.estimates import Memory, weight_bytes
 from lib.training.preflight import check_cases, check_ledger
 from lib.training.sides import with_sides
@@ -73,9 +74,20 @@ def test_what_is_known_of_the_cases(check, files, tmp_path):
 
 def test_decoded_cases_take_what_was_said(check, files, tiny, tmp_path):
     report = check(files)
-    decoded = [decode_case(case, 3, tmp_path / "cache") for case in files]
-    size = sum(case.image.nbytes + case.label.nbytes for case in decoded)
-    assert report.disk.least == report.disk.most == size + weight_bytes(tiny())
+    weights = weight_bytes(tiny())
+    with open_cache(tmp_path / "not" / "yet", 3, 1e9) as cache:
+        size = sum(3 * cache.case(case).image[:].size for case in files)
+        assert report.disk.least <= size + weights <= report.disk.most
+        again = check(files)  # what is decoded takes no room any more
+        assert again.disk.least == again.disk.most == weights
+
+
+def test_more_than_the_cache_may_hold_is_refused(check, files):
+    message = (
+        "the decoded cases of this training take 5.8e-05 GB, and training.cache_gb allows 1e-05; raise it, or exclude "
+        "images"
+    )
+    assert refused(check, files, cache_gb=1e-5) == message
 
 
 def test_labels_that_the_ledger_has_counted_are_not_read(check, files, tmp_path, monkeypatch):
@@ -292,7 +304,9 @@ def test_at_once_a_full_disk_is_refused(store, tmp_path, monkeypatch):
     inspect_all(made.ledger, made.layout, threading.Event())
     check_ledger(made, made.settings, cache_folder=tmp_path / "not" / "yet")
     monkeypatch.setattr(module, "free_bytes", lambda _: 10)
-    assert refused(check_ledger, made, made.settings, cache_folder=tmp_path).startswith("the disk has 0 MB free and")
+    assert refused(check_ledger, made, made.settings, cache_folder=tmp_path / "not" / "yet").startswith(
+        "the disk has 0 MB free and"
+    )
 
 
 def test_at_once_labels_that_fit_no_image_are_refused(store, tmp_path):

@@ -14,7 +14,7 @@ from lib.errors import BadInputError, BusyError, NotFoundError
 from lib.inference.model import new_network
 from lib.settings import Settings
 from lib.store.studies import labelled_images
-from lib.training import run as run_module
+from lib.training import cache as cache_module
 from lib.training.cases import find_cases
 from lib.training.publish import describe, publish
 from lib.training.registry import Registry
@@ -34,6 +34,7 @@ CONTENT = {
     "training": {
         "max_epochs": EPOCHS, "learning_rate": 0.01, "patch_size": 32, "slices_per_case": 8, "batch_size": 4,
         "plateau_patience": 0, "early_stop_patience": 20, "validation_fraction": 0.3,
+        "cross_validate_below": 0,
     },
     "synthetic_tumors": {"probability": 0.5},
     "postprocessing": {"min_tumor_mm3": 0},
@@ -86,7 +87,7 @@ def assert_as_uninterrupted(job, straight, read_history):
     assert [event.step for event in events.Scalars("learning_rate")] == list(range(EPOCHS + 1))
     assert not {path.name for path in job.run.iterdir()} - {
         "best.pt", "curves.png", "events", "gate.json", "history.csv", "last.pt", "model.json", "model.pt",
-        "preflight.json",
+        "preflight.json", "report.html",
     }  # fmt: skip
 
 
@@ -210,14 +211,14 @@ def test_other_cases_are_refused(go_on, tmp_path, make_files):
 
 
 def test_what_can_not_be_decoded_any_more_is_not_left_out_silently(go_on, monkeypatch):
-    original = run_module.decode_case
+    original = cache_module.decode_case
 
     def decode(files, *others):
         if files.name == "case_2":
             raise BadInputError("case_2 is damaged")
         return original(files, *others)
 
-    monkeypatch.setattr(run_module, "decode_case", decode)
+    monkeypatch.setattr(cache_module, "decode_case", decode)
     with pytest.raises(BadInputError, match="since not the same cases can be decoded as when it began"):
         go_on()
 

@@ -6,13 +6,14 @@ import pytest
 
 from lib.errors import BadInputError
 from lib.settings import TrainingSettings
-from lib.training.cases import Case
+from lib.training.decoded import Case
 from lib.training.sampling import choose_slices, cut, cut_hu, patch_start
 
 
 def case_of(*slices):
     """A case whose slices hold these classes."""
-    return Case("x", Path("x"), Path("y"), np.array([[c in held for c in range(3)] for held in slices]))
+    presence = np.array([[c in held for c in range(3)] for held in slices])
+    return Case("x", Path("x"), presence, np.zeros((len(slices), 102), np.int16))
 
 
 COMMON = case_of({0}, {0}, {0, 1}, {0, 1}, {0, 1, 2}, {0})

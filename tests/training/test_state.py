@@ -20,8 +20,6 @@ from lib.training.state import (
     load_state,
     origin_of,
     prepare_to_resume,
-    random_state,
-    restore_random_state,
     save_state,
 )
 
@@ -47,7 +45,7 @@ def state(tiny, sides):
              {"network": network, "optimizer": optimizer, "plateau": plateau}.items()}  # fmt: skip
     rows = [{"epoch": 0, "train_loss": None, "seconds": 0.5}, {"epoch": 1, "train_loss": 0.25, "seconds": 1.5}]
     facts = {"started_from": None, "training_cases": ["a", "b"]}
-    return RunState("v1", origin_of(tiny(), *sides), facts, FitState(1, False, rows, parts, random_state(CPU)))
+    return RunState("v1", origin_of(tiny(), *sides), facts, FitState(1, False, rows, parts))
 
 
 def same(first, second):
@@ -124,15 +122,6 @@ def test_cases_that_differ_are_named(tiny, sides):
     assert first_difference(origin_of(settings, training[1:], validation), before) == (
         "case_0 was not among its cases and is now"
     )
-
-
-def test_random_numbers_go_on():
-    torch.manual_seed(3)
-    states = random_state(CPU)
-    drawn = torch.rand(5)
-    torch.rand(7)
-    restore_random_state(states, CPU)
-    assert torch.equal(torch.rand(5), drawn)
 
 
 def test_runs_that_can_go_on(state, tmp_path):

@@ -247,3 +247,14 @@ def test_what_can_not_be_gone_on_with_is_refused_at_once(task, interrupted):
         NotFoundError, match=r"^there is no interrupted training '\.\./x' to go on with; start a new one$"
     ):
         task.check({"resume": "../x"})
+
+
+def test_several_gpus_as_monai_label_does_it(task, studies, tmp_path):
+    """Its own processes; without GPUs they train on the CPU together."""
+    result = task({"device": "cpu", "multi_gpu": True, "gpus": "0,1", "max_epochs": 1}, Studies(studies))
+    assert (result["epoch"], task.registry.get(result["version"]).is_starter) == (1, False)
+    folder = tmp_path / "model" / "runs" / result["run"]
+    # Two training cases of 4 slices each fill a batch of 4 for both processes once.
+    assert json.loads((folder / "preflight.json").read_text())["seconds"]["steps"] == 1
+    assert not list(folder.glob(f"{CACHE_PREFIX}*"))
+    assert len(list((tmp_path / "model" / "cache").iterdir())) == 4
