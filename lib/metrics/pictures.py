@@ -4,30 +4,26 @@ Slices are shown as a radiologist reads them, seen from the feet: the patient's 
 resampled to be square, and the part around the labels is shown.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 from lib.errors import BadInputError
 from lib.labels import LIVER, TUMOR
 from lib.metrics.box import common_box
 from lib.metrics.overlap import Overlap
-from lib.transforms.windowing import window_level
+from lib.metrics.panels import GRAYS, as_png, draw_ct, enlarge, panel_size, view_around
 from lib.volume import Volume
 
 PANEL_PIXELS = 400
-MARGIN_MM = 20.0
 APART_MM = 10.0
-# Few gray levels keep a page with hundreds of pictures small; CT noise hides the steps.
-_GRAYS = 64
-_LIVER_INDEX, _TUMOR_INDEX = _GRAYS, _GRAYS + 1
+_LIVER_INDEX, _TUMOR_INDEX = GRAYS, GRAYS + 1
 # Stronger than the labels' colors in the viewers: an outline must show on bright liver and on dark fat.
 LIVER_COLOR, TUMOR_COLOR = (255, 112, 51), (0, 184, 92)
+_COLORS = LIVER_COLOR, TUMOR_COLOR
 _OUTLINE = 2
 
 
@@ -68,19 +64,18 @@ def draw_worst_slices(
     if box[0].stop == 0:
         return []
     z_spacing, *pixel = reference.axial_spacing
-    _, height, width = labels[0].shape
-    view = _widened(box[1], pixel[0], height), _widened(box[2], pixel[1], width)
+    view = view_around(box[1:], pixel, labels[0].shape[1:])
     pictures = []
     for index in worst_slices(*labels, z_spacing, count):
         cut = [array[index][view] for array in labels]
-        gray = None if image is None else window_level(np.ascontiguousarray(image.axial()[index][view]), "liver")
+        hu = None if image is None else image.axial()[index][view]
         pictures.append(
             SlicePicture(
                 number=index + 1,
                 total=len(labels[0]),
                 liver_dice=_dice(cut[0] >= LIVER.index, cut[1] >= LIVER.index),
                 tumor_dice=_dice(cut[0] == TUMOR.index, cut[1] == TUMOR.index),
-                panels=tuple(_panels(gray, cut[0], cut[1], pixel)),
+                panels=tuple(_panels(hu, cut[0], cut[1], pixel)),
             )
         )
     return pictures
@@ -116,38 +111,19 @@ def _dice(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float 
     return overlap.dice if overlap.union else None
 
 
-def _widened(side: slice, step: float, length: int) -> slice:
-    margin = int(np.ceil(MARGIN_MM / step))
-    return slice(max(side.start - margin, 0), min(side.stop + margin, length))
-
-
 def _panels(
-    gray: NDArray[np.float32] | None, reference: NDArray, prediction: NDArray, pixel: Sequence[float]
+    hu: NDArray[np.int16] | None, reference: NDArray, prediction: NDArray, pixel: Sequence[float]
 ) -> list[tuple[str, bytes]]:
     """Panels of one slice `(Y, X)`; `pixel` is the spacing (Y, X) in mm."""
-    extent_y, extent_x = reference.shape[0] * pixel[0], reference.shape[1] * pixel[1]
-    scale = PANEL_PIXELS / max(extent_y, extent_x)
-    size = max(round(extent_x * scale), 1), max(round(extent_y * scale), 1)
-    back = np.zeros((size[1], size[0]), np.uint8)
-    if gray is not None:
-        whole = Image.fromarray((gray * 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
-        back = (np.asarray(whole) // (256 // _GRAYS)).astype(np.uint8)
-    panels = [("Image", _png(back))] if gray is not None else []
+    size = panel_size(reference.shape, pixel, PANEL_PIXELS)
+    back = np.zeros(size[::-1], np.uint8) if hu is None else draw_ct(hu, size)
+    panels = [] if hu is None else [("Image", as_png(back, _COLORS))]
     for title, labels in (("Reference", reference), ("Prediction", prediction)):
-        large = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+        large = enlarge(labels, size)
         canvas = back.copy()
         for index, mask in ((_LIVER_INDEX, large >= LIVER.index), (_TUMOR_INDEX, large == TUMOR.index)):
             # border_value: a label that reaches the picture's edge has no outline along it.
             inside = ndimage.binary_erosion(mask, iterations=_OUTLINE, border_value=1)
-            canvas[mask if gray is None else mask & ~inside] = index
-        panels.append((title, _png(canvas)))
+            canvas[mask if hu is None else mask & ~inside] = index
+        panels.append((title, as_png(canvas, _COLORS)))
     return panels
-
-
-def _png(indices: NDArray[np.uint8]) -> bytes:
-    picture = Image.fromarray(indices).convert("P")
-    grays = np.repeat(np.linspace(0, 255, _GRAYS).round().astype(np.uint8), 3).tolist()
-    picture.putpalette([*grays, *LIVER_COLOR, *TUMOR_COLOR])
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()

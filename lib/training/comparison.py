@@ -1,7 +1,7 @@
 """How two models did on the same cases, in numbers: figures per case, paired differences, how far chance goes.
 
 The liver of these figures is the liver with its tumors, as in the LiTS challenge; every other class is itself. Dice is
-1 where neither label nor segmentation holds the class, 0 where only one does.
+1 where neither label nor segmentation holds the class, 0 where only one does. What nobody looked at counts nowhere.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lib.errors import BadInputError
 from lib.labels import DEFAULT_LABELS, LIVER, TUMOR, find_index
+from lib.looked_at import both_judged
 from lib.metrics.box import common_box
 from lib.metrics.lesions import Detection, label_lesions, match_lesions
 from lib.metrics.lits import DETECTED_IOU
@@ -215,10 +216,12 @@ def tumor_of(names: Iterable[str]) -> str | None:
 def figures_of(
     label: NDArray[np.uint8], segmented: NDArray[np.uint8], voxel_ml: float, names: Mapping[str, int]
 ) -> Figures:
-    """Compare a segmentation with the label of its case.
+    """Compare a segmentation with the label of its case, where somebody looked at it.
+
+    A lesion of which a part was not looked at counts with the part that was, on either side, and so does its volume.
 
     Args:
-        label: class indices, uint8; three axes in any order.
+        label: class indices and `NOT_LOOKED_AT`, uint8; three axes in any order.
         segmented: class indices of the same shape.
         voxel_ml: volume of a voxel in ml.
         names: class name to index.
@@ -229,6 +232,7 @@ def figures_of(
     if label.shape != segmented.shape:
         msg = f"label {label.shape} and segmentation {segmented.shape} must have one shape"
         raise BadInputError(msg)
+    label, segmented = both_judged(label, segmented)
     box = common_box(label, segmented)
     label, segmented = label[box], segmented[box]
     overlaps = {}

@@ -34,6 +34,7 @@ PUBLISHED = "published"
 SCRATCH = "scratch"
 VALIDATION_DICE = "validation Dice"
 _WEIGHTS, _MANIFEST, _PUBLICATIONS = "model.pt", "manifest.json", "publications.jsonl"
+REPORT_FILE = "report.html"  # in the folder of a run, and in that of its version
 _RESERVED = {STARTER, PUBLISHED, SCRATCH, "compare"}
 _ID = re.compile(r"\w[\w.:\-]{0,99}")
 _NAMED = 10  # versions that a message lists
@@ -76,6 +77,12 @@ class ModelVersion:
         """Why it was published the last time, or why it was not."""
         return self.publication.reason if self.publication else self.manifest.get("reason")
 
+    @property
+    def report(self) -> Path | None:
+        """The page of its training, see `lib.training.report`; None where there is none."""
+        path = self.weights.with_name(REPORT_FILE)
+        return path if not self.is_starter and path.is_file() else None
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without paths and without the manifest."""
         publication = self.publication
@@ -89,6 +96,7 @@ class ModelVersion:
             "published_by": publication.by if publication else None,
             "reason": self.reason,
             "sha256": self.sha256,
+            "has_report": self.report is not None,
             "metrics": figures_of(self.manifest),
         }
 
@@ -138,6 +146,18 @@ class Registry:
         _write_json(folder / _MANIFEST, {**manifest, "sha256": file_sha256(folder / _WEIGHTS)})
         self.follow()
         return version
+
+    def keep_report(self, version_id: str, page: Path) -> None:
+        """Keep the page of its training with a version; one that can't be kept is logged, as the model is what counts.
+
+        Args:
+            version_id: which.
+            page: an HTML file that needs no other.
+        """
+        try:
+            _copy(page, self.get(version_id).weights.with_name(REPORT_FILE))
+        except (OSError, NotFoundError) as error:
+            logger.warning("the model version %s has no report: %s", version_id, error)
 
     def list(self) -> Sequence[ModelVersion]:
         """All versions, the newest first, the starter last."""

@@ -18,8 +18,8 @@ def list_text(versions: Sequence[ModelVersion]) -> str:
 
 def show_text(version: ModelVersion) -> str:
     """What is known of one version; names of cases are counted, not listed."""
-    told = {**version.as_dict(), "weights": str(version.weights)}
-    metrics = told.pop("metrics")
+    told = {**version.as_dict(), "weights": str(version.weights), "report": version.report and str(version.report)}
+    metrics, _ = told.pop("metrics"), told.pop("has_report")
     facts = {key: version.manifest[key] for key in ("labels", "channels", "windows", "network", "recipe", "software")
              if key in version.manifest}  # fmt: skip
     rows = [(key, _cell(value)) for key, value in {**told, **metrics, **facts}.items() if value not in (None, "")]

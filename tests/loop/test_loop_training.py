@@ -7,6 +7,7 @@ import threading
 import nibabel as nib
 import numpy as np
 import pytest
+import requests
 import torch
 from monailabel.client.client import MONAILabelClientException
 
@@ -23,6 +24,7 @@ _RECIPE = {
     "training.patch_size": 64,
     "training.slices_per_case": 4,
     "training.threads": 1,
+    "training.cross_validate_below": 0,
     "active_learning.dropout_passes": 2,
     "active_learning.slices_per_score": 2,
 }
@@ -121,17 +123,25 @@ def test_training_shows_its_progress_and_the_next_inference_uses_the_new_model(s
     assert re.fullmatch(r"\d+:\d\d:\d\d", stats["total_time"])
     assert (stats["published"], stats["version"]) == (True, after)
     assert all(stats.get("total_epochs", 3) == 3 for stats in running_stats)
+    retraining = client.info()["retraining"]
+    assert (retraining["enabled"], retraining["new_labels"]) == (False, 0)  # both are learned from now
+    assert (retraining["last"]["by_itself"], retraining["last"]["version"]) == (False, after)
     assert manifest(server.studies) == studies
 
 
 def test_a_training_leaves_its_history_curves_and_weights(server, client):
     (run,) = (server.app / "model" / "runs").iterdir()
-    assert {"history.csv", "curves.png", "events", "model.pt", "best.pt"} <= {path.name for path in run.iterdir()}
+    made = {"history.csv", "curves.png", "events", "model.pt", "best.pt", "report.html"}
+    assert made <= {path.name for path in run.iterdir()}
     assert len((run / "history.csv").read_text().splitlines()) == 1 + 4  # epoch 0 is the network before
     published = json.loads((server.app / "model" / f"{MODEL}.json").read_text())
     assert published["version"] == version(server)
     assert published["training_cases"] == ["case_40", "case_41"]
     assert not list(run.glob("cache*"))
+    page = requests.get(f"{server.url}/models/published/report", timeout=60)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert page.text == (run / "report.html").read_text()
+    assert "Published: annotators get this model." in page.text
 
 
 def test_models_are_replaced_under_running_requests_without_an_error(server, client):

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from lib.errors import SettingsError, StorageError
+from lib.errors import BadInputError, SettingsError, StorageError
 from lib.inference.model import Model, load_model, new_network
 from lib.inference.segment import segment
+from lib.labels import NOT_LOOKED_AT
 from lib.metrics.lesions import Detection
 from lib.metrics.lits import evaluate_case
 from lib.phantom import make_phantom
 from lib.settings import GateSettings, load_settings
 from lib.training.cases import CaseFiles
-from lib.training.comparison import Comparison, Figures, GateReport
-from lib.training.gate import Decision, compare_models, decide, same_weights
+from lib.training.comparison import Comparison, Figures, GateReport, figures_of
+from lib.training.gate import Decision, compare_models, decide, judge_on, same_weights
 from lib.training.publish import describe, publish
 from lib.training.registry import Registry
 from lib.training.run import run_training
@@ -199,7 +200,7 @@ def settings():
     overrides = {
         "inference.precision": "float32", "training.max_epochs": "1", "training.learning_rate": "1e-12",
         "training.minimum_learning_rate": "0", "training.patch_size": "32", "training.slices_per_case": "2",
-        "training.validation_fraction": "0.4",
+        "training.validation_fraction": "0.4", "training.cross_validate_below": "0",
     }  # fmt: skip
     return load_settings(APP / "app.yaml", overrides)
 
@@ -318,6 +319,24 @@ def test_cases_that_can_not_be_compared_are_left_out_and_named(fresh, phantoms, 
     assert report.left_out["empty"] == "empty.nii.gz: the file is empty"
     assert "comparing with the published model: case 2/5" in caplog.messages
     assert "empty is left out of the comparison: empty.nii.gz: the file is empty" in caplog.messages
+
+
+def _partial(case, path, slices):
+    label = read_label(case.label)
+    array = label.array.copy()
+    array[..., slices] = NOT_LOOKED_AT
+    write_label(path, Volume(array, label.affine))
+    return CaseFiles(case.image, path)
+
+
+def test_a_case_is_judged_by_the_slices_that_were_looked_at(starter, phantoms, settings, tmp_path):
+    case = _partial(phantoms[0], tmp_path / "partly.nii.gz", slice(4, None))
+    image, label = read_image(case.image), read_label(phantoms[0].label)
+    segmented = segment(image, starter, settings).label
+    seen = (volume.array[..., :4] for volume in (label, segmented))
+    assert judge_on(case, starter, settings) == figures_of(*seen, image.voxel_ml, settings.label_indices())
+    with pytest.raises(BadInputError, match=r"^no slice of the label was looked at, so it says nothing; "):
+        judge_on(_partial(phantoms[0], tmp_path / "unseen.nii.gz", slice(None)), starter, settings)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), StorageError("the disk is gone"), OSError(5, "Input/output error")])

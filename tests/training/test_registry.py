@@ -115,6 +115,26 @@ def test_a_file_is_kept_byte_by_byte(registry, tmp_path):
     assert registry.get("v1").weights.read_bytes() == (tmp_path / "run" / "model.pt").read_bytes()
 
 
+def test_the_page_of_its_training_is_kept_with_a_version(registry, tmp_path):
+    make(registry, "v1")
+    version = registry.get("v1")
+    assert version.report is None
+    page = tmp_path / "report.html"
+    page.write_text("how it went")
+    registry.keep_report("v1", page)
+    kept = registry.get("v1").report
+    assert (kept, kept.read_text()) == (version.weights.with_name("report.html"), "how it went")
+    assert registry.get("v1").as_dict()["has_report"]
+    assert not registry.get("starter").as_dict()["has_report"]
+
+
+def test_a_page_that_can_not_be_kept_stops_nothing(registry, tmp_path, caplog):
+    make(registry, "v1")
+    registry.keep_report("v1", tmp_path / "gone.html")
+    assert registry.get("v1").report is None
+    assert caplog.messages[-1].startswith("the model version v1 has no report: ")
+
+
 def test_the_newest_is_listed_first_and_the_starter_last(registry):
     for version in ("v2", "v3", "v1"):
         make(registry, version)

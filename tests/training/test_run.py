@@ -50,6 +50,7 @@ def test_the_first_model_is_published_with_its_manifest(train, studies, tmp_path
     assert load_model(settings, tmp_path / "run" / "model.pt", CPU).version == outcome.version
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "best.pt", "curves.png", "events", "history.csv", "last.pt", "model.json", "model.pt", "preflight.json",
+        "report.html",
     }  # fmt: skip
 
 
@@ -73,6 +74,11 @@ def test_a_worse_model_is_kept_aside(train, tmp_path):
     assert (kept["reason"], kept["gate"]) == (bad.reason, bad.gate.short())
     written = json.loads((tmp_path / "bad" / "gate.json").read_text())
     assert written["decision"] == {"publish": False, "reason": bad.reason}
+    page = (tmp_path / "bad" / "report.html").read_text()
+    assert "Kept, not published: annotators still get the model that they had." in page
+    assert bad.reason[1:] in page
+    assert page.count('<img src="data:image/png') >= 4
+    assert (tmp_path / "model" / "versions" / bad.version / "report.html").read_text() == page
 
 
 def test_a_better_model_takes_the_place_of_the_published_one(train, tmp_path):
@@ -217,3 +223,6 @@ def test_no_case_can_be_decoded(tiny, make_files, tmp_path):
         BadInputError, match=r"^none of the 1 training cases can be used: only\.nii\.gz: values run from"
     ):
         run_training([file], tiny(), tmp_path / "run", CPU, start=None)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Failed: there is no new model." in page
+    assert "None of the 1 training cases can be used: only.nii.gz: values run from" in page
