@@ -4,6 +4,8 @@
     scripts/benchmark.py infer                                    a phantom of 512 x 512 x 100
     scripts/benchmark.py infer --volume ct.nii.gz --repeat 3 --json infer.json
     scripts/benchmark.py store --images 1000 20000                the store beside MONAI Label's
+    scripts/benchmark.py train --cases 4 --slices 100             loading, steps and whole epochs of a training
+    scripts/benchmark.py learning --epochs 12                     unseen cases before and after a training
 
 Each benchmark compares with a baseline measured in the same run. Exit code: 0, or 2 for wrong input.
 """
@@ -18,11 +20,11 @@ from lib.venv import enter_environment
 
 enter_environment()
 
-from lib.benchmarks import infer, store
+from lib.benchmarks import infer, learning, store, train
 from lib.console import Parser, check_output_file, run
 from lib.files import atomic_write
 
-_BENCHMARKS = {"infer": infer, "store": store}
+_BENCHMARKS = {"infer": infer, "learning": learning, "store": store, "train": train}
 
 
 def main() -> None:
