@@ -10,13 +10,13 @@ LIB = Path(__file__).resolve().parents[1] / "lib"
 ORDER = (
     "doctor", "web", "datasets", "benchmarks", "training", "activelearning",
     "store", "inference", "settings", "metrics", "networks", "transforms", "phantom", "anatomy", "volume_io",
-    "nrrd_file", "segments", "dicom", "volume", "labels", "console", "files", "errors", "venv",
+    "nrrd_file", "segments", "dicom", "looked_at", "volume", "labels", "console", "files", "errors", "venv",
 )  # fmt: skip
 # Files that are MONAI Label's interfaces; everything else is core.
 SHELLS = {
     "web/app.py", "web/answers.py", "web/requests.py", "web/ledger_requests.py", "web/model_requests.py",
-    "store/folder.py", "benchmarks/stock_store.py", "inference/task.py", "inference/batch.py", "training/task.py",
-    "activelearning/tasks.py", "doctor.py",
+    "web/retraining.py", "store/folder.py", "benchmarks/stock_store.py", "inference/task.py", "inference/batch.py",
+    "training/task.py", "activelearning/tasks.py", "doctor.py",
 }  # fmt: skip
 FILES = sorted(path.relative_to(LIB) for path in LIB.rglob("*.py") if path.name != "__init__.py")
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from datetime import time
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,28 @@ def test_values_are_taken_and_the_rest_has_defaults(tmp_path):
     assert settings.name == "Mine"
     assert (settings.training.max_epochs, settings.training.learning_rate) == (7, 0.001)
     assert settings.training.batch_size == TrainingSettings().batch_size
+
+
+@pytest.mark.parametrize("text", ["hours: 19:00-07:00", "hours: '19:00-07:00'", 'hours: ""', "hours:", "# hours: x"])
+def test_hours(tmp_path, text):
+    by_itself = load_settings(write(tmp_path, f"training:\n  by_itself:\n    {text}")).training.by_itself
+    assert by_itself.opening() == ((time(19), time(7)) if "19" in text else None)
+
+
+@pytest.mark.parametrize(
+    ("hours", "reason"),
+    [
+        ("19-7", "from 00:00 to 23:59, in quotes"),
+        ("24:00-07:00", "from 00:00 to 23:59, in quotes"),
+        ("1140", "from 00:00 to 23:59, in quotes"),  # what YAML makes of an unquoted 19:00
+        ("'07:00-07:00'", "which is no time at all"),
+    ],
+)
+def test_hours_that_are_none(tmp_path, hours, reason):
+    message = refused(tmp_path, f"training: {{by_itself: {{hours: {hours}}}}}")
+    assert (
+        f"expected two different times of day such as '19:00-07:00', {reason}; leave it empty for any time" in message
+    )
 
 
 def test_settings_can_be_saved_and_loaded(tmp_path):
@@ -238,6 +261,10 @@ def test_unknown_channels_are_named_with_the_known_ones(tmp_path):
         ("{liver: {index: 1}, tumor: {index: 3}}", "label indices must be 1..2 without gaps, not [1, 3]"),
         ("{liver: {index: 1}, tumor: {index: 1}}", "label indices must be 1..2 without gaps, not [1, 1]"),
         ("{Background: {index: 1}}", "'background' means index 0 to clients and can't name the label 'Background'"),
+        (
+            "{Reviewed: {index: 1}}",
+            "'reviewed' means slices that were looked at, or not, to clients and can't name the label 'Reviewed'",
+        ),
         (
             "{liver: {index: 1}, tumor: {index: 2, aliases: [LIVER]}}",
             "the labels 'liver' and 'tumor' both go by 'liver'; give each name to one label",

@@ -204,6 +204,22 @@ models = Table(
     comment="an index of the versions in the app's folder, see lib.store.models",
 )
 
+trainings = Table(
+    "trainings",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("by_itself", Boolean, nullable=False, comment="started by a server, not asked for"),
+    Column("started_at", Double, nullable=False),
+    Column("alive_at", Double, nullable=False, comment="when its process last said that it goes on"),
+    Column("ended_at", Double, comment="none: it goes on, or it was killed"),
+    Column("labels_up_to", BigInteger, comment="the last label version that it knew of; none: it has not looked yet"),
+    Column("succeeded", Boolean, comment="it came to its end, published or not; none: it has not ended"),
+    Column("result", Text, comment="what became of it, in one sentence"),
+    Column("version", Text, comment="of the model that it made"),
+    Column("published", Boolean),
+    comment="the trainings that servers ran, see lib.store.trainings",
+)
+
 events = Table(
     "events",
     metadata,

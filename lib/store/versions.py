@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, update
 
 from lib.errors import NotFoundError
+from lib.store.meaning import LOOKED_AT, SLICES, looked_at
 from lib.store.schema import images, labels, versions
 
 
@@ -57,11 +58,13 @@ class Counted(NamedTuple):
         image_id: of the image.
         voxels: of each class in its label; None where that is not known.
         shape: of the image, `(X, Y, Z)`; None where its header was not read yet.
+        looked_at: the part of its axial slices that somebody looked at.
     """
 
     image_id: str
     voxels: dict[str, int] | None
     shape: tuple[int, int, int] | None
+    looked_at: float
 
 
 def history(connection: Connection, image_id: str, tag: str | None = None) -> list[Version]:
@@ -158,16 +161,22 @@ def labelled_pairs(connection: Connection, tag: str) -> list[tuple[str, str, str
 def counted(connection: Connection, tag: str) -> list[Counted]:
     """What is known of the pairs of `labelled_pairs` without opening a file."""
     query = (
-        select(images.c.image_id, images.c.grid, versions.c.voxels)
+        select(images.c.image_id, images.c.grid, versions.c.voxels, versions.c.info)
         .join(labels, labels.c.image_id == images.c.image_id)
         .join(versions, versions.c.id == labels.c.version_id)
         .where(*_to_train_on(tag))
         .order_by(images.c.image_id)
     )
     return [
-        Counted(row.image_id, row.voxels, tuple(row.grid["shape"]) if row.grid else None)
+        Counted(row.image_id, row.voxels, tuple(row.grid["shape"]) if row.grid else None, _part_looked_at(row.info))
         for row in connection.execute(query)
     ]
+
+
+def count_to_train_on(connection: Connection, tag: str, among: Select[tuple[str]]) -> int:
+    """How many of the images that a query names are among the pairs of `labelled_pairs`."""
+    query = select(func.count()).select_from(images).join(labels, labels.c.image_id == images.c.image_id)
+    return connection.scalar(query.where(*_to_train_on(tag), images.c.image_id.in_(among))) or 0
 
 
 def images_with(connection: Connection, tag: str) -> list[str]:
@@ -216,6 +225,11 @@ def described(connection: Connection, image_ids: Sequence[str]) -> dict[str, dic
             if label.image_id in objects:
                 objects[label.image_id]["labels"][label.tag] = entry
     return objects
+
+
+def _part_looked_at(info: dict[str, Any]) -> float:
+    seen = looked_at(info)
+    return seen[LOOKED_AT] / seen[SLICES] if seen else 1.0
 
 
 def _to_train_on(tag: str) -> tuple[ColumnElement[bool], ...]:

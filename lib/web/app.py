@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from monailabel.endpoints import train
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -26,6 +27,7 @@ from lib.store.folder import FolderDatastore
 from lib.store.inspection import note_if_unreadable
 from lib.store.store import Store
 from lib.training.preflight import check_ledger
+from lib.training.recording import BY_ITSELF
 from lib.training.registry import Registry
 from lib.training.task import LiverTumorTrainTask
 from lib.web.answers import install_answers
@@ -33,6 +35,7 @@ from lib.web.environment import settle_environment
 from lib.web.ledger_requests import install_ledger
 from lib.web.model_requests import install_models
 from lib.web.requests import install_requests
+from lib.web.retraining import Retraining
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +69,13 @@ class LiverLoopApp(MONAILabelApp):
             description=self.settings.description,
             version="1",
             labels=list(self.settings.label_indices()),  # a dict here breaks OHIF
+        )
+        model = self.settings.model_name
+        self.retraining = Retraining(
+            self.settings.training.by_itself,
+            self.store.ledger if self.store else None,
+            check=lambda: self.check_training(model, {}),
+            start=lambda number: train.run_model(model, {BY_ITSELF: number}),
         )
 
     def init_datastore(self) -> Datastore:
@@ -110,6 +120,15 @@ class LiverLoopApp(MONAILabelApp):
         """Batch inference over the pool."""
         return LiverTumorBatchInferTask()
 
+    def info(self) -> dict[str, Any]:
+        """What clients show of the app, and how things stand with retraining."""
+        return {**super().info(), "retraining": self.retraining.info()}
+
+    def on_save_label(self, image_id: str, label_id: str) -> None:
+        """Called after each label that a client saved."""
+        super().on_save_label(image_id, label_id)
+        self.retraining.notice_label()
+
     def check_inference(self, model: str, params: dict[str, Any]) -> None:
         """Refuse an inference or a batch of them before it starts.
 
@@ -133,7 +152,7 @@ class LiverLoopApp(MONAILabelApp):
             msg = "no image is labelled yet; submit at least one corrected segmentation before training"
             raise BadInputError(msg)
         if self.store is not None:
-            check_ledger(self.store, self.settings, cache_folder=Path(self.app_dir) / "model")
+            check_ledger(self.store, self.settings, cache_folder=Path(self.app_dir) / "model" / "cache")
 
     def check_scoring(self, method: str) -> None:
         """Refuse a scoring before a process is started for it.
@@ -195,6 +214,7 @@ class LiverLoopApp(MONAILabelApp):
             install_ledger(server)
             self.store.watch()
         super().on_init_complete()
+        self.retraining.begin()
         logger.info("model in force: %s (%s)", self.source.version, self.source.path.name)
 
     @contextmanager

@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.background import BackgroundTasks
+from fastapi.responses import FileResponse
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.endpoints import activelearning, batch_infer, datastore, infer, scoring, train
@@ -29,10 +30,14 @@ from monailabel.utils.async_tasks.utils import tasks
 from lib.errors import BadInputError, NotFoundError, StorageError
 from lib.store import leases, versions
 from lib.store.door import checked_identifier
-from lib.store.layout import FINAL, ORIGINAL
+from lib.store.layout import FINAL, ORIGINAL, STORED
 from lib.store.leases import REVIEW
+from lib.store.meaning import looked_at
 from lib.store.store import Store
-from lib.volume_io import stem_of
+from lib.store.to_correct import in_review, renumbered
+from lib.store.versions import Version
+from lib.training.recording import BY_ITSELF
+from lib.volume_io import read_label, stem_of, write_label
 from lib.web.clients import client_of
 
 logger = logging.getLogger(__name__)
@@ -40,6 +45,7 @@ logger = logging.getLogger(__name__)
 # Set by the server itself; a client that sends them could read or write any file.
 _RESERVED = {
     "image", "label", "session", "image_path", "bundle_path", "model_filename", "train_ds", "val_ds", "model", "method",
+    BY_ITSELF, "local_rank", "distributed_url",
 }  # fmt: skip
 _STARTING = threading.Lock()
 _LONGEST_REASON = 500
@@ -157,11 +163,15 @@ def install_requests(app: FastAPI) -> None:
         told = _app().on_save_label(image, image) or {}
         # With what the client can make sure by that its label arrived.
         kept = {"tag": version.tag, "version": version.number, "sha256": version.sha256, "voxels": version.voxels}
+        kept |= looked_at(version.info)
         return {**told, "image": image, "label": image, **kept}
 
-    def download_label(label: str, tag: str, _: User = user) -> Any:
+    def download_label(background_tasks: BackgroundTasks, label: str, tag: str, _: User = user) -> Any:
         # 3D Slicer loads the label "original" of an image that it is given; in a review that is the label to correct.
-        return datastore.download_label(label, FINAL if tag == ORIGINAL and _in_review(label) else tag)
+        version = _in_review(label) if tag == ORIGINAL else None
+        if version is not None and looked_at(version.info):
+            return _renumbered(version, background_tasks)
+        return datastore.download_label(label, tag if version is None else FINAL)
 
     def add_image(
         background_tasks: BackgroundTasks,
@@ -198,7 +208,7 @@ def install_requests(app: FastAPI) -> None:
         checked = checked_params(params)
         _app().check_training(model, checked)
         start = partial(train.run_model, model, checked, run_sync, enqueue)
-        return start() if run_sync or enqueue else _started_alone("train", start)
+        return start() if run_sync or enqueue else started_alone("train", start)
 
     def start_all_trainings(params: dict | None = None, run_sync: bool = False, _: User = admin) -> Any:
         for model in _app().info()["trainers"]:
@@ -209,7 +219,7 @@ def install_requests(app: FastAPI) -> None:
         checked = checked_params(params)
         _app().check_scoring(method)
         start = partial(scoring.run_method, method, checked, run_sync)
-        return start() if run_sync else _started_alone("scoring", start)
+        return start() if run_sync else started_alone("scoring", start)
 
     def start_all_scorings(params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
         for method in _app().info()["scoring"]:
@@ -226,7 +236,7 @@ def install_requests(app: FastAPI) -> None:
         checked = checked_params(params)
         _app().check_inference(model, checked)
         start = partial(batch_infer.run, model, images, checked, run_sync)
-        return start() if run_sync else _started_alone("batch_infer", start)
+        return start() if run_sync else started_alone("batch_infer", start)
 
     ours = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
     ours.post("/infer/{model}", tags=["Infer"])(run_inference)
@@ -289,18 +299,40 @@ def _renew(image_id: str, client_id: str) -> None:
         logger.warning("the lease of %s is not renewed: %s", image_id, error)
 
 
-def _in_review(image_id: str) -> bool:
-    """Whether an image is in somebody's hands for review."""
+def _in_review(image_id: str) -> Version | None:
+    """The label to correct of an image that is in somebody's hands for review."""
     store = _store()
     if store is None:
-        return False
+        return None
     with store.ledger.reading() as connection:
-        lease = leases.of_image(connection, image_id)
-    return lease is not None and lease.strategy == REVIEW
+        return in_review(connection, image_id)
 
 
-def _started_alone(method: str, start: Callable[[], Any]) -> Any:
-    """Start a background task unless one waits or runs; MONAI Label counts only those whose process exists already."""
+def _renumbered(version: Version, removals: BackgroundTasks) -> FileResponse:
+    """A partial label as 3D Slicer takes it; the file is removed after the answer."""
+    store: Store = _app().datastore().store
+    label = renumbered(read_label(store.labels.path(version)), store.settings.label_indices())
+    with tempfile.NamedTemporaryFile(prefix="liverloop-", suffix=STORED, delete=False) as file:
+        path = Path(file.name)
+    removals.add_task(path.unlink)
+    with _tidied(removals):
+        write_label(path, label)
+    return FileResponse(path, filename=f"{version.image_id}{STORED}", background=removals)
+
+
+def started_alone(method: str, start: Callable[[], Any]) -> Any:
+    """Start a background task unless one waits or runs; MONAI Label counts only those whose process exists already.
+
+    Args:
+        method: "train", "scoring" or "batch_infer".
+        start: starts it.
+
+    Returns:
+        What `start` returns.
+
+    Raises:
+        HTTPException: another one waits or runs (429).
+    """
     with _STARTING:
         if any(task["status"] in {"SUBMITTED", "RUNNING"} for task in tasks(method)):
             what = method.replace("_", " ")

@@ -25,6 +25,7 @@ _RECIPE = {
     "training.slices_per_case": 4,
     "training.threads": 1,
     "training.cross_validate_below": 0,
+    "training.by_itself.niceness": 0,  # the requests below never pause, and would hold the training up for minutes
     "active_learning.dropout_passes": 2,
     "active_learning.slices_per_score": 2,
 }

@@ -1,8 +1,12 @@
 """Model versions over HTTP, in a real folder with a real ledger."""
 
+import io
+import tempfile
+import zipfile
 from types import SimpleNamespace
 
 import pytest
+import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -81,10 +85,61 @@ def test_publishing_and_going_back(client, store, registry):
     ]  # fmt: skip
 
 
+def test_export(client, registry, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+
+    def told(kind):
+        answer = client.get("/models/v1/export", params={"format": kind})
+        assert answer.status_code == 200, answer.text
+        return answer.headers["content-disposition"], io.BytesIO(answer.content)
+
+    name, file = told("torchscript")
+    assert name == 'attachment; filename="v1.ts"'
+    assert torch.jit.load(file)(torch.zeros(1, 1, 20, 30)).shape == (1, 3, 20, 30)
+    name, file = told("bundle")
+    assert name == 'attachment; filename="v1.zip"'
+    assert {"configs/inference.json", "models/model.pt"} <= set(zipfile.ZipFile(file).namelist())
+    assert client.get("/models/v1/export").status_code == 422
+    assert client.get("/models/v1/export", params={"format": "keras"}).status_code == 422
+    registry.get("v1").weights.write_bytes(b"damaged")
+    assert client.get("/models/v1/export", params={"format": "torchscript"}).status_code == 503
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_the_page_of_a_training(client, registry, tmp_path):
+    page = tmp_path / "report.html"
+    page.write_text("<!doctype html><p>Grüße</p>", encoding="utf-8")
+    assert not client.get("/models/v1").json()["has_report"]
+    registry.keep_report("v1", page)
+    assert client.get("/models/v1").json()["has_report"]
+    answer = client.get("/models/v1/report")
+    assert (answer.status_code, answer.content) == (200, page.read_bytes())
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; ")
+    assert answer.headers["cache-control"] == "no-store"
+    assert "content-disposition" not in answer.headers  # it is shown, not saved
+
+
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [
+        ("v1", "the model version v1 has no report: it was made without one, or it is missing"),
+        ("starter", "the model version first-day has no report: it came with the app"),
+        ("published", "the model version first-day has no report: it came with the app"),
+    ],
+)
+def test_a_version_without_a_page(client, version, why):
+    answer = client.get(f"/models/{version}/report")
+    assert (answer.status_code, answer.json()["detail"]) == (404, why)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
         ("GET", "/models/v9", None, 404),
+        ("GET", "/models/v9/report", None, 404),
+        ("GET", "/models/v9/export?format=onnx", None, 404),
         ("GET", "/models/..%2F..%2Fstarter.pt", None, 404),
         ("GET", "/models/compare?first=v1&second=v9", None, 404),
         ("POST", "/models/v9/publish", {"reason": "x"}, 404),

@@ -2,17 +2,22 @@
 
 import hashlib
 import json
+import tempfile
 import threading
 from ast import literal_eval
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from fastapi import FastAPI, Response
 from fastapi.testclient import TestClient
 from monailabel.endpoints import activelearning, datastore, infer
 
 from lib.errors import BadInputError, StorageError
+from lib.labels import NOT_LOOKED_AT
 from lib.store import leases
+from lib.volume import Volume
+from lib.volume_io import read_label, write_label
 from lib.web import requests
 from lib.web.answers import install_answers
 from lib.web.requests import checked_params, install_requests, parsed_object, parsed_params
@@ -115,6 +120,8 @@ def test_deep_nesting_is_refused_not_a_crash():
         "val_ds",
         "model",
         "method",
+        "training_by_itself",
+        "local_rank",
     ],
 )
 def test_keys_of_the_server_are_refused(key):
@@ -318,6 +325,50 @@ def test_a_review_offers_the_label_to_correct(folder, store, label_file):
     with store.ledger.writing() as connection:
         leases.free(connection, "a", actor="bob", why="done")
     assert folder.get("/datastore/label?label=a&tag=original").status_code == 404
+
+
+def test_a_review_offers_a_partial_label_so_that_3d_slicer_takes_it(folder, store, label_file, tmp_path, monkeypatch):
+    label = read_label(label_file(60))  # liver in half of each slice
+    limited = Volume(np.where(np.arange(4) < 3, label.array, np.uint8(NOT_LOOKED_AT)), label.affine)
+    write_label(tmp_path / "partly.nii.gz", limited)
+    files = {"label": ("label.nii.gz", (tmp_path / "partly.nii.gz").read_bytes())}
+    answer = folder.put("/datastore/label", params={"image": "a"}, files=files).json()
+    assert (answer["looked_at_slices"], answer["slices"]) == (3, 4)
+    folder.post("/activelearning/review", json={"client_id": "bob"})
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    answer = folder.get("/datastore/label?label=a&tag=original")
+    assert 'filename="a.nii.gz"' in answer.headers["content-disposition"]
+    (tmp_path / "got.nii.gz").write_bytes(answer.content)
+    expected = np.where(limited.array == NOT_LOOKED_AT, 3, limited.array)
+    np.testing.assert_array_equal(read_label(tmp_path / "got.nii.gz").array, expected)
+    kept = store.layout.shown("a", "final").read_bytes()
+    assert folder.get("/datastore/label?label=a&tag=final").content == kept  # as it is, for who reads numbers
+    monkeypatch.setattr(requests, "write_label", lambda path, label: (_ for _ in ()).throw(StorageError("full")))
+    assert folder.get("/datastore/label?label=a&tag=original").status_code == 507
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("ranges", "reason"),
+    [
+        ([[1, 4]], "looked_at names the axial slices 1 to 4, but the image has those from 0, nearest the feet, to 3"),
+        (
+            "all",
+            "looked_at must be ranges of axial slices such as [[41, 48], [90, 95]], the lower end first, not 'all'",
+        ),
+        (
+            [[0, 1]],
+            "something was painted in the axial slices 2 to 3 (0 is nearest the feet), outside the slices that ",
+        ),
+    ],
+)
+def test_what_was_looked_at_is_refused_in_plain_words(folder, label_file, ranges, reason):
+    files = {"label": ("label.nii.gz", label_file(120).read_bytes())}
+    params = {"params": json.dumps({"looked_at": ranges})}
+    answer = folder.put("/datastore/label", params={"image": "a"}, data=params, files=files)
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith(reason)
 
 
 def test_a_lease_for_labelling_offers_the_original_label(folder, store, label_file):
