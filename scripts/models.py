@@ -5,7 +5,7 @@
     scripts/models.py show published
     scripts/models.py compare starter published
     scripts/models.py publish 20261124-091534-265678 --reason "the new one misses small tumors"
-    scripts/models.py export published --bundle liver_bundle
+    scripts/models.py export published --onnx liver.onnx --bundle liver_bundle
 
 A version is named by its id, or as "published" (the one that annotators get) or "starter" (the weights that came with
 the app). All of it works while a server runs: the next request gets the published version. docs/models.md tells more.
@@ -27,7 +27,7 @@ enter_environment()
 from lib.console import Parser, check_output_file, check_output_folder, run
 from lib.errors import BadInputError
 from lib.inference.command_line import add_command_options, settings_from
-from lib.training.export import export_bundle, export_torchscript
+from lib.training.export import EXPORTS
 from lib.training.registry import Registry
 from lib.training.version_tables import compare_text, list_text, show_text
 
@@ -64,16 +64,14 @@ def _publish(registry: Registry, arguments: argparse.Namespace) -> Answer:
 
 def _export(registry: Registry, arguments: argparse.Namespace) -> Answer:
     written = {}
-    if arguments.torchscript:
-        check_output_file(arguments.torchscript)
-        version = export_torchscript(registry, arguments.version, arguments.torchscript)
-        written["torchscript"] = str(arguments.torchscript)
-    if arguments.bundle:
-        check_output_folder(arguments.bundle)
-        version = export_bundle(registry, arguments.version, arguments.bundle)
-        written["bundle"] = str(arguments.bundle)
+    for kind, (export, _) in EXPORTS.items():
+        place = getattr(arguments, kind)
+        if place:
+            (check_output_folder if kind == "bundle" else check_output_file)(place)
+            version = export(registry, arguments.version, place)
+            written[kind] = str(place)
     if not written:
-        msg = "say what to export to: --torchscript FILE, --bundle DIR or both"
+        msg = "say what to export to: --torchscript FILE, --onnx FILE, --bundle DIR or several of them"
         raise BadInputError(msg)
     text = "\n".join(f"{version.id} as {kind}: {place}" for kind, place in written.items())
     return {"id": version.id, **written}, text
@@ -103,6 +101,7 @@ def _arguments() -> argparse.Namespace:
     publish.add_argument("--by", default=getpass.getuser(), metavar="NAME", help="who wants that (default: you)")
     export = add("export", _export, "write a version for use elsewhere", "version")
     export.add_argument("--torchscript", type=Path, metavar="FILE", help="one file that takes HU and gives logits")
+    export.add_argument("--onnx", type=Path, metavar="FILE", help="the same as ONNX, for programs without PyTorch")
     export.add_argument("--bundle", type=Path, metavar="DIR", help="a MONAI bundle in a new folder")
     return parser.parse_args()
 

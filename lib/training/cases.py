@@ -81,9 +81,9 @@ def checked_label(files: CaseFiles, grid: Grid, classes: int) -> Volume:
     """
     label = read_label(files.label)
     check_grid(files.name, grid, label.grid)
-    judged = label.array[label.array != NOT_LOOKED_AT]
-    if judged.size and (highest := int(judged.max())) >= classes:
-        msg = f"{files.name}: the label holds {highest}, but only 0 to {classes - 1} are classes"
+    unknown = (label.array >= classes) & (label.array != NOT_LOOKED_AT)
+    if unknown.any():
+        msg = f"{files.name}: the label holds {label.array[unknown].max()}, but only 0 to {classes - 1} are classes"
         raise BadInputError(msg)
     return label
 

@@ -1,12 +1,13 @@
-"""A model version for use elsewhere: as TorchScript, or as a MONAI bundle."""
+"""A model version for use elsewhere: as TorchScript, as ONNX, or as a MONAI bundle."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lib.errors import BadInputError
 from lib.files import atomic_write
@@ -14,11 +15,12 @@ from lib.inference.model import load_model
 from lib.inference.predict import STRIDE
 from lib.networks.checkpoint import save_weights
 from lib.networks.from_hu import script_from_hu
+from lib.networks.to_onnx import write_onnx
 from lib.settings import Settings
 from lib.training.registry import ModelVersion, Registry
 
 # Lists of cases, and words that may hold their names.
-_IN_HOUSE = {"training_cases", "validation_cases", "cases", "left_out", "reason"}
+_IN_HOUSE = {"training_cases", "validation_cases", "cases", "left_out", "known_to_the_published_model", "reason"}
 
 
 def export_torchscript(registry: Registry, version_id: str, path: Path) -> ModelVersion:
@@ -33,14 +35,29 @@ def export_torchscript(registry: Registry, version_id: str, path: Path) -> Model
         ModelError: its weights are damaged, or the network can't be written so.
         StorageError: the disk refused the write.
     """
-    version = registry.get(version_id)
-    registry.check(version)
-    settings = registry.settings
-    network = load_model(settings, version.weights, torch.device("cpu")).network
-    scripted = script_from_hu(network, settings.blend_channels(), STRIDE)
+    version, network = _load(registry, version_id)
+    scripted = script_from_hu(network, registry.settings.blend_channels(), STRIDE)
     manifest = json.dumps(_manifest(version))
     with atomic_write(path) as temporary:
         torch.jit.save(scripted, str(temporary), _extra_files={"manifest.json": manifest})
+    return version
+
+
+def export_onnx(registry: Registry, version_id: str, path: Path) -> ModelVersion:
+    """Write a version as one ONNX file that takes HU and gives logits, with its manifest inside.
+
+    See `lib.networks.to_onnx.write_onnx` for what goes in and comes out, and how it is checked. ONNX Runtime gives the
+    manifest as `session.get_modelmeta().custom_metadata_map["manifest.json"]`.
+
+    Raises:
+        NotFoundError: there is no such version.
+        BadInputError: it does not fit `app.yaml`.
+        ModelError: its weights are damaged, or the network can't be written so.
+        StorageError: the disk refused the write.
+    """
+    version, network = _load(registry, version_id)
+    metadata = {"manifest.json": json.dumps(_manifest(version))}
+    write_onnx(path, network, registry.settings.blend_channels(), STRIDE, metadata)
     return version
 
 
@@ -77,11 +94,26 @@ def export_bundle(registry: Registry, version_id: str, folder: Path) -> ModelVer
     return version
 
 
+EXPORTS: dict[str, tuple[Callable[[Registry, str, Path], ModelVersion], str]] = {
+    "torchscript": (export_torchscript, ".ts"),
+    "onnx": (export_onnx, ".onnx"),
+    "bundle": (export_bundle, ""),
+}
+"""What a version can be written as: by which function, and how the file's name ends; a bundle is a folder."""
+
+
+def _load(registry: Registry, version_id: str) -> tuple[ModelVersion, nn.Module]:
+    version = registry.get(version_id)
+    registry.check(version)
+    return version, load_model(registry.settings, version.weights, torch.device("cpu")).network
+
+
 def _manifest(version: ModelVersion) -> dict[str, Any]:
     """What goes along: all but the names of images, which may be those of patients and stay in the house."""
     told = {key: value for key, value in version.manifest.items() if key not in _IN_HOUSE}
-    if gate := told.get("gate"):
-        told["gate"] = {key: value for key, value in gate.items() if key not in _IN_HOUSE}
+    for key in ("gate", "cross_validation"):
+        if found := told.get(key):
+            told[key] = {name: value for name, value in found.items() if name not in _IN_HOUSE}
     return {**told, "version": version.id}
 
 

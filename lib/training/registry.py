@@ -204,7 +204,7 @@ class Registry:
         versions = [self.get(name) for name in (first, second)]
         figures = [figures_of(version.manifest) for version in versions]
         manifests = [version.manifest for version in versions]
-        cases = [manifest.get("validation_cases") for manifest in manifests]
+        cases = [_judged_on(manifest) for manifest in manifests]
         told = ("parent", "labels", "channels", "windows", "network", "recipe", "software")
         return {
             "first": versions[0].id,
@@ -381,21 +381,33 @@ class Registry:
 def figures_of(manifest: Mapping[str, Any]) -> dict[str, float | int | None]:
     """What a manifest tells of how good a version is, by name; only what it holds.
 
-    The Dice of the classes is that of whole validation cases, measured before the version could be published; the
-    validation Dice that of single slices in training.
+    The Dice of the classes is that of whole cases that the model had not learned from, measured before the version
+    could be published: from the comparison, else from the cross-validation. The validation Dice is that of single
+    slices in training.
     """
     gate = manifest.get("gate") or {}
+    crossed = (manifest.get("cross_validation") or {}).get("classes") or {}
+    dice = {name: paired["candidate"] for name, paired in (gate.get("classes") or {}).items()}
+    dice = dice or {name: found["mean"] for name, found in crossed.items()}
     lesions = (gate.get("lesions") or {}).get("candidate") or {}
     figures = {
         "training cases": _count(manifest.get("training_cases")),
         "validation cases": _count(manifest.get("validation_cases")),
         "best epoch": manifest.get("best_epoch"),
         VALIDATION_DICE: manifest.get("validation_dice"),
-        **{f"{name} Dice": paired["candidate"] for name, paired in (gate.get("classes") or {}).items()},
+        **{f"{name} Dice": value for name, value in dice.items()},
         "lesions found": lesions.get("found"),
         "lesions labelled": lesions.get("reference"),
     }
     return {name: value for name, value in figures.items() if value is not None}
+
+
+def _judged_on(manifest: Mapping[str, Any]) -> list[str] | None:
+    """The cases that the figures of a version are of."""
+    for key in ("gate", "cross_validation"):
+        if names := (manifest.get(key) or {}).get("cases"):
+            return sorted(names)
+    return manifest.get("validation_cases")
 
 
 def _count(names: object) -> int | None:

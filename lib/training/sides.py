@@ -45,7 +45,8 @@ def with_sides(
         by_patient = divide(patients.values(), fraction, salt, decided)
         sides = {name: decided.get(cases[name], by_patient[patients[name]]) for name in names}
         splits.note(connection, by_patient | {cases[name]: side for name, side in sides.items()})
-        voxels = {case.image_id: case.voxels for case in versions.counted(connection, FINAL)}
+        # A partial label is read before the training anyway: for how many of its slices were looked at.
+        voxels = {c.image_id: c.voxels for c in versions.counted(connection, FINAL) if c.looked_at == 1}
     return [
         {**pair, "side": sides[name], "patient": patients[name], "voxels": voxels.get(name)}
         for pair, name in zip(pairs, names, strict=True)

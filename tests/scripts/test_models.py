@@ -104,7 +104,7 @@ def test_export(script, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["export", "v1"], "error: say what to export to: --torchscript FILE, --bundle DIR or both"),
+        (["export", "v1"], "error: say what to export to: --torchscript FILE, --onnx FILE, --bundle DIR or "),
         (
             ["export", "v1", "--bundle", REPOSITORY / "lib"],
             f"error: {REPOSITORY / 'lib'} exists and is no empty folder",

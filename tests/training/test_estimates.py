@@ -56,5 +56,15 @@ def test_duration_counts_steps_validation_and_comparison(tiny):
     assert estimate_duration(2.0, 3, [(2, 32, 32)], settings).total == pytest.approx(100 + (22 + 4) * 2.0 / 3 / 4)
 
 
+def test_each_network_of_a_cross_validation_takes_the_steps_of_the_cases_it_sees(tiny):
+    settings = tiny(max_epochs=10, batch_size=4, patch_size=32, slices_per_case=6)
+    left_out = [[(20, 32, 32)], [(10, 32, 32), (10, 32, 32)]]
+    crossed = estimate_duration(2.0, 3, [], settings, left_out)
+    assert crossed.networks == 2
+    # 12 slices are 3 steps, 6 are 2; then two models segment 40 slices.
+    assert crossed.cross_validation == pytest.approx(10 * (3 + 2) * 2.0 + 2 * 40 * 2.0 / 3 / 4)
+    assert crossed.total == pytest.approx(100 + crossed.cross_validation)
+
+
 def test_free_space_of_a_folder_that_is_not_there_yet(tmp_path):
     assert free_bytes(tmp_path / "a" / "b") == pytest.approx(free_bytes(tmp_path), rel=0.1)

@@ -4,6 +4,7 @@ import re
 import monai.bundle
 import nibabel as nib
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from lib.errors import BadInputError, NotFoundError
 from lib.inference.model import load_model, new_network
 from lib.inference.predict import predict_axial
 from lib.phantom import make_phantom
-from lib.training.export import export_bundle, export_torchscript
+from lib.training.export import export_bundle, export_onnx, export_torchscript
 from lib.training.publish import describe, publish
 from lib.training.registry import Registry
 from lib.volume import Volume
@@ -29,6 +30,7 @@ def registry(tiny, tmp_path):
     with torch.no_grad():
         network.head.bias += torch.tensor([0.02, 0.0, -0.02])
     named = {"training_cases": ["Doe"], "gate": {"cases": ["Doe"], "left_out": {"Doe": "x"}, "classes": {}}}
+    named["cross_validation"] = {"cases": ["Doe"], "left_out": {}, "known_to_the_published_model": ["Doe"], "epochs": 3}
     manifest = describe(settings, "first-day", reason="without Doe", best_epoch=7, **named)
     publish(tmp_path / "app" / "starter.pt", network, manifest)
     return Registry(tmp_path / "app", settings)
@@ -51,6 +53,20 @@ def test_torchscript_takes_hu_and_gives_what_the_app_sees(registry, tmp_path):
     assert np.array_equal(labels, expected)
     assert json.loads(extra["manifest.json"])["version"] == "first-day"
     assert b"Doe" not in extra["manifest.json"]
+
+
+def test_onnx_takes_hu_and_gives_what_the_app_sees(registry, tmp_path):
+    image = make_phantom(1, shape=(50, 40, 6)).image
+    assert export_onnx(registry, "starter", tmp_path / "out" / "model.onnx").id == "first-day"
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    slices = image.axial()
+    labels = session.run(["logits"], {"hu": slices[:, None].astype("float32")})[0].argmax(1)
+    expected = own_labels(registry, image)
+    assert len(np.unique(expected)) > 1
+    assert np.array_equal(labels, expected)
+    manifest = session.get_modelmeta().custom_metadata_map["manifest.json"]
+    assert json.loads(manifest)["version"] == "first-day"
+    assert "Doe" not in manifest
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "SPL"])

@@ -1,6 +1,7 @@
 """What is said of a training before it starts, and what keeps it from starting."""
 
 import json
+import re
 import threading
 from dataclasses import replace
 
@@ -123,6 +124,23 @@ def test_it_is_shown_as_a_table_and_kept_as_json(check, files, tmp_path):
     assert "for 5 epochs of 6 steps, " in lines[5]  # 3 cases with 8 slices each, 4 of them a step
     report.save(tmp_path / "preflight.json")
     assert json.loads((tmp_path / "preflight.json").read_text()) == report.as_dict()
+
+
+def test_few_patients_are_cross_validated_and_that_is_said(check, files):
+    report = check(files, cross_validate_below=5)
+    assert report.duration.networks == 3
+    assert 0 < report.duration.cross_validation < report.duration.total
+    assert re.fullmatch(
+        "4 patients are labelled, too few for validation cases alone to tell how good the new model is: "
+        r"cross-validation trains 3 more networks, each without some of them, in (less than two|about \d+) minutes; "
+        "label more",
+        report.warnings[0],
+    )
+    assert not any("the score" in warning for warning in report.warnings)
+    assert " of it for 3 networks of the cross-validation\n" in report.as_text()
+    # Patients count, not cases; and one alone can't be left out.
+    assert check(files, cross_validate_below=4).duration.networks == 0
+    assert check(of_patients(files, 2), cross_validate_below=3, validation_fraction=0).duration.networks == 2
 
 
 def test_a_broken_case_is_left_out_and_named(check, files, studies, tmp_path):

@@ -294,6 +294,10 @@ def test_figures_side_by_side(registry):
 def test_a_manifest_without_figures():
     assert figures_of({}) == {}
     assert figures_of({"gate": {"classes": {}, "lesions": None}}) == {}
+    crossed = {"classes": {"liver": {"mean": 0.5, "lowest": 0.4, "highest": 0.6}}}
+    assert figures_of({"gate": None, "cross_validation": crossed}) == {"liver Dice": 0.5}
+    compared = {"classes": {"liver": {"candidate": 0.7}}}
+    assert figures_of({"gate": compared, "cross_validation": crossed}) == {"liver Dice": 0.7}
 
 
 # Where a training starts

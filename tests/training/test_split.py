@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.training.split import divide, patient_of, position
+from lib.training.split import divide, left_out_in_turn, patient_of, position
 
 NAMES = st.sets(st.text(min_size=1, max_size=12), max_size=30)
 FRACTIONS = st.floats(0, 0.9)
@@ -56,3 +56,18 @@ def test_the_salt_makes_another_division():
 
 def test_with_everybody_decided_nothing_is_made_up():
     assert divide(["a", "b"], 0.5, decided={"a": "training", "b": "training"}) == {"a": "training", "b": "training"}
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=6), st.sampled_from("abcdefgh"), max_size=20), st.integers(2, 6))
+def test_each_case_is_left_out_once_and_with_all_of_its_patient(patients, most):
+    parts = left_out_in_turn(patients, most)
+    everybody = set(patients.values())
+    if len(everybody) < 2:
+        assert not parts
+        return
+    assert sorted(case for part in parts for case in part) == sorted(patients)
+    assert len(parts) == min(most, len(everybody))
+    sides = [{patients[case] for case in part} for part in parts]
+    assert sum(map(len, sides)) == len(everybody)  # nobody is in two parts
+    assert all(side < everybody for side in sides)  # somebody is left to learn from
+    assert max(map(len, sides)) - min(map(len, sides)) <= 1
