@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.venv import enter_environment
@@ -21,6 +21,7 @@ enter_environment()
 
 from tqdm import tqdm
 
+from lib.anatomy.spec import Phase
 from lib.console import Parser, check_output_folder, run
 from lib.errors import BadInputError
 from lib.phantom import Phantom, draw_spec, render
@@ -108,7 +109,11 @@ def _parser() -> argparse.ArgumentParser:
         "--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"),
         help="mm between voxels (default: a field of view of 320 to 500 mm; slices such that the liver fits)",
     )  # fmt: skip
-    parser.add_argument("--phase", choices=["native", "portal"], help="before or after contrast (default: either)")
+    parser.add_argument(
+        "--phase",
+        choices=get_args(Phase),
+        help="before contrast, or late arterial or portal-venous after it (default: native or portal)",
+    )
     parser.add_argument("--tumors", type=int, help="how many tumors each has (default: 0 to 12)")
     parser.add_argument("--orientation", help="axis codes of the files, such as LPS or RAS (default: any)")
     parser.add_argument("--with-labels", action="store_true", help="write the ground truth to DIR/labels/final too")

@@ -188,7 +188,7 @@ def test_number_of_tumors_is_what_was_asked_for() -> None:
 # --- HU ---
 
 
-@pytest.mark.parametrize("phase", ["native", "portal"])
+@pytest.mark.parametrize("phase", ["native", "arterial", "portal"])
 def test_parenchyma_has_the_hu_of_its_phase(phase: str) -> None:
     made = render(without_noise(draw_spec(21, phase=phase, tumors=0, **SMALL)))
     inside = made.image.array[made.label.array == 1]
@@ -209,6 +209,21 @@ def test_vessels_are_bright_in_portal_phase_and_dark_in_native_liver() -> None:
         difference[phase] = low + high
     assert difference["portal"] > 5
     assert difference["native"] < -5
+
+
+def test_the_late_arterial_phase_shows_arteries_and_bright_tumors() -> None:
+    drawn = [draw_spec(seed, phase="arterial", tumors=6) for seed in range(30)]
+    for spec in drawn:
+        tissue = spec.tissue
+        assert tissue.aorta > tissue.portal_vein + 50
+        assert tissue.portal_vein > tissue.parenchyma > 15
+        assert tissue.hepatic_vein < 60  # not yet filled
+        assert tissue.cortex > tissue.medulla + 50
+        for lesion in spec.lesions:
+            assert tissue.parenchyma + lesion.difference > -10
+    kinds = [lesion.kind for spec in drawn for lesion in spec.lesions]
+    assert 0.4 < kinds.count("hyper") / len(kinds) < 0.75
+    assert 0.2 < kinds.count("hypo") / len(kinds) < 0.55
 
 
 def test_tissues_are_where_they_should_be_in_the_histogram(portal: Phantom) -> None:
@@ -283,7 +298,7 @@ def test_choices_are_kept() -> None:
     [
         ({"shape": (8, 64, 3)}, r"at least 16 x 16 x 1 voxels, not \(8, 64, 3\)"),
         ({"spacing": (1.0, 0.0, 1.0)}, r"three lengths of 0.1 to 20 mm, not \(1.0, 0.0, 1.0\)"),
-        ({"phase": "arterial"}, "'native' or 'portal', not 'arterial'"),
+        ({"phase": "late"}, "'native', 'arterial' or 'portal', not 'late'"),
         ({"tumors": -1}, "0 to 100, not -1"),
         ({"orientation": "LRS"}, "like 'LPS' or 'RAS', not 'LRS'"),
         ({"orientation": "LPSX"}, "not 'LPSX'"),

@@ -1,5 +1,7 @@
 """Drawing a phantom: all randomness that has a name, within the ranges seen in clinical CT."""
 
+from typing import get_args
+
 import numpy as np
 
 from lib.anatomy.body import Anatomy, anatomy_of
@@ -10,6 +12,13 @@ from lib.errors import BadInputError
 _LIVER_Z = (-125.0, 95.0)  # mm: the range that holds a common liver
 _ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "LPI", "RAI", "PSL", "ASR", "SPL")
 _ORIENTATION_SHARES = (0.4, 0.22, 0.14, 0.08, 0.04, 0.04, 0.03, 0.03, 0.02)
+_KINDS = ("hypo", "iso", "hyper")
+# Metastases and washed-out tumors are dark in most phases; those fed by arteries shine before the liver does.
+_KIND_SHARES = {"native": (0.81, 0.05, 0.14), "arterial": (0.35, 0.05, 0.6), "portal": (0.81, 0.05, 0.14)}
+_OTHER_KIND_SHARES = {"native": (0.72, 0.1, 0.18), "arterial": (0.4, 0.1, 0.5), "portal": (0.72, 0.1, 0.18)}
+# HU by which lesions are darker and brighter than the parenchyma
+_HYPODENSE = {"native": (9, 30), "arterial": (12, 45), "portal": (25, 75)}
+_HYPERDENSE = {"native": (10, 28), "arterial": (25, 75), "portal": (18, 60)}
 
 
 def draw_spec(
@@ -30,7 +39,7 @@ def draw_spec(
         shape: voxels of the axial grid (columns, rows, slices); by default 512 x 512 and as many slices as a
             clinical scan would have.
         spacing: mm along that grid; by default a field of view of 320-500 mm, and slices such that the liver fits.
-        phase: "native" or "portal"; by default one of them.
+        phase: "native", "arterial" or "portal"; by default native or portal.
         tumors: how many; 0 for none; by default none in 3 of 10 phantoms, else 1 to 12.
         orientation: axis codes of the file such as "LPS"; by default any, mostly LPS, RAS or LAS.
         noise: standard deviation in HU; by default 5-25, mostly 12-21 for thin slices.
@@ -66,8 +75,8 @@ def _check(
     if spacing is not None and (len(spacing) != 3 or not all(0.1 <= step <= 20 for step in spacing)):
         msg = f"the spacing must be three lengths of 0.1 to 20 mm, not {tuple(spacing)}"
         raise BadInputError(msg)
-    if phase not in (None, "native", "portal"):
-        msg = f"the phase must be 'native' or 'portal', not {phase!r}"
+    if phase is not None and phase not in get_args(Phase):
+        msg = f"the phase must be 'native', 'arterial' or 'portal', not {phase!r}"
         raise BadInputError(msg)
     if tumors is not None and not 0 <= tumors <= 100:
         msg = f"the number of tumors must be 0 to 100, not {tumors}"
@@ -139,6 +148,15 @@ def _draw_tissue(rng: np.random.Generator, phase: Phase | None) -> Tissue:
             hepatic_vein=blood, portal_vein=blood, vena_cava=blood, aorta=blood + rng.uniform(0, 4),
             spleen=rng.uniform(42, 54), cortex=rng.uniform(28, 38), medulla=rng.uniform(26, 36),
             pancreas=rng.uniform(28, 44), bowel_wall=rng.uniform(25, 42), muscle=rng.uniform(45, 60), **common,
+        )  # fmt: skip
+    if phase == "arterial":  # late: the portal vein begins to fill, the hepatic veins do not
+        parenchyma = rng.uniform(62, 82)
+        return Tissue(
+            phase="arterial", steatosis=steatosis, parenchyma=parenchyma - steatosis,
+            portal_vein=parenchyma + rng.uniform(15, 60), hepatic_vein=rng.uniform(42, 58),
+            vena_cava=rng.uniform(55, 110), aorta=rng.uniform(230, 380), spleen=rng.uniform(95, 150),
+            cortex=rng.uniform(150, 230), medulla=rng.uniform(50, 90), pancreas=rng.uniform(85, 125),
+            bowel_wall=rng.uniform(65, 115), muscle=rng.uniform(50, 66), **common,
         )  # fmt: skip
     late = rng.beta(2.5, 1.2)  # 0 inflow phase, 1 late portal-venous phase
     parenchyma = 78 + 34 * late + rng.normal(0, 7)
@@ -227,7 +245,7 @@ def _draw_lesions(
         tumors = 0 if rng.random() < 0.3 else int(np.clip(np.ceil(rng.exponential(3.2)), 1, 12))
     if tumors == 0:
         return ()
-    common = str(rng.choice(["hypo", "iso", "hyper"], p=[0.81, 0.05, 0.14]))
+    common = str(rng.choice(_KINDS, p=_KIND_SHARES[tissue.phase]))
     contrast = rng.uniform(0.7, 1.2)
     typical = np.exp(rng.uniform(np.log(8), np.log(45)))
     centers, depths = _candidates(rng, anatomy, scan)
@@ -252,7 +270,7 @@ def _draw_lesions(
             if len(choice) == 0:
                 continue
         center = centers[rng.choice(choice)]
-        kind = common if rng.random() < 0.85 else str(rng.choice(["hypo", "iso", "hyper"], p=[0.72, 0.1, 0.18]))
+        kind = common if rng.random() < 0.85 else str(rng.choice(_KINDS, p=_OTHER_KIND_SHARES[tissue.phase]))
         lesions.append(_draw_lesion(rng, center, radius, kind, contrast, tissue, near))  # type: ignore[arg-type]
     return tuple(lesions)
 
@@ -283,13 +301,13 @@ def _draw_lesion(
     if kind == "iso":
         radius = min(radius, 14.0)  # larger ones show by what they push aside, which a phantom does not have
     small = radius < 6
+    strength = 0.5 if tissue.phase == "native" else 1.0  # of what contrast medium shows
     if kind == "hypo":
-        span = (25, 75) if tissue.phase == "portal" else (9, 30)
-        difference = -contrast * rng.uniform(*span)
+        difference = -contrast * rng.uniform(*_HYPODENSE[tissue.phase])
         # fat can't make a lesion darker than water is; a fatty liver shows them less or as bright
         difference = max(difference, -5 - tissue.parenchyma) if tissue.parenchyma > 5 else -4.0
     elif kind == "hyper":
-        difference = contrast * (rng.uniform(18, 60) if tissue.phase == "portal" else rng.uniform(10, 28))
+        difference = contrast * rng.uniform(*_HYPERDENSE[tissue.phase])
     else:
         difference = rng.uniform(-6, 6)
     radii = rng.uniform(0.75, 1.25, 3)
@@ -297,9 +315,9 @@ def _draw_lesion(
     rim = 0.0
     if rng.random() < (0.9 if kind == "iso" else 0.25):
         rim = float(rng.uniform(12, 45) * (1 if rng.random() < 0.75 else -0.8))
-        rim *= 1.0 if tissue.phase == "portal" else 0.5
+        rim *= strength
     necrotic = kind != "iso" and not small and rng.random() < 0.3
-    core = float(-rng.uniform(8, 45) * (1 if tissue.phase == "portal" else 0.5)) if necrotic else 0.0
+    core = float(-rng.uniform(8, 45) * strength) if necrotic else 0.0
     core = max(core, 2 - tissue.parenchyma - difference) if core and tissue.parenchyma + difference > 2 else 0.0
     calcified = rng.random() < 0.05
     return Lesion(
@@ -309,7 +327,7 @@ def _draw_lesion(
         difference=float(difference),
         irregularity=float(rng.uniform(0.04, 0.22)),
         softness=float(rng.uniform(1.0, 4.5) if rng.random() < 0.8 else rng.uniform(4, 9)),
-        heterogeneity=float(rng.uniform(6 if kind == "iso" else 1, 9) * (1.0 if tissue.phase == "portal" else 0.5)),
+        heterogeneity=float(rng.uniform(6 if kind == "iso" else 1, 9) * strength),
         rim=rim,
         rim_width=float(rng.uniform(1.5, 4)),
         core=core,

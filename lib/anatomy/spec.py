@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lib.anatomy.shapes import Triple
 
-Phase = Literal["native", "portal"]
+Phase = Literal["native", "arterial", "portal"]
 LesionKind = Literal["hypo", "iso", "hyper"]
 
 
@@ -147,7 +147,7 @@ class Tissue:
     """Mean HU of tissues in one phase.
 
     Args:
-        phase: native, or portal-venous after contrast.
+        phase: native, or late arterial or portal-venous after contrast.
         steatosis: HU by which fat lowers the parenchyma, 0 without.
         mottling: standard deviation of the parenchyma's own texture.
     """

@@ -198,11 +198,11 @@ def does_not_count(known: Sequence[str]) -> str:
 def decide_pooled(found: CrossValidation, settings: Settings) -> Decision:
     """The gate's decision on validation cases and left-out ones together, and what they are, in plain words.
 
-    Where the published model has learned from all of them there is nothing to compare on, and the new one is published.
+    Where the published model has learned from all of them there is nothing to compare on, and it stays.
     """
     known = does_not_count(found.known)
     if found.comparison is None:
-        return Decision(True, f"nothing to compare the models on; {found.sentence()}{known}")
+        return Decision(False, f"nothing to compare the models on; {found.sentence()}{known}")
     decision = decide(found.comparison, settings.training.gate, "case")
     compared = {case.name for case in found.comparison.cases}
     crossed = sum(case.network is not None for case in found.judged if case.name in compared)

@@ -194,9 +194,9 @@ def _read(files: CaseFiles, classes: int) -> tuple[Volume, Volume]:
         msg = f"label {label.shape} and image {image.shape} do not lie on one grid"
         raise BadInputError(msg)
     check_looked_at(label, named=True)
-    judged = label.array[label.array != NOT_LOOKED_AT]
-    if (highest := int(judged.max())) >= classes:
-        msg = f"the label holds {highest}, but only 0 to {classes - 1} are classes"
+    unknown = (label.array >= classes) & (label.array != NOT_LOOKED_AT)
+    if unknown.any():
+        msg = f"the label holds {label.array[unknown].max()}, but only 0 to {classes - 1} are classes"
         raise BadInputError(msg)
     return image, label
 

@@ -24,6 +24,9 @@ from lib.training.registry import Registry
 
 logger = logging.getLogger(__name__)
 
+# A model that nobody has compared may be worse than the one that annotators have.
+BY_HAND = "label more patients, or look at its segmentations and publish it by scripts/models.py"
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -74,7 +77,8 @@ def judge(
 ) -> Judgement:
     """Compare a new model with the model in force, where there is one and there are cases.
 
-    What the model in force or one that it goes back to has learned from does not count.
+    What the model in force or one that it goes back to has learned from does not count. Where nothing is left to
+    compare on, the model in force stays; where there is none that can be compared, the new one is published.
 
     Args:
         version: of the new model.
@@ -89,10 +93,6 @@ def judge(
         progress: see `lib.training.gate.compare_models`.
         on_case: see there.
     """
-    if not validation and not folds:
-        return Judgement(
-            Decision(True, "no validation cases to compare on; label more cases so that models can be compared")
-        )
     candidate = Model(result.network, version)
     published, instead = _load(in_force, settings, device)
     known: set[str] = set()
@@ -110,14 +110,17 @@ def judge(
         )  # fmt: skip
         decision = decide_pooled(found, settings) if published else Decision(True, f"{found.sentence()}; {instead}")
         return Judgement(decision, found.comparison, found)
+    if not validation and published:
+        return Judgement(Decision(False, f"no validation cases to compare the models on; {BY_HAND}"))
     if published is None:
         score = result.best_score
-        reached = "no class in the validation slices" if score is None else f"validation Dice {score:.4f}"
+        none = "no class in the validation slices" if validation else "no validation cases"
+        reached = none if score is None else f"validation Dice {score:.4f}"
         return Judgement(Decision(True, f"{reached}; {instead}"))
     unknown = [case for case in validation if case.name not in known]
     not_counted = does_not_count(sorted(case.name for case in validation if case.name in known))
     if not unknown:
-        return Judgement(Decision(True, f"nothing to compare the models on{not_counted}; label more cases"))
+        return Judgement(Decision(False, f"nothing to compare the models on{not_counted}; {BY_HAND}"))
     report = compare_models(candidate, published, unknown, settings, progress, on_case)
     decision = decide(report, settings.training.gate)
     return Judgement(Decision(decision.publish, f"{decision.reason}{not_counted}"), report)

@@ -111,13 +111,17 @@ def run_training(
 ) -> Outcome:
     """Train on labelled cases, keep the result as a version, and publish it if it is better than the published model.
 
-    Both are compared on the validation cases by the rule of `training.gate`, see `lib.training.gate`. The first model,
-    one that the model in force can't be compared with (other labels, windows or network) and one without validation
-    cases are published, and the reason says so. With fewer patients than `training.cross_validate_below`, the training
+    Both are compared on the validation cases by the rule of `training.gate`, see `lib.training.gate`. The first model
+    and one that the model in force can't be compared with (other labels, windows or network) are published, and the
+    reason says so; without cases to compare on, the model in force stays. With fewer patients than `training.cross_validate_below`, the training
     cases count as well, each segmented by a network that was trained without its patient.
 
     The same cases, settings, start, device and number of CPU threads give the same weights on a CPU, also if the
     training is interrupted and resumed: after each epoch the folder gets a `state.pt`, which is removed at the end.
+
+    Where several processes train together, see `lib.training.distributed`, each calls this with the same arguments. The
+    first one does all but its part of each batch, calls all callbacks and returns what became of it; the others return
+    after the last epoch.
 
     Args:
         files: labelled cases.

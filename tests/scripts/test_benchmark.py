@@ -49,6 +49,7 @@ def test_table_and_json(benchmark, tmp_path):
         (("infer", "--json", "/dev/null/x/y"), "error: can't write to the folder /dev/null/x (Not a directory)"),
         (("infer", "--repeat", "0"), "error: --repeat must be at least 1, not 0"),
         (("store", "--repeat", "0"), "error: --repeat must be at least 1, not 0"),
+        (("learning", "--unseen", "1"), "error: --unseen must be at least 2, not 1"),
         (("infer", "--volume", "nowhere"), "error: --volume nowhere: neither a number of slices nor an existing image"),
     ],
 )
@@ -63,3 +64,4 @@ def test_help(benchmark):
     assert "one auto-segmentation" in benchmark("--help")[1]
     assert "--no-baseline" in benchmark("infer", "--help")[1]
     assert "--baseline-most" in benchmark("store", "--help")[1]
+    assert "--unseen" in benchmark("learning", "--help")[1]

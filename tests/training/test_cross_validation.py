@@ -110,7 +110,7 @@ class TestDecision:
 
     def test_nothing_is_left_to_compare_on(self, tiny):
         decision = decide_pooled(found_of([Judged("b", 1, figures(0.25))], ["b"]), tiny())
-        assert decision.publish
+        assert not decision.publish
         assert decision.reason == (
             "nothing to compare the models on; cross-validated Dice on one case: tumor 0.250 (0.250 to 0.250), liver "
             "0.900 (0.900 to 0.900); b does not count, since the published model has learned from it"
@@ -212,8 +212,11 @@ def test_a_validation_case_that_the_published_model_has_learned_from_does_not_co
     assert [case.name for case in found.gate.cases] == ["case_0"]
     assert found.decision.reason.endswith("; case_1 does not count, since the published model has learned from it")
     alone = judged(files[1:2])
-    assert (alone.gate, alone.decision.publish) == (None, True)
+    assert (alone.gate, alone.decision.publish) == (None, False)
     assert alone.decision.reason == (
         "nothing to compare the models on; case_1 does not count, since the published model has learned from it; label "
-        "more cases"
+        "more patients, or look at its segmentations and publish it by scripts/models.py"
     )
+    none = judged([])
+    assert (none.gate, none.decision.publish) == (None, False)
+    assert none.decision.reason.startswith("no validation cases to compare the models on; label more patients, or look")

@@ -181,7 +181,7 @@ def test_a_single_case_is_trained_on_without_validation(tiny, make_files, tmp_pa
         start=None, registry=Registry(tmp_path, tiny()),
     )  # fmt: skip
     assert outcome.published
-    assert outcome.reason == ("no validation cases to compare on; label more cases so that models can be compared")
+    assert outcome.reason == "no validation cases; there is no model in force to compare it with"
 
 
 def test_labels_without_any_class_are_refused(tiny, make_files, tmp_path):
