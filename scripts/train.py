@@ -83,8 +83,8 @@ def _train(arguments: argparse.Namespace, device: torch.device) -> None:
     preflight = check_cases(cases, settings, device=device, cache_folder=cache_folder)
     training, validation = (len(side) for side in split_cases(preflight.usable(cases), recipe.validation_fraction))
     print(
-        f"{training} training and {validation} validation cases from {arguments.studies}; {_count(part.world, device)}, {threads} "
-        f"threads; "
+        f"{training} training and {validation} validation cases from {arguments.studies}; "
+        f"{_count(part.world, device)}, {threads} threads; "
         f"start: {'where it was interrupted' if arguments.resume else start or 'new weights'}\n{preflight.as_text()}",
         flush=True,
     )
