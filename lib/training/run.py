@@ -113,8 +113,9 @@ def run_training(
 
     Both are compared on the validation cases by the rule of `training.gate`, see `lib.training.gate`. The first model
     and one that the model in force can't be compared with (other labels, windows or network) are published, and the
-    reason says so; without cases to compare on, the model in force stays. With fewer patients than `training.cross_validate_below`, the training
-    cases count as well, each segmented by a network that was trained without its patient.
+    reason says so; without cases to compare on, the model in force stays. With fewer patients than
+    `training.cross_validate_below`, the training cases count as well, each segmented by a network that was trained
+    without its patient.
 
     The same cases, settings, start, device and number of CPU threads give the same weights on a CPU, also if the
     training is interrupted and resumed: after each epoch the folder gets a `state.pt`, which is removed at the end.
@@ -212,30 +213,32 @@ def run_training(
             version, result, training_files, validation_files, folds, in_force, registry, settings, device,
             progress=on_comparison, on_case=page.worst.add,
         )  # fmt: skip
-    decision, report, crossed = judgement.decision, judgement.gate, judgement.cross_validation
-    if decision.publish and registry and _state_of(registry.source.path_or_none) != compared_with:
-        reason = "another model was published while this one was compared with the one before; compare and publish it"
-        decision = Decision(False, f"{reason} by scripts/models.py")
-    if registry is None or not may_publish:
-        decision = Decision(False, f"not asked to publish; {decision.reason}")
-    judgement.save(decision, settings, folder)
-    manifest = describe(
-        settings,
-        version,
-        **facts,
-        recipe=settings.training.model_dump(mode="json"),
-        best_epoch=result.best_epoch,
-        validation_dice=result.best_score,
-        gate=report.short() if report else None,
-        cross_validation=crossed.short() if crossed else None,
-        reason=decision.reason,
-    )
-    publish(folder / "model.pt", result.network, manifest)
-    if registry:
-        if kept is None:
-            registry.add(folder / "model.pt", manifest)
-        if decision.publish:
-            registry.publish(version, SERVER, decision.reason)
+        decision, report, crossed = judgement.decision, judgement.gate, judgement.cross_validation
+        if decision.publish and registry and _state_of(registry.source.path_or_none) != compared_with:
+            reason = (
+                "another model was published while this one was compared with the one before; compare and publish it"
+            )
+            decision = Decision(False, f"{reason} by scripts/models.py")
+        if registry is None or not may_publish:
+            decision = Decision(False, f"not asked to publish; {decision.reason}")
+        judgement.save(decision, settings, folder)
+        manifest = describe(
+            settings,
+            version,
+            **facts,
+            recipe=settings.training.model_dump(mode="json"),
+            best_epoch=result.best_epoch,
+            validation_dice=result.best_score,
+            gate=report.short() if report else None,
+            cross_validation=crossed.short() if crossed else None,
+            reason=decision.reason,
+        )
+        publish(folder / "model.pt", result.network, manifest)
+        if registry:
+            if kept is None:
+                registry.add(folder / "model.pt", manifest)
+            if decision.publish:
+                registry.publish(version, SERVER, decision.reason)
     verdict = "published" if decision.publish else "kept, not published"
     logger.info("model %s %s: %s", version, verdict, decision.reason)
     outcome = Outcome(version, decision.publish, decision.reason, result, report, crossed)
