@@ -209,15 +209,18 @@ def _try_windowing(place: Place) -> str:
 
 def _try_network(place: Place) -> str:
     from lib.inference.device import choose_device
+    from lib.inference.engine import TorchEngine
     from lib.inference.model import new_network
-    from lib.inference.predict import logits_by_slices
+    from lib.inference.stopwatch import Stopwatch
     from lib.settings import load_settings
+    from lib.transforms.windowing import gray_levels
 
     settings = load_settings(place.app / "app.yaml")
     device = choose_device()
     network = new_network(settings).to(device).eval()
     start = time.perf_counter()
-    _, logits = next(iter(logits_by_slices(network, _slice_of_water(), settings.blend_channels())))
+    water = _slice_of_water()
+    logits = TorchEngine(network, settings.blend_channels()).logits(water, gray_levels(water[0])[None], Stopwatch())
     seconds = time.perf_counter() - start
     if tuple(logits.shape) != (1, settings.classes, 512, 512):
         msg = f"{settings.network.name} gives {tuple(logits.shape)} instead of (1, {settings.classes}, 512, 512)"

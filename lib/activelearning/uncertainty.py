@@ -8,9 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lib.inference.device import Precision, autocast
-from lib.inference.predict import to_input
-from lib.transforms.windowing import Channel
+from lib.inference.device import Precision
+from lib.inference.engine import TorchEngine
+from lib.inference.predict import padded
+from lib.inference.stopwatch import Stopwatch
+from lib.transforms.windowing import Channel, gray_levels
 
 _TINY = 1e-12
 
@@ -54,12 +56,12 @@ def uncertainty_score(
     for module in network.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d):
             module.train()
+    engine = TorchEngine(network, channels, precision)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for z in chosen:
-            inputs = to_input(hu[z : z + 1], channels, device)
-            with autocast(device, precision):
-                logits = torch.cat([network(inputs) for _ in range(passes)])
+            inputs = padded(hu[z : z + 1]), gray_levels(hu[z])[None]
+            logits = torch.cat([engine.logits(*inputs, Stopwatch()) for _ in range(passes)])
             probabilities = logits[..., :height, :width].float().softmax(1)
             information = mutual_information(probabilities)
             seen = (probabilities.argmax(1) > 0).any(0)

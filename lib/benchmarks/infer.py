@@ -138,11 +138,9 @@ def _warm_up(image: Volume, model: Model, settings: Settings) -> None:
     """The first pass through a network chooses kernels and allocates memory; it is not what users wait for."""
     few = image.axial()[: settings.inference.batch_slices]
     predict_axial(
-        model.network,
+        model.engine(settings),
         few,
-        settings.blend_channels(),
         batch_slices=settings.inference.batch_slices,
-        precision=settings.inference.precision,
     )
 
 

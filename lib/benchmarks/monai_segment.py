@@ -23,8 +23,8 @@ from monai.transforms import (
     ScaleIntensityRanged,
 )
 
+from lib.inference.engine import STRIDE
 from lib.inference.model import Model
-from lib.inference.predict import STRIDE
 from lib.inference.stopwatch import Stopwatch
 from lib.settings import Settings
 from lib.transforms.windowing import HISTOGRAM, Window, find_window

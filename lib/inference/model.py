@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lib.errors import ModelError
+from lib.inference.engine import Engine, TorchEngine
 from lib.networks.checkpoint import load_weights
 from lib.networks.factory import build_network
 from lib.settings import Settings
@@ -32,10 +33,21 @@ def _identify(path: Path) -> _Identity:
 
 @dataclass(frozen=True)
 class Model:
-    """A network in evaluation mode and which version of the weights it holds."""
+    """A network in evaluation mode and which version of the weights it holds.
+
+    Args:
+        network: with the weights.
+        version: theirs.
+        chosen: what runs the network faster than itself; None: itself.
+    """
 
     network: nn.Module
     version: str
+    chosen: Engine | None = None
+
+    def engine(self, settings: Settings) -> Engine:
+        """What runs the network."""
+        return self.chosen or TorchEngine(self.network, settings.blend_channels(), settings.inference.precision)
 
 
 class ModelSource:

@@ -51,11 +51,9 @@ def segment(
     """
     watch = Stopwatch()
     raw = predict_axial(
-        model.network,
+        model.engine(settings),
         image.axial(),
-        settings.blend_channels(),
         batch_slices=settings.inference.batch_slices,
-        precision=settings.inference.precision,
         watch=watch,
         progress=progress,
     )

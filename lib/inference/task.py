@@ -81,11 +81,9 @@ class LiverTumorInferTask(BasicInferTask):
         model = self.source.get(choose_device(device))
         data["model_version"] = model.version
         data[self.output_label_key] = predict_axial(
-            model.network,
+            model.engine(self.settings),
             data["volume"].axial(),
-            self.settings.blend_channels(),
             batch_slices=self.settings.inference.batch_slices,
-            precision=self.settings.inference.precision,
             watch=data["watch"],
         )
         return data

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lib.inference.predict import STRIDE
+from lib.inference.engine import STRIDE
 from lib.settings import Settings
 from lib.training.decoded import Case
 from lib.training.distributed import Share

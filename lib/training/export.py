@@ -11,8 +11,8 @@ from torch import nn
 
 from lib.errors import BadInputError
 from lib.files import atomic_write
+from lib.inference.engine import STRIDE
 from lib.inference.model import load_model
-from lib.inference.predict import STRIDE
 from lib.networks.checkpoint import save_weights
 from lib.networks.from_hu import script_from_hu
 from lib.networks.to_onnx import write_onnx

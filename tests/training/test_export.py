@@ -38,7 +38,7 @@ def registry(tiny, tmp_path):
 
 def own_labels(registry, image):
     model = load_model(registry.settings, registry.source.path, CPU)
-    return predict_axial(model.network, image.axial(), registry.settings.blend_channels(), precision="float32")
+    return predict_axial(model.engine(registry.settings), image.axial())
 
 
 def test_torchscript_takes_hu_and_gives_what_the_app_sees(registry, tmp_path):

@@ -1,0 +1,71 @@
+"""What runs a network: PyTorch here; others have the same few lines of interface and give the same labels."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lib.inference.device import Precision, autocast, resolve_precision
+from lib.inference.stopwatch import Stopwatch
+from lib.transforms.lookup import look_up
+from lib.transforms.windowing import Channel, channel_tables
+
+STRIDE = 16  # the network halves the image four times
+
+
+class Engine(Protocol):
+    """Runs one model's network over patches of axial slices.
+
+    Attributes:
+        name: of engine, number format and device, for logs and reports.
+    """
+
+    name: str
+
+    def __call__(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> NDArray[np.uint8]:
+        """Class indices: the argmax of the network's output. Safe to call from several threads.
+
+        Args:
+            hu: int16 HU `(N, Y, X)`, C-contiguous; Y and X are multiples of `STRIDE`.
+            levels: int16 `(N, 102)`, `lib.transforms.windowing.gray_levels` of the whole slices.
+            watch: counts the steps "windows" and "network".
+
+        Returns:
+            uint8 `(N, Y, X)`.
+        """
+        ...
+
+
+class TorchEngine:
+    """The network itself.
+
+    Args:
+        network: takes float32 `(N, channels, Y, X)` and gives `(N, classes, Y, X)`; used in the mode it is in.
+        channels: its input channels.
+        precision: see `lib.inference.device.autocast`.
+    """
+
+    def __init__(self, network: nn.Module, channels: Sequence[Channel], precision: Precision = "auto") -> None:
+        self._network, self._channels = network, channels
+        self._device = next(network.parameters()).device
+        self._precision = resolve_precision(self._device, precision)
+        self.name = f"PyTorch {self._precision} on {self._device}"
+
+    @torch.inference_mode()
+    def logits(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> torch.Tensor:
+        """The network's output, float32 `(N, classes, Y, X)` on its device; arguments as when called."""
+        with watch("windows"):
+            tables, low = channel_tables(levels, self._channels)
+            inputs = look_up(torch.from_numpy(hu).to(self._device), torch.from_numpy(tables).to(self._device), low)
+        with watch("network"), autocast(self._device, self._precision):
+            return self._network(inputs).float()
+
+    def __call__(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> NDArray[np.uint8]:
+        """See `Engine`."""
+        logits = self.logits(hu, levels, watch)
+        with watch("network"):  # a GPU is waited for only here
+            classes: NDArray[np.uint8] = logits.argmax(1).to(torch.uint8).cpu().numpy()
+        return classes
