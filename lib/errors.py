@@ -35,3 +35,20 @@ class UnavailableError(StorageError):
 
 class BusyError(LiverLoopError):
     """What was asked for is in use by others now; asking again later will do."""
+
+
+class OverloadedError(LiverLoopError):
+    """More ask at once than the server lets wait.
+
+    Args:
+        message: for the user.
+        retry_after_s: seconds after which asking again is worth it.
+    """
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class GoneError(LiverLoopError):
+    """Whoever asked has gone before the answer was begun."""

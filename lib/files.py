@@ -75,6 +75,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """`liverloop/` in the user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "liverloop"
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut; file systems without that ability are left as they are."""
     with suppress(OSError):

@@ -60,6 +60,13 @@ class InferenceSettings(_Section):
 
     batch_slices: int = Field(default=4, ge=1, le=256)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    engine: Literal["auto", "pytorch", "openvino"] = "auto"
+    cascade: bool = Field(default=True, description="full resolution only around the liver")
+    cascade_margin_mm: float = Field(default=40, ge=0, le=200, description="around what the coarse pass finds")
+    prefetch: bool = Field(default=True, description="segment an image as soon as it is handed out")
+    cache_mb: int = Field(default=256, ge=0, description="of memory for finished results; 0 = none are kept")
+    # Each waiting request takes one of the 40 threads that answer all requests.
+    most_waiting: int = Field(default=16, ge=1, le=30, description="requests for the network; more get 503")
 
 
 class GateSettings(_Section):

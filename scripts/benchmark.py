@@ -3,6 +3,9 @@
 
     scripts/benchmark.py infer                                    a phantom of 512 x 512 x 100
     scripts/benchmark.py infer --volume ct.nii.gz --repeat 3 --json infer.json
+    scripts/benchmark.py infer --against monailabel-radiology     beside the 3D model of MONAI Label's sample app
+    scripts/benchmark.py engines                                  PyTorch and OpenVINO on slices of a phantom
+    scripts/benchmark.py batch --cases 6                          many cases at once, beside the network's own speed
     scripts/benchmark.py store --images 1000 20000                the store beside MONAI Label's
     scripts/benchmark.py train --cases 4 --slices 100             loading, steps and whole epochs of a training
     scripts/benchmark.py learning --epochs 12                     unseen cases before and after a training
@@ -20,11 +23,13 @@ from lib.venv import enter_environment
 
 enter_environment()
 
-from lib.benchmarks import infer, learning, store, train
+from lib.benchmarks import batch, engines, infer, learning, store, train
 from lib.console import Parser, check_output_file, run
 from lib.files import atomic_write
 
-_BENCHMARKS = {"infer": infer, "learning": learning, "store": store, "train": train}
+_BENCHMARKS = {
+    "batch": batch, "engines": engines, "infer": infer, "learning": learning, "store": store, "train": train
+}  # fmt: skip
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from lib.errors import BadInputError, NotFoundError
 REPOSITORY = Path(__file__).resolve().parents[1]
 PARTS = [
     "environment", "packages", "app folder", "settings", "studies folder", "sample image", "windowing", "network",
-    "weights", "label files", "jpeg 2000", "dicom seg tool", "monai label", "port",
+    "weights", "engine", "label files", "jpeg 2000", "dicom seg tool", "monai label", "port",
 ]  # fmt: skip
 
 

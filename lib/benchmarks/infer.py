@@ -1,28 +1,41 @@
-"""One auto-segmentation from file to file, stage by stage, beside MONAI's way of running the same network."""
+"""One auto-segmentation from file to file, stage by stage, beside MONAI Label's sample app or MONAI's way of ours."""
 
 import argparse
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from lib.benchmarks.machine import describe_machine, peak_gpu_memory_mb, peak_memory_mb, reset_peak_memory
+from lib.benchmarks.engine_limit import limits, matrix_peaks
+from lib.benchmarks.infer_text import as_text
+from lib.benchmarks.machine import describe_machine, drop_from_page_cache
 from lib.benchmarks.monai_segment import segment_with_monai
 from lib.benchmarks.phantoms import phantom_file
+from lib.benchmarks.sample_app import SampleApp
+from lib.benchmarks.served import Server, timed
 from lib.errors import BadInputError, NotFoundError
 from lib.inference.command_line import add_app_arguments, device_from, settings_from
-from lib.inference.device import resolve_precision, set_threads
-from lib.inference.files import Job, run_job
+from lib.inference.device import set_threads
 from lib.inference.model import Model, ModelSource, load_model
-from lib.inference.predict import predict_axial
+from lib.inference.segment import segment
+from lib.metrics.overlap import Overlap
 from lib.settings import Settings
 from lib.volume import Volume
-from lib.volume_io import read_image
+from lib.volume_io import read_image, write_image
+
+__all__ = ["SUMMARY", "add_arguments", "as_text", "measure"]
 
 SUMMARY = "one auto-segmentation, from the file on disk to the label on disk"
-STAGES = ("read", "windows", "network", "postprocessing", "write")
+SAMPLE_APPS = {"monailabel-radiology": "segmentation", "monailabel-radiology-spleen": "segmentation_spleen"}
+MONAI = "monai-2d"
+WAYS = ("cold", "warm", "prefetched")
+
+_Record = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,12 +50,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, default=512, metavar="N", help="columns and rows of the phantom (default: %(default)s)"
     )
     parser.add_argument(
-        "--repeat", type=int, default=1, metavar="N", help="runs; the one of median total counts (default: %(default)s)"
+        "--against",
+        choices=(MONAI, *SAMPLE_APPS),
+        default=MONAI,
+        help="the baseline: our network by MONAI's transforms and inferer in float32, or a 3D network of MONAI Label's "
+        "radiology sample app (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=1,
+        metavar="N",
+        help="rounds of all sides in turn; of each the run of median total counts (default: %(default)s)",
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights instead of the app's model in force")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument(
-        "--no-baseline", action="store_true", help="leave out MONAI's way, which takes longer than ours"
+        "--no-baseline", action="store_true", help="leave out the baseline, which takes longer than ours"
+    )
+    parser.add_argument(
+        "--no-agreement",
+        action="store_true",
+        help="leave out the comparison of labels with the plain path: PyTorch, float32, the whole volume",
     )
     add_app_arguments(parser)
 
@@ -51,12 +80,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the benchmark.
 
     Returns:
-        `volume`, `machine`, `model_version`, `precision`, `ours`, and `baseline` and `speedup` unless left out. Both
-        sides hold `seconds` by stage and in `total`, `slices_per_second`, `peak_memory_mb`, `peak_gpu_memory_mb` and
-        `totals`, the seconds of each run.
+        `volume`, `machine`, `model_version`, `engine`, `batch_slices`; `ours` by way (`cold`: the first request for
+        this image, which is not in the page cache; `warm`: it is; `prefetched`: its result is kept, left out where none
+        is); `limit`, see `lib.benchmarks.engine_limit.limits`; unless left out, `agreement`, and `baseline` with
+        `ratio`, its total by that of `cold`. Each side holds `seconds` by stage, `other` and `total` of the run of
+        median total, `totals` of all, `slices_per_second`, `loaded_memory_mb`, `peak_memory_mb` and
+        `peak_gpu_memory_mb`.
 
     Raises:
-        LiverLoopError: a wrong argument, an image or weights that can't be used.
+        LiverLoopError: a wrong argument, an image or weights that can't be used, a baseline that fails.
     """
     for name in ("repeat", "size", "threads"):
         value = getattr(arguments, name)
@@ -67,62 +99,108 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.threads:
         set_threads(arguments.threads)
     weights = arguments.weights or ModelSource.of_app(settings, arguments.app).path
-    model = load_model(settings, weights, device)
+    plain = load_model(settings, weights, device)
     path = _volume(arguments.volume, arguments.size)
     image = read_image(path)
-    _warm_up(image, model, settings)
+    result: dict[str, Any] = {
+        "benchmark": "infer",
+        "volume": {"file": str(path), "shape": list(image.shape), "spacing_mm": list(image.spacing)},
+        "machine": describe_machine(device),
+        "model_version": plain.version,
+        "batch_slices": settings.inference.batch_slices,
+    }
+    slices, voxels = len(image.axial()), image.array.size
+    del image  # it does not belong to the memory of a loaded server
 
-    with tempfile.TemporaryDirectory() as folder:
-        job = Job(path, Path(folder) / "label.nrrd")
-        slices = len(image.axial())
-        ours = _repeat(lambda: run_job(job, model, settings)["seconds"], slices, arguments.repeat, "LiverLoop")
-        result = {
-            "benchmark": "infer",
-            "volume": {"file": str(path), "shape": list(image.shape), "spacing_mm": list(image.spacing)},
-            "machine": describe_machine(device),
-            "model_version": model.version,
-            "precision": resolve_precision(device, settings.inference.precision),
-            "batch_slices": settings.inference.batch_slices,
-            "ours": ours,
+    against = None if arguments.no_baseline else arguments.against
+    with tempfile.TemporaryDirectory() as folder, _baseline(against, settings, plain, voxels, Path(folder)) as rival:
+        small = _small_image(Path(folder))
+        records: dict[str, list[_Record]] = {way: [] for way in (*WAYS, "baseline")}
+        label, peaks = None, matrix_peaks(device)
+        if rival:
+            rival[1](small)
+        for _ in tqdm(range(arguments.repeat), unit="round", leave=False):
+            server = Server(settings, weights, device)
+            result["engine"] = server.model.engine(settings).name
+            label = _our_round(server, path, small, records)
+            if rival:
+                drop_from_page_cache(path)
+                records["baseline"].append(rival[1](path))
+            # What else the machine does slows this down as well: the fastest counts.
+            peaks = {kind: max(peaks[kind], peak) for kind, peak in matrix_peaks(device).items()}
+    result["ours"] = {way: _side(records[way], slices) for way in WAYS if records[way]}
+    if rival:
+        baseline = {"against": against, **rival[0], **_side(records["baseline"], slices)}
+        result["baseline"] = baseline
+        result["ratio"] = baseline["seconds"]["total"] / result["ours"]["cold"]["seconds"]["total"]
+    assert label is not None
+    seen = records["cold"][0]["pixels"]
+    result["limit"] = limits(plain.network, len(settings.channels), peaks, label=label.axial(), seen=seen)
+    if not arguments.no_agreement:
+        plainly = settings.model_copy(
+            update={"inference": settings.inference.model_copy(update={"cascade": False, "precision": "float32"})}
+        )
+        expected = segment(read_image(path), replace(plain, chosen=None), plainly)
+        result["agreement"] = {
+            "dice": _dice(expected.label, label, settings),
+            "different_voxels": int(np.count_nonzero(expected.label.array != label.array)),
+            "plain_seconds": sum(expected.seconds.values()),
         }
-        if not arguments.no_baseline:
-            baseline = _repeat(
-                lambda: segment_with_monai(path, Path(folder), model, settings), slices, arguments.repeat, "MONAI"
-            )
-            result["baseline"] = baseline
-            result["speedup"] = baseline["seconds"]["total"] / ours["seconds"]["total"]
     return result
 
 
-def as_text(result: Mapping[str, Any]) -> str:
-    """The result as a table."""
-    machine, volume = result["machine"], result["volume"]
-    shape = " x ".join(map(str, volume["shape"]))
-    spacing = " x ".join(f"{step:.2f}" for step in volume["spacing_mm"])
-    sides = {"LiverLoop": result["ours"]} | ({"MONAI float32": result["baseline"]} if "baseline" in result else {})
-    lines = [
-        f"{volume['file']}: {shape} voxels of {spacing} mm",
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads; device {machine['device_name']}; "
-        f"{result['precision']}, {result['batch_slices']} slices at once; torch {machine['torch']}",
-        f"model {result['model_version']}",
-        "",
-        f"{'stage':<18}" + "".join(f"{name + ' ms':>18}{'share':>8}" for name in sides),
-    ]
-    for stage in (*STAGES, "total"):
-        cells = (
-            (side["seconds"][stage] * 1000, side["seconds"][stage] / side["seconds"]["total"])
-            for side in sides.values()
+def _our_round(server: Server, path: Path, small: Path, records: Mapping[str, list[_Record]]) -> Volume:
+    """A cold request, the same again from what was kept, and once more with nothing kept; the first one's label."""
+    server.segment(small)
+    drop_from_page_cache(path)
+    record, label = server.segment(path)
+    records["cold"].append(record)
+    again, _ = server.segment(path)
+    if again["cached"]:
+        records["prefetched"].append(again)
+    server.forget()
+    records["warm"].append(server.segment(path)[0])
+    return label
+
+
+_Rival = tuple[dict[str, Any], Callable[[Path], _Record]]
+
+
+@contextmanager
+def _baseline(name: str | None, settings: Settings, model: Model, voxels: int, folder: Path) -> Iterator[_Rival | None]:
+    """What the other side is, and what segments a file of so many voxels with it."""
+    device = next(model.network.parameters()).device
+    if name is None:
+        yield None
+    elif name == MONAI:
+        yield (
+            {"title": "MONAI's transforms and slice inferer with the same network, float32"},
+            lambda path: timed(lambda: segment_with_monai(path, folder, model, settings), device),
         )
-        lines.append(f"{stage:<18}" + "".join(f"{milliseconds:>18.1f}{share:>8.1%}" for milliseconds, share in cells))
-    for key, title in (
-        ("slices_per_second", "slices/s"),
-        ("peak_memory_mb", "peak memory MB"),
-        ("peak_gpu_memory_mb", "peak GPU MB"),
-    ):
-        lines.append(f"{title:<18}" + "".join(f"{side[key]:>18.1f}{'':>8}" for side in sides.values()))
-    if "speedup" in result:
-        lines += ["", f"MONAI's way takes {result['speedup']:.2f} times as long."]
-    return "\n".join(line.rstrip() for line in lines)
+    else:
+        with SampleApp(SAMPLE_APPS[name], device) as app:
+            app.check_memory(voxels)
+            about = app.about
+            title = (
+                f"MONAI Label {about['monailabel']}, radiology sample app, {about['model']}: {about['network']}, "
+                f"{about['classes']} classes, {' x '.join(map(str, about['spacing_mm']))} mm, "
+                f"window {' x '.join(map(str, about['roi']))}, random weights, float32"
+            )
+            yield {"title": title, **about}, app.segment
+
+
+def _side(records: Sequence[_Record], slices: int) -> dict[str, Any]:
+    middle = sorted((record["seconds"] for record in records), key=lambda seconds: seconds["total"])[len(records) // 2]
+    stages = {stage: value for stage, value in middle.items() if stage != "total"}
+    total = middle["total"]
+    return {
+        "seconds": {**stages, "other": max(0.0, total - sum(stages.values())), "total": total},
+        "totals": [record["seconds"]["total"] for record in records],
+        "slices_per_second": slices / total,
+        "loaded_memory_mb": min(record["loaded_memory_mb"] for record in records),
+        "peak_memory_mb": max(record["peak_memory_mb"] for record in records),
+        "peak_gpu_memory_mb": max(record["peak_gpu_memory_mb"] for record in records),
+    }
 
 
 def _volume(volume: str, size: int) -> Path:
@@ -134,27 +212,18 @@ def _volume(volume: str, size: int) -> Path:
     return Path(volume)
 
 
-def _warm_up(image: Volume, model: Model, settings: Settings) -> None:
-    """The first pass through a network chooses kernels and allocates memory; it is not what users wait for."""
-    few = image.axial()[: settings.inference.batch_slices]
-    predict_axial(
-        model.engine(settings),
-        few,
-        batch_slices=settings.inference.batch_slices,
-    )
+def _small_image(folder: Path) -> Path:
+    """An image of other size that each side segments first: what a process imports and prepares once is no part of a
+    request, what it prepares for an image of this size is.
+    """
+    path = folder / "small.nii.gz"
+    hu = np.linspace(-200, 200, 32**3).astype(np.int16).reshape(32, 32, 32)
+    write_image(path, Volume(hu, np.diag([-1.5, -1.5, 1.5, 1.0])))
+    return path
 
 
-def _repeat(run: Callable[[], Mapping[str, float]], slices: int, times: int, name: str) -> dict[str, Any]:
-    reset_peak_memory()
-    runs = []
-    for _ in tqdm(range(times), desc=name, unit="run", leave=False):
-        seconds = {stage: value for stage, value in run().items() if stage in STAGES}
-        runs.append({**seconds, "total": sum(seconds.values())})
-    middle = sorted(runs, key=lambda seconds: seconds["total"])[len(runs) // 2]
+def _dice(expected: Volume, found: Volume, settings: Settings) -> dict[str, float]:
     return {
-        "seconds": middle,
-        "totals": [seconds["total"] for seconds in runs],
-        "slices_per_second": slices / middle["total"],
-        "peak_memory_mb": peak_memory_mb(),
-        "peak_gpu_memory_mb": peak_gpu_memory_mb(),
+        name: Overlap.of(expected.array == index, found.array == index).dice
+        for name, index in settings.label_indices().items()
     }

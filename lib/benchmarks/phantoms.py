@@ -1,23 +1,18 @@
 """Phantoms to measure with, rendered once and kept, as rendering a large one takes minutes."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from lib.files import cache_folder
 from lib.phantom import Phantom, PhantomSpec, draw_spec, render
 from lib.training.cases import CaseFiles
 from lib.volume import Volume
 from lib.volume_io import read_label, write_image, write_label
 
 _SEED = 117
-
-
-def cache_folder() -> Path:
-    """`liverloop/` in the user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "liverloop"
 
 
 def phantom_file(size: int, slices: int, folder: Path | None = None) -> Path:

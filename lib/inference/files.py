@@ -1,5 +1,6 @@
 """From image files to label files: what `scripts/infer.py` does with each case."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ def plan_jobs(images: Iterable[Path], folder: Path, extension: str) -> list[Job]
     Raises:
         BadInputError: two images have one name, or a label would overwrite an image.
     """
-    jobs = [Job(image, folder / f"{stem_of(image.resolve())}{extension}") for image in images]
+    # The name of a link counts, not that of its target; and "." has a name, too.
+    jobs = [Job(image, folder / f"{stem_of(os.path.abspath(image))}{extension}") for image in images]
     sources = {job.image.resolve() for job in jobs}
     taken: dict[Path, Path] = {}
     for job in jobs:
@@ -66,7 +68,7 @@ def run_job(
         settings: the app's settings.
         planes: also write one plane per class beside the label: `NAME_planes.seg.nrrd`, or the folder `NAME_planes`
             with one PNG per class and slice.
-        on_slices: called with the slices just done and those of the volume.
+        on_slices: called with the slices just done and those of the volume; with 0 once it is read.
 
     Returns:
         For a report: `image`, `label`, `planes`, `seconds` per step and in `total`, and what
@@ -84,15 +86,17 @@ def run_job(
         if on_slices:
             on_slices(done, slices)
 
+    progress(0)
     result = segment(image, model, settings, progress=progress)
     with watch("write"):
         write_label(job.label, result.label, settings.labels)
-        written = _write_planes(job, result.label, settings, planes) if planes else None
+        if planes:
+            _write_planes(planes_path(job, planes), result.label, settings, planes)
     seconds = {"read": watch.seconds["read"], **result.seconds, "write": watch.seconds["write"]}
     return {
         "image": str(job.image),
         "label": str(job.label),
-        **({"planes": str(written)} if written else {}),
+        **({"planes": str(planes_path(job, planes))} if planes else {}),
         "seconds": {**seconds, "total": sum(seconds.values())},
         **result.summary,
     }
@@ -102,17 +106,18 @@ def one_line(record: Mapping[str, Any]) -> str:
     """A record of `run_job` for the terminal: volumes, lesions, time."""
     volumes = ", ".join(f"{name} {volume:.1f} ml" for name, volume in record["volumes_ml"].items())
     count = record["lesion_count"]
-    return (
-        f"{record['image']}: {volumes}, {count} {'lesion' if count == 1 else 'lesions'}, "
-        f"{record['seconds']['total']:.1f} s -> {record['label']}"
-    )
+    took = "done before" if record.get("skipped") else f"{record['seconds']['total']:.1f} s"
+    return f"{record['image']}: {volumes}, {count} {'lesion' if count == 1 else 'lesions'}, {took} -> {record['label']}"
 
 
-def _write_planes(job: Job, label: Volume, settings: Settings, planes: Planes) -> Path:
-    stem = job.label.parent / f"{stem_of(job.label)}_planes"
+def planes_path(job: Job, planes: Planes) -> Path:
+    """Where the planes of a case go: a file, or the folder of the images."""
+    stem = f"{stem_of(job.label)}_planes"
+    return job.label.parent / (stem if planes == "images" else f"{stem}.seg.nrrd")
+
+
+def _write_planes(path: Path, label: Volume, settings: Settings, planes: Planes) -> None:
     if planes == "images":
-        planes_as_images(label.axial(), settings.label_indices(), stem)
-        return stem
-    path = stem.with_name(f"{stem.name}.seg.nrrd")
-    write_planes(path, label, settings.labels)
-    return path
+        planes_as_images(label.axial(), settings.label_indices(), path)
+    else:
+        write_planes(path, label, settings.labels)

@@ -1,9 +1,10 @@
 """The weights that annotators get: the published model, or the starter weights until there is one."""
 
 import hashlib
+import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +12,13 @@ import torch
 from torch import nn
 
 from lib.errors import ModelError
+from lib.inference.choice import choose_engine
 from lib.inference.engine import Engine, TorchEngine
 from lib.networks.checkpoint import load_weights
 from lib.networks.factory import build_network
 from lib.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 class _Identity(NamedTuple):
@@ -49,27 +53,39 @@ class Model:
         """What runs the network."""
         return self.chosen or TorchEngine(self.network, settings.blend_channels(), settings.inference.precision)
 
+    def hastened(self, settings: Settings, records: Path | None = None) -> "Model":
+        """The same model with its fastest engine, chosen now; see `lib.inference.choice.choose_engine`."""
+        return replace(self, chosen=choose_engine(self.network, self.version, settings, records))
+
 
 class ModelSource:
     """Gives the newest model for a device, loaded once per version.
+
+    Its fastest engine is chosen in the background; until then PyTorch runs it, so that nobody waits for that.
 
     Args:
         settings: which network to build.
         published: where training publishes; may not exist yet.
         starter: weights to use until then.
+        records: see `lib.inference.choice.choose_engine`.
     """
 
-    def __init__(self, settings: Settings, published: str | Path, starter: str | Path) -> None:
+    def __init__(
+        self, settings: Settings, published: str | Path, starter: str | Path, records: Path | None = None
+    ) -> None:
         self._settings = settings
         self.published = Path(published)
         self.starter = Path(starter)
+        self._records = records
         self._lock = threading.Lock()
+        self._one_choice = threading.Lock()
+        self._choice: threading.Thread | None = None
         self._loaded: dict[str, tuple[_Identity, Model]] = {}
         self._version: tuple[_Identity, str] | None = None
 
-    def __reduce__(self) -> tuple[type, tuple[Settings, Path, Path]]:
+    def __reduce__(self) -> tuple[type, tuple[Settings, Path, Path, Path | None]]:
         """In another process it loads its own model."""
-        return type(self), (self._settings, self.published, self.starter)
+        return type(self), (self._settings, self.published, self.starter, self._records)
 
     @classmethod
     def of_app(cls, settings: Settings, app: str | Path) -> "ModelSource":
@@ -108,7 +124,32 @@ class ModelSource:
             model = load_model(self._settings, identity.path, device)
             self._loaded[str(device)] = (identity, model)
             self._version = (identity, model.version)
+            if device.type == "cpu" and self._settings.inference.engine != "pytorch":
+                self._choice = threading.Thread(target=self._hasten, args=(str(device), model), name="choose engine")
+                self._choice.start()
             return model
+
+    def wait(self) -> None:
+        """Until the engine of the model that `get` loaded last is chosen."""
+        choice = self._choice
+        if choice is not None:
+            choice.join()
+
+    def _hasten(self, device: str, model: Model) -> None:
+        """Replace a model that is still in force by one with its fastest engine."""
+        with self._one_choice:
+            with self._lock:
+                if self._loaded[device][1] is not model:
+                    return
+            try:
+                faster = model.hastened(self._settings, self._records)
+            except Exception as error:  # nobody asked for this and nobody waits: PyTorch goes on
+                logger.warning("model %s: PyTorch runs it, as choosing an engine failed: %s", model.version, error)
+                return
+        with self._lock:
+            identity, current = self._loaded[device]
+            if current is model:
+                self._loaded[device] = (identity, faster)
 
     @property
     def version(self) -> str:

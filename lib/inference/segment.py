@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lib.inference.cascade import predict_liver
 from lib.inference.model import Model
 from lib.inference.predict import predict_axial
 from lib.inference.stopwatch import Stopwatch
@@ -50,16 +52,31 @@ def segment(
         progress: called with the number of slices just done.
     """
     watch = Stopwatch()
-    raw = predict_axial(
-        model.engine(settings),
-        image.axial(),
-        batch_slices=settings.inference.batch_slices,
-        watch=watch,
-        progress=progress,
-    )
+    raw = predict(image, model, settings, watch, progress)
     with watch("postprocessing"):
         label, summary = finish(raw, image, settings, postprocessing or settings.postprocessing)
     return Segmentation(label, model.version, summary, watch.seconds)
+
+
+def predict(
+    image: Volume,
+    model: Model,
+    settings: Settings,
+    watch: Stopwatch,
+    progress: Callable[[int], object] | None = None,
+) -> NDArray[np.uint8]:
+    """Axial class indices `(Z, Y, X)` before post-processing, as `inference` of `app.yaml` says.
+
+    The cascade looks for a liver, hence only with the classes that it knows.
+    """
+    chosen = settings.inference
+    engine, hu = model.engine(settings), image.axial()
+    if not (chosen.cascade and settings.has_liver_and_tumor):
+        return predict_axial(engine, hu, batch_slices=chosen.batch_slices, watch=watch, progress=progress)
+    return predict_liver(
+        engine, hu, image.axial_spacing, margin_mm=chosen.cascade_margin_mm, batch_slices=chosen.batch_slices,
+        watch=watch, progress=progress,
+    )  # fmt: skip
 
 
 def finish(

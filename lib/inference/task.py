@@ -1,4 +1,4 @@
-"""MONAI Label's inference task: a thin shell around `lib.inference.segment`."""
+"""MONAI Label's inference task: a thin shell around `lib.inference.shared`."""
 
 import os
 import tempfile
@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cc3d
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
 from monailabel.utils.others.generic import device_list
@@ -17,14 +16,13 @@ from monailabel.utils.others.generic import device_list
 from lib.errors import BadInputError
 from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
-from lib.inference.predict import predict_axial
-from lib.inference.segment import finish
+from lib.inference.shared import SharedSegmenter
 from lib.inference.stopwatch import Stopwatch
 from lib.settings import Settings
 from lib.transforms.onehot import planes_as_images
 from lib.transforms.postprocessing import PostprocessingSettings
 from lib.volume import Volume
-from lib.volume_io import LABEL_SUFFIXES, read_image, write_label, write_planes
+from lib.volume_io import LABEL_SUFFIXES, write_label, write_planes
 
 _PLANES = ("seg.nrrd", "images")
 _STEPS = "steps"  # on its way through MONAI Label's result
@@ -35,7 +33,9 @@ class LiverTumorInferTask(BasicInferTask):
 
     Request keys beside MONAI Label's own: `result_extension` (`.nrrd`, `.nii.gz`, `.nii`, `.seg.nrrd`),
     `result_compress`, every switch of the post-processing (`largest_liver`, `fill_holes`, ...), and `planes`:
-    `"seg.nrrd"` for one binary layer per class, `"images"` for a zip of one PNG per class and slice.
+    `"seg.nrrd"` for one binary layer per class, `"images"` for a zip of one PNG per class and slice. Only the server
+    itself sets `client_id` (requests of different clients take turns), `background` (all others go first) and
+    `sent_once` (the file is removed after the answer).
 
     Args:
         settings: the app's settings.
@@ -45,6 +45,7 @@ class LiverTumorInferTask(BasicInferTask):
     def __init__(self, settings: Settings, source: ModelSource) -> None:
         self.settings = settings
         self.source = source
+        self.shared = SharedSegmenter(settings, source)
         switches = settings.postprocessing.model_dump()
         devices = device_list()
         super().__init__(
@@ -65,27 +66,32 @@ class LiverTumorInferTask(BasicInferTask):
         )
 
     def pre_transforms(self, data: dict[str, Any] | None = None) -> list:
-        """Read the CT; windows are applied a few slices at a time on the way into the network."""
-        return [self._read]
+        """Only checks: the CT is read when the network is free, so that one volume is in memory, not one per client."""
+        return [self._prepare]
 
     def inverse_transforms(self, data: dict[str, Any] | None = None) -> None:
         """None: the network sees a re-ordered view, and `Volume.with_axial` turns its output back."""
         return
 
     def post_transforms(self, data: dict[str, Any] | None = None) -> list:
-        """Clean the argmax and lay it into the image's geometry."""
-        return [self._finish]
+        """None: the label is finished already."""
+        return []
 
     def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cuda") -> dict[str, Any]:
-        """Run the network slice by slice and keep the argmax."""
-        model = self.source.get(choose_device(device))
-        data["model_version"] = model.version
-        data[self.output_label_key] = predict_axial(
-            model.engine(self.settings),
-            data["volume"].axial(),
-            batch_slices=self.settings.inference.batch_slices,
-            watch=data["watch"],
+        """From the file to the finished label; what was made already is not made again."""
+        segmentation, centers, data["cached"] = self.shared.segment(
+            data["image"],
+            data["postprocessing"],
+            choose_device(device),
+            client=str(data.get("client_id") or ""),
+            background=bool(data.get("background")),
+            once=bool(data.get("sent_once")),
         )
+        data["watch"].seconds |= segmentation.seconds
+        data["model_version"], data["summary"] = segmentation.version, segmentation.summary
+        data["segmentation"] = segmentation.label
+        indices = self.settings.label_indices()
+        data["centroids"] = [{name: [indices[name], *center]} for name, center in centers.items()]
         return data
 
     def writer(
@@ -99,6 +105,7 @@ class LiverTumorInferTask(BasicInferTask):
         extension = extension or data.get("result_extension") or ".nrrd"
         result = {
             "model_version": data["model_version"],
+            "cached": data["cached"],
             "postprocessing": data["postprocessing"].model_dump(),
             **data["summary"],
             _STEPS: data["watch"].seconds,
@@ -143,21 +150,12 @@ class LiverTumorInferTask(BasicInferTask):
         chosen = {key: request[key] for key in PostprocessingSettings.model_fields if key in request}
         return self.settings.postprocessing.changed(chosen)
 
-    def _read(self, data: dict[str, Any]) -> dict[str, Any]:
+    def _prepare(self, data: dict[str, Any]) -> dict[str, Any]:
         data["postprocessing"] = self.check(data)
         if not isinstance(data.get("image"), str):
             msg = "the image must be an image id, an uploaded file or a session"
             raise BadInputError(msg)
         data["watch"] = Stopwatch()
-        with data["watch"]("read"):
-            data["volume"] = read_image(data["image"])
-        return data
-
-    def _finish(self, data: dict[str, Any]) -> dict[str, Any]:
-        raw, image = data[self.output_label_key], data["volume"]
-        with data["watch"]("postprocessing"):
-            label, data["summary"] = finish(raw, image, self.settings, data["postprocessing"])
-        data["segmentation"], data["centroids"] = label, _centroids(label, self.settings.label_indices())
         return data
 
     def _write(self, data: dict[str, Any], extension: str) -> str:
@@ -200,14 +198,3 @@ def _temporary_result(suffix: str) -> Iterator[str]:
     except BaseException:
         Path(path).unlink(missing_ok=True)
         raise
-
-
-def _centroids(label: Volume, names: dict[str, int]) -> list[dict[str, list[int]]]:
-    """Center of each class that is there, as MONAI Label sends it to viewers: `{name: [index, x, y, z]}` in voxels."""
-    statistics = cc3d.statistics(label.array)
-    counts, centers = statistics["voxel_counts"], statistics["centroids"]
-    return [
-        {name: [index, *(round(float(axis)) for axis in centers[index])]}
-        for name, index in names.items()
-        if index < len(counts) and counts[index]
-    ]

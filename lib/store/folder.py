@@ -163,6 +163,11 @@ class FolderDatastore(Datastore):
         with self.store.ledger.reading() as connection:
             return images.excluded(connection)
 
+    def made_by_model(self, label_tag: str) -> dict[str, dict[str, Any]]:
+        """`{image id: params}` of the labels of this tag that a model made of the image as it is now."""
+        with self.store.ledger.reading() as connection:
+            return versions.made_by_models(connection, _plain(label_tag))
+
     def datalist(self, full_path: bool = True) -> list[dict[str, str]]:
         """`[{"image": path, "label": path}, ...]` of the labelled images to train on.
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select, update
 
 from lib.errors import NotFoundError
 from lib.store.meaning import LOOKED_AT, SLICES, looked_at
-from lib.store.schema import images, labels, versions
+from lib.store.schema import events, images, labels, versions
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,27 @@ def images_with(connection: Connection, tag: str) -> list[str]:
         .where(labels.c.tag == tag, images.c.present, images.c.excluded.is_(None))
     )
     return list(connection.scalars(query.order_by(images.c.image_id)))
+
+
+def made_by_models(connection: Connection, tag: str) -> dict[str, dict[str, Any]]:
+    """What models noted (`params`) about the labels of a tag that they made, by image.
+
+    Left out are labels of images that are gone, or of which another file was seen since.
+    """
+    changed = exists().where(
+        events.c.image_id == labels.c.image_id,
+        events.c.kind.in_(("image changed", "image is back")),
+        events.c.at > versions.c.saved_at,
+    )
+    query = (
+        select(labels.c.image_id, versions.c.info)
+        .join(versions, versions.c.id == labels.c.version_id)
+        .join(images, images.c.image_id == labels.c.image_id)
+        .where(labels.c.tag == tag, labels.c.problem.is_(None), versions.c.source == "model")
+        .where(images.c.present, ~changed)
+    )
+    found = {row.image_id: row.info.get("params") for row in connection.execute(query)}
+    return {image_id: params for image_id, params in found.items() if isinstance(params, dict)}
 
 
 def note_image_replaced(connection: Connection, image_ids: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,3 +51,23 @@ def summarize(
         "lesion_count": lesions,
         "tumor_burden": tumor / (liver + tumor) if liver + tumor else 0.0,
     }
+
+
+def centers(label: NDArray[np.uint8], names: Mapping[str, int]) -> dict[str, tuple[int, int, int]]:
+    """The voxel nearest to the center of mass of each class that is there, along the label's axes.
+
+    Args:
+        label: class indices, three axes in any order and direction.
+        names: class name to index.
+
+    Example:
+        >>> centers(np.array([[[0, 1, 1, 1, 2]]], np.uint8), {"liver": 1, "tumor": 2, "vessel": 3})
+        {'liver': (0, 0, 2), 'tumor': (0, 0, 4)}
+    """
+    box = bounding_box(label != 0)
+    if box is None:
+        return {}
+    statistics = cc3d.statistics(label[box])
+    counts, found = statistics["voxel_counts"], statistics["centroids"] + [side.start for side in box]
+    there = {name: found[index] for name, index in names.items() if index < len(counts) and counts[index]}
+    return {name: (round(float(x)), round(float(y)), round(float(z))) for name, (x, y, z) in there.items()}

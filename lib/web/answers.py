@@ -11,9 +11,11 @@ from requests import RequestException
 from lib.errors import (
     BadInputError,
     BusyError,
+    GoneError,
     LiverLoopError,
     ModelError,
     NotFoundError,
+    OverloadedError,
     SettingsError,
     StorageError,
     UnavailableError,
@@ -26,6 +28,8 @@ _STATUS: tuple[tuple[type[LiverLoopError], int], ...] = (
     (NotFoundError, 404),
     (BadInputError, 400),
     (BusyError, 409),
+    (OverloadedError, 503),
+    (GoneError, 499),  # as nginx logs it; nobody gets this answer
     (UnavailableError, 503),
     (StorageError, 507),
     (ModelError, 503),
@@ -61,7 +65,8 @@ def install_answers(app: FastAPI) -> None:
         status = status_of(error)
         reason = reason_of(error)
         logger.log(logging.ERROR if status >= 500 else logging.WARNING, "%s %s", request.url.path, reason)
-        return JSONResponse({"detail": reason}, status_code=status)
+        headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, OverloadedError) else None
+        return JSONResponse({"detail": reason}, status_code=status, headers=headers)
 
     app.add_exception_handler(LiverLoopError, answer)
     app.add_exception_handler(ServerException, answer)

@@ -19,6 +19,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
 from lib.errors import BadInputError, LiverLoopError, NotFoundError
 from lib.inference.batch import LiverTumorBatchInferTask
+from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
 from lib.inference.task import LiverTumorInferTask
 from lib.settings import load_settings
@@ -118,11 +119,12 @@ class LiverLoopApp(MONAILabelApp):
 
     def init_batch_infer(self) -> LiverTumorBatchInferTask:
         """Batch inference over the pool."""
-        return LiverTumorBatchInferTask()
+        return LiverTumorBatchInferTask(self._infers)
 
     def info(self) -> dict[str, Any]:
-        """What clients show of the app, and how things stand with retraining."""
-        return {**super().info(), "retraining": self.retraining.info()}
+        """What clients show of the app, and how things stand with inference and retraining."""
+        inference = self._infers[self.settings.model_name].shared.info()
+        return {**super().info(), "inference": inference, "retraining": self.retraining.info()}
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Called after each label that a client saved."""
@@ -177,11 +179,22 @@ class LiverLoopApp(MONAILabelApp):
                 msg = f"there is no image {image[:80]!r}"
                 raise NotFoundError(msg)
         sent = isinstance(image, str) and os.path.isabs(image)
+        if sent and not request.get("session"):
+            request = request | {"sent_once": True}
         with named_in_errors(str(image), "the image sent") if sent else self._noting_unreadable(image):
             result: dict[str, Any] = super().infer(request, datastore)
         if isinstance(image, str) and not sent and request.get("client_id"):
             self._keep_presegmentation(image, request, result)
         return result
+
+    def prefetch(self, image_id: str, client: str) -> None:
+        """Segment an image of the studies folder before its annotator asks for that."""
+        chosen = self.settings.inference
+        if self.store is None or not (chosen.prefetch and chosen.cache_mb) or self.source.path_or_none is None:
+            return
+        path = self.datastore().get_image_uri(image_id)
+        if path:
+            self._infers[self.settings.model_name].shared.prefetch(path, client)
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The next image to label, `{}` when all are labelled.
@@ -215,6 +228,7 @@ class LiverLoopApp(MONAILabelApp):
             self.store.watch()
         super().on_init_complete()
         self.retraining.begin()
+        self.source.get(choose_device())  # so that its engine is chosen before the first request
         logger.info("model in force: %s (%s)", self.source.version, self.source.path.name)
 
     @contextmanager

@@ -28,6 +28,7 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.utils.async_tasks.utils import tasks
 
 from lib.errors import BadInputError, NotFoundError, StorageError
+from lib.inference.queue import asked_by
 from lib.store import leases, versions
 from lib.store.door import checked_identifier
 from lib.store.layout import FINAL, ORIGINAL, STORED
@@ -39,6 +40,7 @@ from lib.store.versions import Version
 from lib.training.recording import BY_ITSELF
 from lib.volume_io import read_label, stem_of, write_label
 from lib.web.clients import client_of
+from lib.web.connection import watch_connection
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +122,7 @@ def install_requests(app: FastAPI) -> None:
         label: UploadFile = File(None),  # noqa: B008
         output: infer.ResultType | None = None,
         _: User = user,
+        gone: Callable[[], bool] = Depends(watch_connection),  # noqa: B008
     ) -> Any:
         checked = parsed_params(params)
         if not (image or session_id or file):
@@ -137,7 +140,7 @@ def install_requests(app: FastAPI) -> None:
         if image:
             _renew(image, checked["client_id"])
         sent = json.dumps(checked)
-        with _tidied(background_tasks):
+        with _tidied(background_tasks), asked_by(gone):
             return infer.run_inference(background_tasks, model, image, session_id, sent, file, label, output)
 
     def save_label(
@@ -186,7 +189,13 @@ def install_requests(app: FastAPI) -> None:
         with _tidied(background_tasks):
             return datastore.add_image(background_tasks, image, params, file, caller.username)
 
-    def next_sample(strategy: str, request: Request, params: dict | None = None, caller: User = user) -> dict:
+    def next_sample(
+        background_tasks: BackgroundTasks,
+        strategy: str,
+        request: Request,
+        params: dict | None = None,
+        caller: User = user,
+    ) -> dict:
         checked = checked_params(params)
         store = _store()
         if store is None:
@@ -194,7 +203,10 @@ def install_requests(app: FastAPI) -> None:
         # Not by MONAI Label's function, which describes every image of the folder on the way.
         asked = {"strategy": strategy} | checked | {"client_id": client_of(checked, _host(request))}
         logger.info("Active Learning Request: %s", asked)
-        return _sample(store, _app().next_sample(asked))
+        answer = _sample(store, _app().next_sample(asked))
+        if answer and "label" not in answer:  # in a review there is a label already
+            background_tasks.add_task(_app().prefetch, answer["id"], asked["client_id"])
+        return answer
 
     def update_image_info(image: str, info: str = Form("{}"), caller: User = annotator) -> None:
         datastore.update_image_info(image, json.dumps(parsed_object(info, "info")), caller.username)

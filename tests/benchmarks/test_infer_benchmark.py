@@ -1,12 +1,14 @@
 import argparse
 import json
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
 
-from lib.benchmarks import infer
+from lib.benchmarks import engine_limit, infer
 from lib.benchmarks.monai_segment import segment_with_monai
+from lib.benchmarks.sample_app import STAGES
 from lib.errors import BadInputError, ModelError, NotFoundError
 from lib.inference.model import load_model, new_network
 from lib.networks.checkpoint import save_weights
@@ -33,40 +35,83 @@ def image(tmp_path):
     return tmp_path / "ct.nii.gz"
 
 
+@pytest.fixture(autouse=True)
+def quick_peaks(monkeypatch):
+    monkeypatch.setattr(engine_limit, "_SIDE", {"cpu": 64})
+    monkeypatch.setattr(engine_limit, "_SECONDS", 0)
+
+
 def parsed(*arguments):
     parser = argparse.ArgumentParser()
     infer.add_arguments(parser)
-    return parser.parse_args(
-        [*map(str, arguments), "--conf", "network.arguments", json.dumps(NETWORK), "--device", "cpu"]
-    )
+    small = ("--conf", "network.arguments", json.dumps(NETWORK), "--conf", "inference.engine", "pytorch")
+    return parser.parse_args([*map(str, arguments), *small, "--device", "cpu"])
+
+
+def is_whole(side, runs):
+    """Stages and the rest make up the total, which is that of the run in the middle."""
+    seconds = side["seconds"]
+    assert sum(seconds.values()) == pytest.approx(2 * seconds["total"], abs=0.03)  # the sample app rounds to 0.01 s
+    assert seconds["total"] == sorted(side["totals"])[len(side["totals"]) // 2]
+    assert len(side["totals"]) == runs
+    assert side["slices_per_second"] == pytest.approx(20 / seconds["total"])  # axial, whatever the file's order
+    assert side["peak_memory_mb"] >= side["loaded_memory_mb"] > 0
 
 
 def test_stages_of_both_ways(image, weights):
     result = infer.measure(parsed("--volume", image, "--weights", weights, "--repeat", 3))
     assert json.loads(json.dumps(result)) == result
-    for side in (result["ours"], result["baseline"]):
-        assert set(side["seconds"]) == {*infer.STAGES, "total"}
-        assert side["seconds"]["total"] == pytest.approx(sum(side["seconds"][stage] for stage in infer.STAGES))
-        assert side["seconds"]["total"] == sorted(side["totals"])[1]
-        assert side["slices_per_second"] == pytest.approx(
-            20 / side["seconds"]["total"]
-        )  # axial, whatever the file's order
-        assert side["peak_memory_mb"] > 0
-    assert result["speedup"] == result["baseline"]["seconds"]["total"] / result["ours"]["seconds"]["total"]
+    for side in (*result["ours"].values(), result["baseline"]):
+        is_whole(side, 3)
+    cold, warm, prefetched = (result["ours"][way] for way in infer.WAYS)
+    assert cold["seconds"].keys() == warm["seconds"].keys() >= {"read", "windows", "network", "postprocessing", "write"}
+    assert not prefetched["seconds"].keys() & {"read", "windows", "network", "postprocessing"}
+    assert set(result["baseline"]["seconds"]) == {
+        "read", "windows", "network", "postprocessing", "write", "other", "total"
+    }  # fmt: skip
+    assert result["ratio"] == result["baseline"]["seconds"]["total"] / cold["seconds"]["total"]
     assert result["model_version"] == "v1"
-    assert result["precision"] in {"float32", "bfloat16"}
+    assert result["engine"].startswith("PyTorch ")
     table = infer.as_text(result)
     assert "24 x 20 x 5 voxels of 0.90 x 0.90 x 1.00 mm" in table
-    assert "MONAI's way takes " in table
-    assert [line.split()[0] for line in table.splitlines()[5:11]] == [*infer.STAGES, "total"]
+    assert f"ratio: the baseline takes {result['ratio']:.1f} times as long as LiverLoop, cold." in table
 
 
-def test_without_the_baseline(weights, monkeypatch, tmp_path):
+def test_agreement_and_limit(image, weights):
+    arguments = ("--volume", image, "--weights", weights, "--no-baseline")
+    plain = ("--conf", "inference.precision", "float32", "--conf", "inference.cascade", "false")
+    result = infer.measure(parsed(*arguments, *plain))
+    assert result["agreement"]["dice"] == {"liver": 1.0, "tumor": 1.0}
+    assert result["agreement"]["different_voxels"] == 0
+    flop = result["limit"]["gflop"]
+    assert 0 < flop["must"] <= flop["whole"]
+    assert flop["seen"] == pytest.approx(flop["whole"])
+    assert "Dice with PyTorch float32 on the whole volume" in infer.as_text(result)
+
+
+def test_what_is_left_out(weights, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    result = infer.measure(parsed("--volume", 2, "--size", 32, "--weights", weights, "--no-baseline"))
+    arguments = ("--volume", 2, "--size", 32, "--weights", weights, "--no-baseline", "--no-agreement")
+    result = infer.measure(parsed(*arguments, "--conf", "inference.cache_mb", 0))
     assert result["volume"]["shape"] == [32, 32, 2]
-    assert "baseline" not in result
-    assert "MONAI" not in infer.as_text(result)
+    assert set(result["ours"]) == {"cold", "warm"}  # nothing is kept
+    assert not result.keys() & {"baseline", "ratio", "agreement"}
+    table = infer.as_text(result)
+    assert "baseline" not in table
+    assert "Dice" not in table
+
+
+def test_beside_the_sample_app(image, weights):
+    """Its own code, in its own process; the spleen's network is the smaller one."""
+    arguments = ("--volume", image, "--weights", weights, "--against", "monailabel-radiology-spleen", "--no-agreement")
+    result = infer.measure(parsed(*arguments))
+    assert json.loads(json.dumps(result)) == result
+    baseline = result["baseline"]
+    is_whole(baseline, 1)
+    assert list(baseline["seconds"]) == [*STAGES, "other", "total"]
+    assert baseline["network"] == "UNet"
+    assert baseline["roi"] == [96, 96, 96]
+    assert f"MONAI Label {version('monailabel')}, radiology sample app, segmentation_spleen" in infer.as_text(result)
 
 
 def test_the_baseline_segments_the_same_image(image, weights, tmp_path):

@@ -11,13 +11,17 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from lib.inference.model import Model, load_model, new_network
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings
+from lib.transforms.windowing import gray_levels
 from lib.volume import Volume
 
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:
     return Settings.model_validate(
-        {"network": {"arguments": {"filters": [4, 4, 8, 8, 8]}}, "inference": {"precision": "float32"}}
+        {
+            "network": {"arguments": {"filters": [4, 4, 8, 8, 8]}},
+            "inference": {"precision": "float32", "engine": "pytorch"},
+        }
     )
 
 
@@ -33,6 +37,16 @@ def weights(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture
 def model(settings: Settings, weights: Path) -> Model:
     return load_model(settings, weights, torch.device("cpu"))
+
+
+@pytest.fixture
+def small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choosing an engine by slices of a few pixels, which takes milliseconds."""
+    hu = np.random.default_rng(5).integers(-150, 250, (3, 64, 80)).astype(np.int16)
+    levels = np.stack([gray_levels(one) for one in hu])
+    cases = (hu, levels), (np.ascontiguousarray(hu[:2, :48, :64]), levels[:2])
+    for module in ("choice", "agreement"):
+        monkeypatch.setattr(f"lib.inference.{module}.probe_cases", lambda: cases)
 
 
 @pytest.fixture(scope="session")

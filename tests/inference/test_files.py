@@ -20,6 +20,11 @@ def test_the_folder_that_one_stands_in_has_a_name_too(tmp_path, monkeypatch):
     assert plan_jobs([Path(".")], tmp_path, ".nii.gz")[0].label == tmp_path / "series.nii.gz"
 
 
+def test_the_name_of_a_link_counts(tmp_path):
+    (tmp_path / "case_1.nii.gz").symlink_to(tmp_path / "volume-7.nii.gz")
+    assert plan_jobs([tmp_path / "case_1.nii.gz"], tmp_path / "out", ".nii")[0].label.name == "case_1.nii"
+
+
 def test_two_images_of_one_name(tmp_path):
     with pytest.raises(BadInputError, match=r"a/ct\.nii and b/ct\.nrrd would both be written to .*ct\.nii\.gz"):
         plan_jobs([Path("a/ct.nii"), Path("b/ct.nrrd")], tmp_path, ".nii.gz")
@@ -39,8 +44,8 @@ def test_a_case_from_file_to_file(ct, model, settings, tmp_path, extension):
     label = read_label(job.label)
     assert label.shape == ct.shape
     np.testing.assert_allclose(label.affine, ct.affine, atol=1e-5)
-    assert steps == [(4, 5), (1, 5)]
-    assert list(record["seconds"]) == ["read", "windows", "network", "postprocessing", "write", "total"]
+    assert steps == [(0, 5), (4, 5), (1, 5)]
+    assert list(record["seconds"]) == ["read", "locate", "windows", "network", "postprocessing", "write", "total"]
     assert record["seconds"]["total"] == pytest.approx(sum(list(record["seconds"].values())[:-1]))
     assert json.loads(json.dumps(record)) == record
     voxels = {name: round(volume / ct.voxel_ml) for name, volume in record["volumes_ml"].items()}
@@ -63,3 +68,4 @@ def test_one_line_for_the_terminal():
     }  # fmt: skip
     assert one_line(record) == "a.nii: liver 1480.0 ml, tumor 3.2 ml, 1 lesion, 12.3 s -> out/a.nii.gz"
     assert "2 lesions" in one_line(record | {"lesion_count": 2})
+    assert one_line(record | {"skipped": True}).endswith(", 1 lesion, done before -> out/a.nii.gz")

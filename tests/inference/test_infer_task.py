@@ -1,3 +1,4 @@
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_the_label_has_the_geometry_of_the_image(infer, ct, extension):
     assert label.shape == ct.shape
     np.testing.assert_allclose(label.affine, ct.affine, atol=1e-5)
     assert result["label_names"] == {"liver": 1, "tumor": 2}
-    assert result["model_version"] == "v-test"
+    assert (result["model_version"], result["cached"]) == ("v-test", False)
     assert set(result["latencies"]) >= {"pre", "infer", "post", "write", "total"}
     assert result["volumes_ml"]["liver"] == pytest.approx((label.array == 1).sum() * ct.voxel_ml)
     assert isinstance(result["lesion_count"], int)
@@ -124,6 +125,27 @@ def test_the_next_request_uses_a_model_published_meanwhile(infer, task, settings
     assert infer()[1]["model_version"] == "v-new"
 
 
+def test_a_repeated_request_is_answered_with_what_was_made(infer, ct):
+    first, told = infer(result_extension=".nrrd")
+    for extension, keys in ((".nrrd", {}), (".nii.gz", {}), (".nii.gz", {"fill_holes": False})):
+        path, again = infer(result_extension=extension, **keys)
+        assert path.endswith(extension)
+        assert again["cached"] is True
+        if not keys:
+            np.testing.assert_array_equal(read_label(path).array, read_label(first).array)
+            made = {key: again[key] for key in told if key not in ("latencies", "cached")}
+            assert made == {key: told[key] for key in made}
+    assert set(told["latencies"]["steps"]) >= {"wait", "read", "windows", "network", "postprocessing", "write"}
+    assert "network" not in again["latencies"]["steps"]
+    _, sent = infer(sent_once=True, hull_margin_mm=7)
+    assert sent["cached"] is True
+    json.dumps(sent)
+
+
+def test_a_file_sent_once_is_not_kept(infer):
+    assert [infer(sent_once=True)[1]["cached"] for _ in range(2)] == [False, False]
+
+
 def test_nothing_is_written_where_only_numbers_are_wanted(infer):
     path, result = infer(result_write_to_file=False)
     assert path is None
@@ -142,7 +164,7 @@ def test_nothing_is_written_where_only_numbers_are_wanted(infer):
     ],
 )
 def test_bad_requests_are_refused_before_the_work(infer, monkeypatch, request_keys, error, message):
-    monkeypatch.setattr("lib.inference.task.predict_axial", lambda *_, **__: pytest.fail("the network was run"))
+    monkeypatch.setattr("lib.inference.shared.predict", lambda *_, **__: pytest.fail("the network was run"))
     with pytest.raises(error, match=message):
         infer(**request_keys)
 

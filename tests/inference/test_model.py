@@ -1,4 +1,5 @@
 import os
+import pickle
 import threading
 from pathlib import Path
 
@@ -128,3 +129,64 @@ def test_weights_without_a_version_are_known_by_their_content(settings, tmp_path
     path: Path = tmp_path / "bare.pt"
     torch.save(new_network(settings).state_dict(), path)
     assert load_model(settings, path, CPU).version == f"sha256:{file_sha256(path)[:12]}"
+
+
+@pytest.mark.usefixtures("small_probe")
+class TestEngines:
+    """PyTorch at once, a faster engine once it is chosen."""
+
+    @pytest.fixture
+    def source(self, settings, tmp_path):
+        write(tmp_path / "starter.pt", settings, 0)
+        settings = settings.model_copy(
+            update={"inference": settings.inference.model_copy(update={"engine": "openvino"})}
+        )
+        return ModelSource(settings, tmp_path / "model.pt", tmp_path / "starter.pt", tmp_path / "engines.json")
+
+    def test_the_faster_engine_replaces_pytorch_in_the_background(self, settings, source):
+        first = source.get(CPU)
+        assert first.chosen is None
+        assert first.engine(settings).name == "PyTorch float32 on cpu"
+        source.wait()
+        second = source.get(CPU)
+        assert second.engine(settings).name == "OpenVINO float32, 1 stream on cpu"
+        assert second.network is first.network
+        assert source.get(CPU) is second
+
+    def test_so_it_is_with_each_published_model(self, settings, source):
+        source.get(CPU)
+        source.wait()
+        write(source.published, settings, 1)
+        assert (source.get(CPU).version, source.get(CPU).network.head.bias[0].item()) == ("v1", 1)
+        source.wait()
+        model = source.get(CPU)
+        assert (model.version, model.engine(settings).name) == ("v1", "OpenVINO float32, 1 stream on cpu")
+
+    def test_a_model_that_is_no_longer_in_force_never_comes_back(self, settings, source):
+        for number in range(1, 6):
+            source.get(CPU)
+            write(source.published, settings, number)
+        source.get(CPU)
+        source.wait()
+        assert source.get(CPU).version == "v5"
+
+    def test_a_choice_that_fails_leaves_pytorch_and_one_line(self, settings, source, monkeypatch, caplog):
+        def fail(*_):
+            msg = "out of luck"
+            raise RuntimeError(msg)
+
+        monkeypatch.setattr("lib.inference.model.choose_engine", fail)
+        source.get(CPU)
+        source.wait()
+        assert source.get(CPU).chosen is None
+        assert [record.getMessage() for record in caplog.records] == [
+            "model v0: PyTorch runs it, as choosing an engine failed: out of luck"
+        ]
+
+    def test_another_process_makes_its_own(self, settings, source):
+        source.get(CPU)
+        source.wait()
+        copy = pickle.loads(pickle.dumps(source))
+        assert copy.get(CPU).version == "v0"
+        copy.wait()
+        assert copy.get(CPU).engine(settings).name.startswith("OpenVINO")

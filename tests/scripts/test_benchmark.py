@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.benchmarks import engine_limit
 from lib.inference.model import new_network
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings
@@ -16,6 +17,7 @@ NETWORK = {"filters": [4, 4, 8, 8, 8]}
 @pytest.fixture
 def benchmark(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(engine_limit, "_SECONDS", 0)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
@@ -32,12 +34,13 @@ def test_table_and_json(benchmark, tmp_path):
     code, output, _ = benchmark(
         "infer", "--volume", 3, "--size", 40, "--repeat", 2, "--json", tmp_path / "out" / "infer.json",
         "--weights", tmp_path / "w.pt", "--conf", "network.arguments", json.dumps(NETWORK), "--device", "cpu",
+        "--conf", "inference.engine", "pytorch",
     )  # fmt: skip
     assert code == 0
     result = json.loads((tmp_path / "out" / "infer.json").read_text())
     assert result["benchmark"] == "infer"
-    assert len(result["ours"]["totals"]) == 2
-    assert f"MONAI's way takes {result['speedup']:.2f} times as long." in output
+    assert len(result["ours"]["cold"]["totals"]) == 2
+    assert f"ratio: the baseline takes {result['ratio']:.1f} times as long as LiverLoop, cold." in output
     assert "postprocessing" in output
 
 
@@ -62,6 +65,6 @@ def test_wrong_input_is_one_line(benchmark, arguments, message):
 
 def test_help(benchmark):
     assert "one auto-segmentation" in benchmark("--help")[1]
-    assert "--no-baseline" in benchmark("infer", "--help")[1]
+    assert "--against" in benchmark("infer", "--help")[1]
     assert "--baseline-most" in benchmark("store", "--help")[1]
     assert "--unseen" in benchmark("learning", "--help")[1]

@@ -50,7 +50,7 @@ def infer(weights, monkeypatch, capsys):
 def test_a_studies_folder(infer, studies, tmp_path):
     code, output, progress = infer(studies, "-o", tmp_path / "out", "--json", tmp_path / "out" / "summary.json")
     assert code == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.nii.gz", "b.nii.gz", "summary.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.nii.gz", "b.nii.gz", "records", "summary.json"}
     assert read_label(tmp_path / "out" / "b.nii.gz").shape == (20, 24, 6)
     lines = output.splitlines()
     assert [line.split(":")[0] for line in lines] == [str(studies / "a.nii.gz"), str(studies / "b.nrrd")]
@@ -68,10 +68,24 @@ def test_a_bad_case_does_not_stop_the_others(infer, studies, tmp_path):
     assert code == 1
     assert len(output.splitlines()) == 2
     assert "error: aa.nii.gz: not a readable .nii.gz file" in error
-    assert error.endswith("1 of 3 cases could not be segmented\n")
+    summary = f"1 of 3 cases could not be segmented:\n  {studies / 'aa.nii.gz'}: aa.nii.gz: not a readable .nii.gz file"
+    assert summary in error
     cases = json.loads((tmp_path / "summary.json").read_text())["cases"]
     assert ["error" in case for case in cases] == [False, True, False]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.nii.gz", "b.nii.gz"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.nii.gz", "b.nii.gz", "records"}
+
+
+def test_the_same_command_goes_on_where_it_was_stopped(infer, studies, tmp_path):
+    command = (studies, "-o", tmp_path / "out", "--json", tmp_path / "s.json")
+    infer(*command)
+    (tmp_path / "out" / "b.nii.gz").unlink()
+    code, output, _ = infer(*command)
+    assert code == 0
+    assert ["done before" in line for line in output.splitlines()] == [True, False]
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert (summary["failed"], summary["skipped"], len(summary["cases"])) == (0, 1, 2)
+    _, output, _ = infer(*command, "--again")
+    assert "done before" not in output
 
 
 def test_kind_of_file_planes_and_switches(infer, studies, tmp_path):
@@ -80,7 +94,7 @@ def test_kind_of_file_planes_and_switches(infer, studies, tmp_path):
         "--conf", "postprocessing.largest_liver", "false", "--json", tmp_path / "s.json",
     )  # fmt: skip
     assert code == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.seg.nrrd", "a_planes"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.seg.nrrd", "a_planes", "records"}
     assert not json.loads((tmp_path / "s.json").read_text())["postprocessing"]["largest_liver"]
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lib.errors import BadInputError
-from lib.transforms.summary import summarize
+from lib.transforms.summary import centers, summarize
 
 
 def test_volumes_and_lesions() -> None:
@@ -67,3 +67,14 @@ def test_voxel_volume_is_checked(voxel_ml: float) -> None:
 def test_label_is_checked() -> None:
     with pytest.raises(BadInputError, match=r"not float64 of shape \(2, 2\)"):
         summarize(np.zeros((2, 2)), 1.0)  # type: ignore[arg-type]
+
+
+def test_centers_lie_where_the_classes_do():
+    label = np.zeros((9, 8, 7), np.uint8)
+    label[2:5, 1:4, 5:7] = 1
+    label[7, 7, 0] = 3
+    names = {"liver": 1, "tumor": 2, "vessel": 3}
+    assert centers(label, names) == {"liver": (3, 2, 6), "vessel": (7, 7, 0)}  # 5.5 is as near to either
+    assert centers(label.transpose(2, 0, 1), names) == {"liver": (6, 3, 2), "vessel": (0, 7, 7)}
+    assert centers(label, {"liver": 9}) == {}
+    assert centers(np.zeros_like(label), names) == {}

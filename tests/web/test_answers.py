@@ -13,7 +13,16 @@ from monailabel.interfaces.exception import (
     MONAILabelException,
 )
 
-from lib.errors import BadInputError, LiverLoopError, ModelError, NotFoundError, SettingsError, StorageError
+from lib.errors import (
+    BadInputError,
+    GoneError,
+    LiverLoopError,
+    ModelError,
+    NotFoundError,
+    OverloadedError,
+    SettingsError,
+    StorageError,
+)
 from lib.web.answers import install_answers, reason_of, status_of
 
 CASES = [
@@ -22,6 +31,8 @@ CASES = [
     (StorageError("no"), 507),
     (ModelError("no"), 503),
     (SettingsError("no"), 500),
+    (OverloadedError("no", 7), 503),
+    (GoneError("no"), 499),
     (LiverLoopError("no"), 500),
     (ImageNotFoundException("no"), 404),
     (LabelNotFoundException("no"), 404),
@@ -42,6 +53,7 @@ def test_status_and_reason(error, status, caplog):
     with caplog.at_level(logging.WARNING), TestClient(app) as client:
         answer = client.get("/fail")
     assert status_of(error) == status
+    assert answer.headers.get("Retry-After") == ("7" if isinstance(error, OverloadedError) else None)
     assert (answer.status_code, answer.json()) == (status, {"detail": "no"})
     assert [
         (record.levelname, record.getMessage()) for record in caplog.records if record.name == "lib.web.answers"

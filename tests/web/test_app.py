@@ -14,6 +14,7 @@ from monailabel.interfaces.app import MONAILabelApp
 
 from lib.errors import BadInputError, ModelError, NotFoundError, SettingsError
 from lib.inference.model import new_network
+from lib.inference.shared import SharedSegmenter
 from lib.networks.checkpoint import save_weights
 from lib.settings import load_settings
 from lib.store.folder import FolderDatastore
@@ -24,7 +25,7 @@ from lib.web.app import LiverLoopApp
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AFFINE = np.diag([-0.8, -0.8, 3.0, 1.0])
-SMALL = "network: {arguments: {filters: [4, 4, 8, 8, 8]}}\ninference: {precision: float32}\n"
+SMALL = "network: {arguments: {filters: [4, 4, 8, 8, 8]}}\ninference: {precision: float32, engine: pytorch}\n"
 
 
 def write_ct(path, seed=0):
@@ -132,8 +133,50 @@ def test_an_upload_and_a_session_are_segmented(make_app, tmp_path):
     with tempfile.NamedTemporaryFile(suffix=".nii.gz") as file:
         write_ct(Path(file.name))
         Path(app.infer(request(file.name))["file"]).unlink()
+    assert app.info()["inference"]["kept_results"] == 0  # nobody can ask for it again
     path = write_ct(tmp_path / "session.nii.gz")
-    Path(app.infer(request(str(path), session={"image": str(path)}))["file"]).unlink()
+    for cached in (False, True):
+        result = app.infer(request(str(path), session={"image": str(path)}))
+        assert result["params"]["cached"] is cached
+        Path(result["file"]).unlink()
+
+
+def test_an_image_is_segmented_before_its_annotator_asks(make_app):
+    app = make_app()
+    app.prefetch("a", "ann")
+    app.prefetch("nothing", "ann")
+    result = app.infer(request("a", client_id="ann"))  # waits for it, if need be
+    Path(result["file"]).unlink()
+    assert app.infer(request("a", client_id="bob", result_write_to_file=False))["params"]["cached"]
+    assert app.info()["inference"] == {"waiting": 0, "kept_results": 2, "kept_mb": 0.0}
+
+
+@pytest.mark.parametrize("conf", [{"inference.prefetch": "false"}, {"inference.cache_mb": "0"}])
+def test_nothing_is_segmented_ahead_where_that_is_off(make_app, monkeypatch, conf):
+    app = make_app(conf)
+    monkeypatch.setattr(SharedSegmenter, "prefetch", lambda *_: pytest.fail("it was"))
+    app.prefetch("a", "ann")
+
+
+def test_nothing_is_segmented_ahead_without_weights(make_app, app_dir, tmp_path, caplog):
+    (tmp_path / "bare").mkdir()
+    shutil.copy(app_dir / "app.yaml", tmp_path / "bare")
+    make_app(folder=tmp_path / "bare").prefetch("a", "ann")
+    assert caplog.messages == []
+
+
+def test_a_batch_goes_after_all_others(make_app, monkeypatch):
+    asked = []
+    segment = SharedSegmenter.segment
+
+    def noted(self, *arguments, **options):
+        asked.append(options["background"])
+        return segment(self, *arguments, **options)
+
+    monkeypatch.setattr(SharedSegmenter, "segment", noted)
+    app = make_app()
+    result = app.batch_infer({"model": "liver_tumor", "images": ["a"], "client_id": "ann"})
+    assert (list(result), asked) == (["a"], [True])
 
 
 def test_a_path_of_the_server_is_no_image(make_app, studies):

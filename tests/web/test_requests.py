@@ -32,6 +32,8 @@ def refused(function, *arguments):
 class FakeApp:
     """Knows one session and accepts every model."""
 
+    ahead = ()
+
     def sessions(self):
         return self
 
@@ -43,6 +45,9 @@ class FakeApp:
 
     def check_inference(self, model, params):
         pass
+
+    def prefetch(self, image_id, client):
+        self.ahead = [*self.ahead, (image_id, client)]
 
 
 @pytest.fixture
@@ -296,6 +301,19 @@ def test_the_next_image_of_a_folder_comes_with_its_lease(folder, store):
     assert (lease["client_id"], lease["strategy"]) == ("anna", "first")
     assert 0 < lease["seconds"] <= 60
     assert holder(store, "a").client_id == "anna"
+
+
+def test_what_is_handed_out_is_segmented_ahead(folder, store, label_file):
+    app = requests._app()
+    for client in ("anna", "bob", "late"):
+        folder.post("/activelearning/first", json={"client_id": client})
+    assert app.ahead == [("a", "anna"), ("b", "bob")]  # for the last one nothing was left
+
+
+def test_what_is_handed_out_for_review_is_not_segmented(folder, store, label_file):
+    store.labels.save("a", label_file(10), "final", {}, author="anna")
+    assert "label" in folder.post("/activelearning/review", json={"client_id": "bob"}).json()
+    assert requests._app().ahead == ()
 
 
 def test_who_gives_no_name_is_known_by_the_address(folder, store):

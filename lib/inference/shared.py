@@ -1,0 +1,190 @@
+"""Segmentations for many clients: one engine in turn, each result made once, ahead of time where that is known."""
+
+import logging
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lib.errors import LiverLoopError
+from lib.inference.device import choose_device
+from lib.inference.model import Model, ModelSource
+from lib.inference.queue import EngineQueue, GiveWay
+from lib.inference.results import Kept, Key, Packed, Results, content_of
+from lib.inference.segment import Segmentation, finish, predict
+from lib.inference.stopwatch import Stopwatch
+from lib.settings import Settings
+from lib.transforms.postprocessing import PostprocessingSettings
+from lib.transforms.summary import centers
+from lib.volume import Volume
+from lib.volume_io import read_image
+
+logger = logging.getLogger(__name__)
+
+
+class Served(NamedTuple):
+    """What a client gets.
+
+    Args:
+        segmentation: the same object for all who waited for it; `seconds` also has "read" and "wait", or "unpack".
+        centers: of each class that is there, in voxels along `(X, Y, Z)`.
+        cached: whether the network had seen this image before the request.
+    """
+
+    segmentation: Segmentation
+    centers: dict[str, tuple[int, int, int]]
+    cached: bool
+
+
+class SharedSegmenter:
+    """Segments image files; safe to use from several threads.
+
+    Args:
+        settings: the app's settings.
+        source: where the weights come from.
+    """
+
+    def __init__(self, settings: Settings, source: ModelSource) -> None:
+        self._settings, self._source = settings, source
+        self._results = Results(settings.inference.cache_mb * 1_000_000)
+        self._queue = EngineQueue(settings.inference.most_waiting)
+
+    def segment(
+        self,
+        path: str | Path,
+        postprocessing: PostprocessingSettings,
+        device: torch.device,
+        *,
+        client: str = "",
+        background: bool = False,
+        once: bool = False,
+    ) -> Served:
+        """Segment a CT, or give out again what was made of the same file with the same model.
+
+        Args:
+            path: of the file, or of a DICOM folder.
+            postprocessing: which steps.
+            device: for the network.
+            client: who asks; clients take turns.
+            background: let all others go first, as in a batch, of which few are asked for at once; not kept.
+            once: nobody will ask for it again.
+
+        Raises:
+            OverloadedError: too many wait.
+            GoneError: the client has gone meanwhile.
+            LiverLoopError: the image or the model can't be used.
+        """
+        began = time.perf_counter()
+        model, key = self._asked(path, postprocessing, device)
+        kept = self._results.get(key)
+        if kept is not None:
+            return _served(kept, model)
+        if background:
+            return self._one_of_many(path, postprocessing, model)
+        work = partial(self._make, Path(path), key, model, once)
+        served: Served = self._queue.run(key if key.content else object(), work, client=client)
+        seconds = served.segmentation.seconds
+        waited = max(0.0, time.perf_counter() - began - sum(seconds.values()))
+        return served._replace(segmentation=replace(served.segmentation, seconds={"wait": waited, **seconds}))
+
+    def prefetch(self, path: str | Path, client: str) -> None:
+        """Segment a file in the background, as far as can be told how it will be asked for; returns at once.
+
+        Args:
+            path: of the image.
+            client: who will ask; what they would have asked for before is dropped unless it has begun.
+        """
+        try:
+            model, key = self._asked(path, self._settings.postprocessing, choose_device())
+        except LiverLoopError as error:
+            logger.warning("not segmented ahead: %s", error)
+            return
+        if key.content and self._results.get(key) is None:
+            self._queue.start(key, partial(self._make, Path(path), key, model, False), client=client)
+
+    def info(self) -> dict[str, Any]:
+        """How many jobs wait, how many results are kept and how much memory those take."""
+        return {
+            "waiting": self._queue.waiting,
+            "kept_results": len(self._results),
+            "kept_mb": round(self._results.bytes / 1e6, 1),
+        }
+
+    def close(self) -> None:
+        """Break off what runs."""
+        self._queue.close()
+
+    def _asked(
+        self, path: str | Path, postprocessing: PostprocessingSettings, device: torch.device
+    ) -> tuple[Model, Key]:
+        """The model in force now, once for the whole request, and what its result goes by."""
+        model = self._source.get(device)
+        self._results.keep_only(model.version)
+        return model, Key(content_of(path), model.version, postprocessing)
+
+    def _make(self, path: Path, key: Key, model: Model, once: bool, give_way: GiveWay) -> Served:
+        kept = self._results.get(key)  # made while this one waited
+        if kept is not None:
+            return _served(kept, model)
+        watch = Stopwatch()
+        before = key._replace(postprocessing=None)
+        made = self._results.get(before)
+        if made is not None:
+            with watch("unpack"):
+                raw, image = made.voxels.unpacked(), _geometry(made)
+        else:
+            with watch("read"):
+                image = read_image(path)
+            give_way()
+            raw = predict(image, model, self._settings, watch, lambda _: give_way())
+            give_way()
+        assert key.postprocessing is not None
+        served = self._finished(raw, image, key.postprocessing, model, watch)
+        label, summary = served.segmentation.label, served.segmentation.summary
+        if not once and content_of(path) == key.content:  # else it changed while it was read
+            if made is None:
+                self._results.put(before, Kept(Packed.of(raw), image.affine, image.shape))
+            self._results.put(key, Kept(Packed.of(label.array), label.affine, label.shape, summary, served.centers))
+        return served._replace(cached=made is not None)
+
+    def _one_of_many(self, path: str | Path, postprocessing: PostprocessingSettings, model: Model) -> Served:
+        """Only the network is waited for, so that others of the batch are read and cleaned while it works."""
+        watch = Stopwatch()
+        with watch("read"):
+            image = read_image(path)
+
+        def work(give_way: GiveWay) -> NDArray[np.uint8]:
+            return predict(image, model, self._settings, watch, lambda _: give_way())
+
+        raw = self._queue.run(object(), work, background=True)
+        return self._finished(raw, image, postprocessing, model, watch)
+
+    def _finished(
+        self,
+        raw: NDArray[np.uint8],
+        image: Volume,
+        postprocessing: PostprocessingSettings,
+        model: Model,
+        watch: Stopwatch,
+    ) -> Served:
+        with watch("postprocessing"):
+            label, summary = finish(raw, image, self._settings, postprocessing)
+            found = centers(label.array, self._settings.label_indices())
+        return Served(Segmentation(label, model.version, summary, watch.seconds), found, cached=False)
+
+
+def _served(kept: Kept, model: Model) -> Served:
+    watch = Stopwatch()
+    with watch("unpack"):
+        label = Volume(kept.voxels.unpacked(), kept.affine)
+    return Served(Segmentation(label, model.version, kept.summary, watch.seconds), kept.centers, cached=True)
+
+
+def _geometry(kept: Kept) -> Volume:
+    """A volume as large as the image and where it was, without its voxels."""
+    return Volume(np.broadcast_to(np.int16(0), kept.image_shape), kept.affine)

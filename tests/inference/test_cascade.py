@@ -1,0 +1,158 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib.inference.cascade import Box, locate, predict_liver
+from lib.inference.model import Model, load_model
+from lib.inference.predict import predict_axial
+from lib.inference.segment import segment
+from lib.inference.stopwatch import Stopwatch
+from lib.metrics.lesions import label_lesions
+from lib.phantom import make_phantom
+from lib.settings import load_settings
+
+APP = Path(__file__).resolve().parents[2] / "apps" / "liver_tumor"
+SPACING = (2.5, 0.75, 0.75)
+
+
+class Bright:
+    """Liver above 80 HU, tumor above 200: sees nothing but each pixel, so that cuts change nothing."""
+
+    name = "bright"
+
+    def __init__(self):
+        self.pixels, self.calls = 0, []
+
+    def __call__(self, hu, levels, watch):
+        with watch("network"):
+            self.pixels += hu.size
+            self.calls.append(hu.shape)
+            return (hu > 80).astype(np.uint8) + (hu > 200)
+
+
+class Shortsighted(Bright):
+    """As at low resolution it misses all that lies beyond some rows and slices."""
+
+    def __init__(self, rows, slices):
+        super().__init__()
+        self.rows, self.slices, self.seen = rows, slices, 0
+
+    def __call__(self, hu, levels, watch):
+        classes = super().__call__(hu, levels, watch)
+        if hu.shape[2] < 130:  # the coarse pass
+            classes[:, self.rows :] = 0
+            classes[self.slices - self.seen if self.slices > self.seen else 0 :] = 0
+            self.seen += len(hu)
+        return classes
+
+
+def trunk(depth=48, size=400, top=120, left=60, first=12, last=34):
+    hu = np.full((depth, size, size), -1000, np.int16)
+    hu[:, 30:-30, 20:-20] = 30
+    hu[first:last, top : top + 140, left : left + 130] = 110
+    hu[first + 6 : first + 9, top + 20 : top + 30, left + 40 : left + 50] = 250
+    return hu
+
+
+def test_the_same_as_all_of_it_for_less():
+    engine, whole, hu = Bright(), Bright(), trunk()
+    found = predict_liver(engine, hu, SPACING, margin_mm=20)
+    np.testing.assert_array_equal(found, predict_axial(whole, hu))
+    assert engine.pixels < 0.35 * whole.pixels
+
+
+def test_any_memory_layout():
+    hu = trunk(depth=20, first=3, last=15)
+    view = np.asfortranarray(hu[::-1])[::-1]
+    np.testing.assert_array_equal(
+        predict_liver(Bright(), view, SPACING, margin_mm=20), predict_liver(Bright(), hu, SPACING, margin_mm=20)
+    )
+
+
+@pytest.mark.parametrize(("top", "left", "first", "last"), [(0, 0, 0, 48), (250, 260, 0, 10), (30, 20, 40, 48)])
+def test_a_liver_at_the_border_of_the_image(top, left, first, last):
+    hu = trunk(top=top, left=left, first=first, last=last)
+    np.testing.assert_array_equal(predict_liver(Bright(), hu, SPACING, margin_mm=10), predict_axial(Bright(), hu))
+
+
+def test_what_the_coarse_pass_did_not_see_is_found_by_growing():
+    hu = trunk(first=4, last=44)
+    hu[4:44, 120:370, 60:190] = 110
+    engine = Shortsighted(rows=50, slices=8)  # of 93 rows and 24 slices; the liver goes on to row 92 and slice 22
+    np.testing.assert_array_equal(predict_liver(engine, hu, SPACING, margin_mm=10), predict_axial(Bright(), hu))
+
+
+def test_a_false_find_elsewhere_asks_for_no_room():
+    hu = trunk()
+    hu[14:22, 282:286, 20:380] = 300  # goes along the lower edge of the cut, and is no part of the liver
+    engine = Bright()
+    found = predict_liver(engine, hu, SPACING, margin_mm=20)
+    liver = np.s_[12:34, 120:260, 60:190]
+    np.testing.assert_array_equal(found[liver], predict_axial(Bright(), hu)[liver])
+    assert max(rows for _, rows, columns in engine.calls if columns > 134) == 224
+
+
+def test_without_a_liver_everything_is_looked_at():
+    hu = trunk()
+    hu[hu > 50] = 30
+    hu[20, 200:210, 200:210] = 110  # some hundredths of a milliliter
+    engine = Bright()
+    np.testing.assert_array_equal(predict_liver(engine, hu, SPACING, margin_mm=20), predict_axial(Bright(), hu))
+    assert engine.pixels > hu.size
+    assert locate(Bright(), hu, SPACING) is None
+
+
+def test_a_coarse_image_is_looked_at_whole_and_once():
+    hu, engine = trunk(depth=8, size=96, top=20, left=20, first=2, last=6), Bright()
+    predict_liver(engine, hu, (5.0, 3.0, 3.0), margin_mm=20)
+    assert engine.pixels == hu.size
+    assert locate(Bright(), hu, (5.0, 3.0, 3.0)) is None
+
+
+def test_a_liver_that_fills_the_image_is_not_cut_out():
+    hu = np.full((8, 128, 128), 110, np.int16)
+    engine = Bright()
+    predict_liver(engine, hu, (2.0, 1.0, 1.0), margin_mm=20)
+    assert [shape for shape in engine.calls if shape[1:] == (128, 128)] == [(4, 128, 128)] * 2
+
+
+@pytest.mark.parametrize("shape", [(1, 300, 300), (3, 301, 257), (50, 400, 400)])
+def test_every_slice_is_told_once_and_the_steps_are_timed(shape):
+    hu, done, watch = np.full(shape, 110, np.int16), [], Stopwatch()
+    hu[:, 200:] = -1000
+    predict_liver(Bright(), hu, SPACING, margin_mm=10, progress=done.append, watch=watch)
+    assert sum(done) == len(hu)
+    assert set(watch.seconds) == {"locate", "windows", "network"}
+
+
+def test_boxes():
+    assert Box(0, 32, 64, 128).pixels == 32 * 64
+    assert Box(1, 2, 3, 4).cut == (slice(1, 2), slice(3, 4))
+
+
+def test_no_lesion_of_the_whole_path_is_lost_on_unseen_phantoms():
+    """The starter weights, post-processing included; pixels of 1.4 mm, which the coarse pass halves."""
+    settings = load_settings(APP / "app.yaml")
+    whole = settings.model_copy(update={"inference": settings.inference.model_copy(update={"cascade": False})})
+    model = load_model(settings, APP / "starter.pt", torch.device("cpu"))
+    compared = lesions = 0
+    for seed in range(7000, 7003):
+        image = make_phantom(seed, shape=(256, 256, 12), spacing=(1.4, 1.4, 10.0), tumors=5).image
+        fast, full = (segment(image, model, each).label.array for each in (settings, whole))
+        for least, threshold in ((1, 0.995), (2, 0.98)):
+            ours, theirs = fast >= least, full >= least
+            assert 2 * (ours & theirs).sum() >= threshold * (ours.sum() + theirs.sum()), (seed, least)
+        found, count = label_lesions(full == 2)
+        assert set(np.unique(found[fast == 2])) - {0} == set(range(1, count + 1)), seed
+        compared, lesions = compared + 1, lesions + count
+    assert (compared, lesions > 5) == (3, True)
+
+
+def test_it_can_be_switched_off(settings, ct, weights):
+    model = load_model(settings, weights, torch.device("cpu"))
+    engine = Bright()
+    off = settings.model_copy(update={"inference": settings.inference.model_copy(update={"cascade": False})})
+    segment(ct, Model(model.network, "v", engine), off)
+    assert engine.pixels == 5 * 48 * 48
