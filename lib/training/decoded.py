@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,10 +139,11 @@ def open_case(name: str, folder: Path) -> Case:
                     raise BadInputError(msg)
         presence, levels = (np.load(folder / f"{array}.npy") for array in _ARRAYS[2:])
         z, y, x = facts["spacing"]
+        with suppress(PermissionError):  # somebody else's, which is only read
+            os.utime(folder / _FACTS)  # what was used last is removed last
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{folder} is no decoded case: {error}"
         raise BadInputError(msg) from error
-    os.utime(folder / _FACTS)  # what was used last is removed last
     return Case(name, folder, presence, levels, (z, y, x))
 
 

@@ -43,6 +43,11 @@ def test_fractions_are_those_of_the_settings():
     assert {choice.slice for choice in choices if choice.center_class is None} == set(range(6))
 
 
+def test_a_slice_may_hold_every_label_and_no_background_that_was_looked_at():
+    choices = draw([case_of({0}, {1, 2})], tumor_fraction=1, foreground_fraction=1)
+    assert {(choice.slice, choice.center_class) for choice in choices} == {(1, 2)}
+
+
 def test_cases_without_a_tumor_or_any_label_give_what_they_have():
     choices = draw([HEALTHY, EMPTY], slices_per_case=1000, tumor_fraction=0.4, foreground_fraction=0.7)
     centers = Counter(choice.center_class for choice in choices if choice.case == 0)
