@@ -8,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from lib.training.decoded import Case, decode_case, open_case, used_at
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # of decoded cases; another number makes all of them anew
+_FORMAT = 2  # of decoded cases; another number makes all of them anew
 _UNFINISHED = "unfinished-"
 
 
@@ -69,7 +70,7 @@ class CaseCache:
                 if not place.is_dir():
                     raise
                 return open_case(files.name, place)  # another training was faster, or what is damaged can't be removed
-            return Case(case.name, place, case.presence, case.gray_levels, case.spacing)
+            return replace(case, folder=place)
         except OSError as error:
             msg = f"{files.name} can't be decoded into {self.folder}: {error.strerror}"
             raise StorageError(msg) from error

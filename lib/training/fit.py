@@ -127,7 +127,7 @@ class Figures:
 
     def row(self) -> Row:
         """Columns of the history."""
-        if not self.batches:
+        if not self.counts.any():  # no batch, or no pixel that anybody looked at
             return {}
         return {
             **{f"dice_{name}": value for name, value in self.dice.items()},

@@ -13,7 +13,8 @@ from lib.training.sampling import choose_slices, cut, cut_hu, patch_start
 def case_of(*slices):
     """A case whose slices hold these classes."""
     presence = np.array([[c in held for c in range(3)] for held in slices])
-    return Case("x", Path("x"), presence, np.zeros((len(slices), 102), np.int16))
+    levels, places = np.zeros((len(slices), 102), np.int16), np.arange(len(slices))
+    return Case("x", Path("x"), presence, levels, (1.0, 1.0, 1.0), places)
 
 
 COMMON = case_of({0}, {0}, {0, 1}, {0, 1}, {0, 1, 2}, {0})
