@@ -125,7 +125,7 @@ class TrainingSettings(_Section):
     foreground_fraction: float = Field(default=0.7, ge=0, le=1)
     tumor_fraction: float = Field(default=0.4, ge=0, le=1)
     early_stop_patience: int = Field(default=0, ge=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 = all cores but one, at least one")
     cache_gb: float = Field(default=50, gt=0, allow_inf_nan=False, description="of decoded cases on the disk")
     gate: GateSettings = GateSettings()

@@ -182,6 +182,7 @@ def test_a_missing_file(tmp_path):
             "training: {patch_size: 4096}",
             "app.yaml: training.patch_size = 4096: Input should be less than or equal to 2048",
         ),
+        ("training: {seed: -1}", "app.yaml: training.seed = -1: Input should be greater than or equal to 0"),
         ("training: {learning_rate: 0}", "app.yaml: training.learning_rate = 0: Input should be greater than 0"),
         (
             "training: {learning_rate: .nan}",

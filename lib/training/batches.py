@@ -153,7 +153,7 @@ def _draw_repeatedly(
     seed = settings.training.seed
     rng = np.random.default_rng((seed, epoch))
     size = settings.training.batch_size * world
-    numbers = count()
+    numbers = count(1)  # a seed that ends in 0 is the same as one without it, which is that of the drawing
     waiting: list[_Drawn] = []
     while True:
         drawn = 0

@@ -8,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from lib.training.decoded import Case, decode_case, open_case, used_at
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # of decoded cases; another number makes all of them anew
+_FORMAT = 2  # of decoded cases; another number makes all of them anew
 _UNFINISHED = "unfinished-"
 
 
@@ -61,12 +62,15 @@ class CaseCache:
         unfinished = self.folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
         try:
             case = decode_case(files, self.classes, unfinished)
+            if self._place(files) != place:  # replaced meanwhile: this is not what the name says
+                return self.case(files)
             try:
                 unfinished.rename(place)
             except OSError:
-                if not place.is_dir():  # else another training was faster; its arrays are the same
+                if not place.is_dir():
                     raise
-            return Case(case.name, place, case.presence, case.gray_levels, case.spacing)
+                return open_case(files.name, place)  # another training was faster, or what is damaged can't be removed
+            return replace(case, folder=place)
         except OSError as error:
             msg = f"{files.name} can't be decoded into {self.folder}: {error.strerror}"
             raise StorageError(msg) from error
@@ -99,7 +103,10 @@ class CaseCache:
         Args:
             keep: cases that are about to be used.
         """
-        kept = {self._place(files) for files in keep}
+        kept = set()
+        for files in keep:
+            with suppress(BadInputError, NotFoundError):  # whoever asks for this case is told
+                kept.add(self._place(files))
         for unfinished in self.folder.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         places = sorted((place for place in self.folder.iterdir() if place.is_dir()), key=used_at)

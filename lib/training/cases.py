@@ -63,11 +63,14 @@ def split_cases(cases: Sequence[CaseFiles], validation_fraction: float) -> tuple
     """Cases to train on and cases to validate with.
 
     Args:
-        cases: those without a side get theirs by a hash of their names, see `lib.training.split.divide`.
+        cases: those without a side get their patient's by a hash, see `lib.training.split.divide`; without a known
+            patient, each is a patient of its own.
         validation_fraction: the share of validation among these.
     """
-    decided = {case.name: case.side for case in cases if case.side is not None}
-    sides = divide([case.name for case in cases], validation_fraction, decided=decided)
+    patients = {case.name: case.patient or case.name for case in cases}
+    decided = {patients[case.name]: case.side for case in cases if case.side is not None}
+    by_patient = divide(patients.values(), validation_fraction, decided=decided)
+    sides = {case.name: case.side or by_patient[patients[case.name]] for case in cases}
     training = [case for case in cases if sides[case.name] == "training"]
     return training, [case for case in cases if sides[case.name] == "validation"]
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,13 +69,15 @@ class Case:
         presence: bool `(slices, classes)`: which classes occur in each slice.
         gray_levels: int16 `(slices, 102)` of the whole slices, see `lib.transforms.windowing.gray_levels`.
         spacing: voxel size in mm along `(Z, Y, X)`.
+        places: int64 `(slices,)`, of each slice in its volume, ascending; not all slices of a volume are kept.
     """
 
     name: str
     folder: Path
     presence: NDArray[np.bool_]
     gray_levels: NDArray[np.int16]
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    spacing: tuple[float, float, float]
+    places: NDArray[np.int64]
 
     @cached_property
     def image(self) -> Slices:
@@ -118,9 +121,9 @@ def decode_case(files: CaseFiles, classes: int, folder: Path) -> Case:
     levels = np.stack([gray_levels(hu[z]) for z in kept])
     for name, array in (("presence", presence), ("gray_levels", levels)):
         checksums[name] = _write(folder / f"{name}.npy", array.dtype, array.shape, iter(array))
-    facts = {"spacing": list(image.axial_spacing), "sha256": checksums}
+    facts = {"spacing": list(image.axial_spacing), "places": kept.tolist(), "sha256": checksums}
     (folder / _FACTS).write_text(json.dumps(facts))
-    return Case(files.name, folder, presence, levels, image.axial_spacing)
+    return Case(files.name, folder, presence, levels, image.axial_spacing, kept.astype(np.int64))
 
 
 def open_case(name: str, folder: Path) -> Case:
@@ -138,11 +141,13 @@ def open_case(name: str, folder: Path) -> Case:
                     raise BadInputError(msg)
         presence, levels = (np.load(folder / f"{array}.npy") for array in _ARRAYS[2:])
         z, y, x = facts["spacing"]
+        places = np.array(facts["places"], np.int64)
+        with suppress(PermissionError):  # somebody else's, which is only read
+            os.utime(folder / _FACTS)  # what was used last is removed last
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{folder} is no decoded case: {error}"
         raise BadInputError(msg) from error
-    os.utime(folder / _FACTS)  # what was used last is removed last
-    return Case(name, folder, presence, levels, (z, y, x))
+    return Case(name, folder, presence, levels, (z, y, x), places)
 
 
 def used_at(folder: Path) -> float:

@@ -46,7 +46,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of network and activations on the training's device; decoded cases are mapped from disk and need none.
+    """Bytes of network and activations on the training's device; decoded cases are read from disk, slice by slice.
 
     Args:
         needed: by one step.

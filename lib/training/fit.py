@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.tensorboard import SummaryWriter
 
-from lib.errors import ModelError
+from lib.errors import BadInputError, ModelError
 from lib.inference.device import Precision, autocast
 from lib.labels import NOT_LOOKED_AT
 from lib.metrics.original_torch import confusion_matrix, one_hot_mean_iou, pixel_accuracy, three_class_dice
@@ -29,7 +29,7 @@ from lib.networks.checkpoint import save_weights
 from lib.settings import Settings, TrainingSettings
 from lib.training.batches import Batch, steps_per_epoch, training_batches, validation_batches
 from lib.training.decoded import Case
-from lib.training.distributed import share, total_of
+from lib.training.distributed import from_first, share, total_of
 from lib.training.history import History, Row, sentence
 from lib.training.loss import build_loss
 from lib.training.state import FitState
@@ -110,11 +110,14 @@ class Figures:
 
     @property
     def dice(self) -> dict[str, float | None]:
-        """Dice of each label over all counted pixels; None where neither reference nor prediction holds it."""
-        both = self.counts.diagonal().double()
-        total = self.counts.sum(0).double() + self.counts.sum(1).double()
+        """Dice of each label over all counted pixels; None where no reference holds it.
+
+        It would be 0 from the first false pixel on, and the best epoch one that had not learned the label yet.
+        """
+        both, reference = self.counts.diagonal().double(), self.counts.sum(1).double()
+        total = reference + self.counts.sum(0).double()
         pairs = enumerate(self.names, start=1)
-        return {name: float(2 * both[index] / total[index]) if total[index] else None for index, name in pairs}
+        return {name: float(2 * both[index] / total[index]) if reference[index] else None for index, name in pairs}
 
     @property
     def score(self) -> float | None:
@@ -124,7 +127,7 @@ class Figures:
 
     def row(self) -> Row:
         """Columns of the history."""
-        if not self.batches:
+        if not self.counts.any():  # no batch, or no pixel that anybody looked at
             return {}
         return {
             **{f"dice_{name}": value for name, value in self.dice.items()},
@@ -218,7 +221,9 @@ def fit(
 
     Raises:
         ModelError: the loss is no finite number any more.
+        BadInputError: several processes train, and this one has other cases than the first.
     """
+    _check_same_cases(training, validation)
     recipe, epochs, names = settings.training, settings.training.max_epochs, list(settings.label_indices())
     device, part = next(network.parameters()).device, share()
     loss_function = build_loss(recipe, device)
@@ -289,7 +294,11 @@ def fit(
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "plateau": plateau, "best": best}
     trainer.add_event_handler(Events.EPOCH_COMPLETED, finish_epoch)
     if recipe.early_stop_patience and validation:
-        stopper = EarlyStopping(recipe.early_stop_patience, lambda _: checked.score or 0.0, trainer)
+
+        def score(engine: Engine) -> float:  # without one, each epoch is as good as a better one, as for the best
+            return engine.state.epoch if checked.score is None else checked.score
+
+        stopper = EarlyStopping(recipe.early_stop_patience, score, trainer)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, stopper)
         parts["stopper"] = stopper
 
@@ -320,6 +329,16 @@ def fit(
             records.close()
     network.load_state_dict(best.weights)
     return FitResult(network.eval(), records.rows if records else [], best.epoch, best.score)
+
+
+def _check_same_cases(training: Sequence[Case], validation: Sequence[Case]) -> None:
+    """Make sure that no other process has left out a case: each would wait for steps that the other doesn't take."""
+    own = [[(case.name, len(case)) for case in side] for side in (training, validation)]
+    if from_first(own) != own:
+        msg = (
+            "a process of this training can't use the same cases as the first; the log says which it left out, and why"
+        )
+        raise BadInputError(msg)
 
 
 def _seed(seed: int, epoch: int, rank: int) -> None:

@@ -56,6 +56,8 @@ class Painting:
         # Slices far from the liver are thinned out; those with liver and a margin follow each other as in the volume.
         with_liver = np.flatnonzero(case.presence[:, self._liver])
         part = slice(int(with_liver[0]), int(with_liver[-1]) + 1)
+        if (np.diff(case.places[part]) > 1).any():  # some were not looked at: a tumor would be cut into pieces
+            return case
         hu, label = case.image[part], case.label[part]
         new_hu, new_label = self._painter.paint(hu, label, case.spacing, self._liver, self._tumor, rng)
         if new_label is label:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ from lib.training.cross_validation import CrossValidation
 from lib.training.decoded import Case
 from lib.training.distributed import first_of_machine_first, from_first, share
 from lib.training.fit import FitResult, fit
-from lib.training.folds import FoldEpoch, plan_folds, train_folds
+from lib.training.folds import Fold, FoldEpoch, plan_folds, train_folds
 from lib.training.gate import Decision
 from lib.training.history import Row
 from lib.training.judge import judge
@@ -69,6 +70,20 @@ class _Plan:
     def is_done(self) -> bool:
         """Whether nothing is trained any more."""
         return self.resumed is not None and self.resumed.done and not self.left_out
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same in a training; of the first process."""
+
+    settings: Settings
+    folder: Path
+    device: torch.device
+    registry: Registry | None
+    version: str
+    facts: dict[str, Any]
+    kept: ModelVersion | None
+    page: RunPage
 
 
 @dataclass(frozen=True)
@@ -159,73 +174,93 @@ def run_training(
         for line in preflight.as_text().splitlines():
             logger.info("%s", line)
     training_files, validation_files = split_cases(preflight.usable(files), settings.training.validation_fraction)
-    origin = origin_of(settings, training_files, validation_files, share().world)
-    before = load_state(folder, origin) if resume else None
     folder.mkdir(parents=True, exist_ok=True)
-    preflight.save(folder / "preflight.json")
-    torch.manual_seed(settings.training.seed)
-    network = new_network(settings)
-    if before:
-        version, facts = before.version, dict(before.facts)
-    else:
-        version = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + f"{time.time_ns() // 1000 % 1_000_000:06d}"
-        parent = version_of(start, load_weights(start, network)) if start else None
-        facts = {"started_from": start.name if start else None, "parent": parent}
-        _keep_start(folder, start, network)
-    kept = _kept(registry, version) if before else None
-    network = network.to(device).to(memory_format=torch.channels_last)
-    page = RunPage(folder, settings, preflight, version, facts, list(before.fit.rows) if before else [])
+    with alone_in(folder):
+        origin = origin_of(settings, training_files, validation_files, share().world)
+        before = load_state(folder, origin) if resume else None
+        preflight.save(folder / "preflight.json")
+        torch.manual_seed(settings.training.seed)
+        network = new_network(settings)
+        if before:
+            version, facts = before.version, dict(before.facts)
+        else:
+            version = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + f"{time.time_ns() // 1000 % 1_000_000:06d}"
+            parent = version_of(start, load_weights(start, network)) if start else None
+            facts = {"started_from": start.name if start else None, "parent": parent}
+            _keep_start(folder, start, network)
+        kept = _kept(registry, version) if before else None
+        network = network.to(device).to(memory_format=torch.channels_last)
+        page = RunPage(folder, settings, preflight, version, facts, list(before.fit.rows) if before else [])
 
-    def told(row: Row) -> None:
-        page.epoch_done(row)
-        if on_epoch:
-            on_epoch(row)
+        def told(row: Row) -> None:
+            page.epoch_done(row)
+            if on_epoch:
+                on_epoch(row)
 
-    def keep(state: FitState) -> None:
-        save_state(folder, RunState(version, origin, facts, state))
+        def keep(state: FitState) -> None:
+            save_state(folder, RunState(version, origin, facts, state))
 
-    with alone_in(folder), page.on_failure():
-        left_out = () if kept and kept.is_published else _left_out(training_files, validation_files, settings)
-        plan = from_first(_Plan(version, training_files, validation_files, before.fit if before else None, left_out))
-        with _decoded(plan, settings, folder, cache_folder) as (training, validation):
-            if not plan.is_done:
-                facts["training_cases"] = [case.name for case in training]
-                facts["validation_cases"] = [case.name for case in validation]
-            if before and facts != before.facts:
-                raise cannot_go_on(folder, "not the same cases can be decoded as when it began (the log names them)")
-            result = fit(
-                network, training, validation, settings, folder,
-                on_epoch=told, on_step=on_step, keep=keep, resumed=plan.resumed,
-            )  # fmt: skip
-            folds = train_folds(
-                plan.left_out if result.best_epoch else (), training, settings, epochs=result.best_epoch,
-                start=folder / _START_FILE, registry=registry, version=version, folder=folder, device=device,
-                on_epoch=on_fold,
-            )  # fmt: skip
-    if kept and kept.is_published:  # it was interrupted after that
-        outcome = Outcome(version, True, str(kept.reason), result)
+        with page.on_failure():
+            left_out = () if kept and kept.is_published else _left_out(training_files, validation_files, settings)
+            plan = from_first(
+                _Plan(version, training_files, validation_files, before.fit if before else None, left_out)
+            )
+            with _decoded(plan, settings, folder, cache_folder) as (training, validation):
+                if not plan.is_done:
+                    facts["training_cases"] = [case.name for case in training]
+                    facts["validation_cases"] = [case.name for case in validation]
+                    # Labels may have been corrected since; what was decoded counts.
+                    origin = origin if before else origin_of(settings, training_files, validation_files, share().world)
+                if before and facts != before.facts:
+                    raise cannot_go_on(
+                        folder, "not the same cases can be decoded as when it began (the log names them)"
+                    )
+                result = fit(
+                    network, training, validation, settings, folder,
+                    on_epoch=told, on_step=on_step, keep=keep, resumed=plan.resumed,
+                )  # fmt: skip
+                folds = train_folds(
+                    plan.left_out if result.best_epoch else (), training, settings, epochs=result.best_epoch,
+                    start=folder / _START_FILE, registry=registry, version=version, folder=folder, device=device,
+                    on_epoch=on_fold,
+                )  # fmt: skip
+        run = _Run(settings, folder, device, registry, version, facts, kept, page)
+        return _conclude(run, result, folds, plan, may_publish=may_publish, on_comparison=on_comparison)
+
+
+def _conclude(
+    run: _Run,
+    result: FitResult,
+    folds: Sequence[Fold],
+    plan: _Plan,
+    *,
+    may_publish: bool,
+    on_comparison: Callable[[int, int], object] | None,
+) -> Outcome:
+    """Judge what a training gave, keep it, and publish it if it is better."""
+    settings, folder, registry, page = run.settings, run.folder, run.registry, run.page
+    if run.kept and run.kept.is_published:  # it was interrupted after that
+        outcome = Outcome(run.version, True, str(run.kept.reason), result)
         _finish(page, outcome, registry)
         return outcome
     in_force = registry.source.path_or_none if registry else None
     compared_with = _state_of(in_force)
     with page.on_failure():
         judgement = judge(
-            version, result, training_files, validation_files, folds, in_force, registry, settings, device,
+            run.version, result, plan.training, plan.validation, folds, in_force, registry, settings, run.device,
             progress=on_comparison, on_case=page.worst.add,
         )  # fmt: skip
         decision, report, crossed = judgement.decision, judgement.gate, judgement.cross_validation
         if decision.publish and registry and _state_of(registry.source.path_or_none) != compared_with:
-            reason = (
-                "another model was published while this one was compared with the one before; compare and publish it"
-            )
-            decision = Decision(False, f"{reason} by scripts/models.py")
+            reason = "another model was published while this one was compared with the one before"
+            decision = Decision(False, f"{reason}; compare and publish it by scripts/models.py")
         if registry is None or not may_publish:
             decision = Decision(False, f"not asked to publish; {decision.reason}")
         judgement.save(decision, settings, folder)
         manifest = describe(
             settings,
-            version,
-            **facts,
+            run.version,
+            **run.facts,
             recipe=settings.training.model_dump(mode="json"),
             best_epoch=result.best_epoch,
             validation_dice=result.best_score,
@@ -235,13 +270,13 @@ def run_training(
         )
         publish(folder / "model.pt", result.network, manifest)
         if registry:
-            if kept is None:
+            if run.kept is None:
                 registry.add(folder / "model.pt", manifest)
             if decision.publish:
-                registry.publish(version, SERVER, decision.reason)
+                registry.publish(run.version, SERVER, decision.reason)
     verdict = "published" if decision.publish else "kept, not published"
-    logger.info("model %s %s: %s", version, verdict, decision.reason)
-    outcome = Outcome(version, decision.publish, decision.reason, result, report, crossed)
+    logger.info("model %s %s: %s", run.version, verdict, decision.reason)
+    outcome = Outcome(run.version, decision.publish, decision.reason, result, report, crossed)
     _finish(page, outcome, registry)
     return outcome
 

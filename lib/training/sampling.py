@@ -55,7 +55,8 @@ def choose_slices(
     choices = []
     for index, case in enumerate(cases):
         labelled = np.flatnonzero(case.presence[:, 1:].any(axis=1))
-        complete = np.flatnonzero(case.presence.all(axis=1))
+        # Whether background shows does not matter: around a label it may be what nobody looked at.
+        complete = np.flatnonzero(case.presence[:, 1:].all(axis=1))
         if settings.tumor_fraction == 1 and not len(complete):
             continue
         for _ in range(settings.slices_per_case):

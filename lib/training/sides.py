@@ -61,7 +61,8 @@ def labelled_cases(studies: Path, settings: Settings) -> list[dict[str, Any]]:
         BadInputError: nothing in it is labelled.
     """
     if not Layout(studies.resolve()).ledger.is_dir():
-        return list(labelled_images(studies))
+        pattern = settings.training.patient_pattern
+        return [{**pair, "patient": patient_of(stem_of(pair["image"]), pattern)} for pair in labelled_images(studies)]
     store = Store(studies, settings, follow_classes=False)
     try:
         store.rescan()

@@ -148,10 +148,14 @@ def prepare_to_resume(folder: Path) -> None:
 def clear_left_overs(folder: Path) -> None:
     """Remove what a run left that was killed: what only it needed, and files that are not whole.
 
+    Where folders can't be locked, so that nobody knows whether it still runs, all stays.
+
     Raises:
         BusyError: it is still running.
     """
-    with alone_in(folder):
+    with alone_in(folder) as is_certain:
+        if not is_certain:
+            return
         for cache in folder.glob(f"{CACHE_PREFIX}*"):
             shutil.rmtree(cache, ignore_errors=True)
         for unfinished in folder.glob(f"{TEMPORARY}*"):
@@ -164,24 +168,29 @@ def interrupted_runs(runs: Path) -> list[Path]:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[bool]:
     """Hold a run's folder, so that a training that still runs is not resumed beside itself.
 
     The system lets go of it when the process ends, however that happens.
+
+    Yields:
+        False where the file system locks no folders, so that another process of this run may be there.
 
     Raises:
         BusyError: another process holds it.
     """
     handle = os.open(folder, os.O_RDONLY)
+    is_certain = True
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             msg = f"the training in {folder} is still running; wait for its end or stop it"
             raise BusyError(msg) from error
-        except OSError as error:  # such as network file systems, which lock files only
+        except OSError as error:  # such as some network file systems
             logger.warning("%s can't be locked (%s); don't train in it twice at a time", folder, error.strerror)
-        yield
+            is_certain = False
+        yield is_certain
     finally:
         os.close(handle)
 

@@ -14,12 +14,14 @@ from monailabel.client.client import MONAILabelClientException
 from lib.inference.model import load_model
 from lib.settings import load_settings
 from lib.training.publish import describe, publish
+from lib.training.registry import Registry
 from tests.loop.running_server import MODEL, RunningServer, epoch_lines, make_app, wait_until
 from tests.loop.studies import manifest, write_studies
 
 pytestmark = pytest.mark.server
 
 _LABELLED, _UNLABELLED = range(40, 42), range(42, 44)
+_SEEING = "seeing"
 _RECIPE = {
     "training.patch_size": 64,
     "training.slices_per_case": 4,
@@ -39,8 +41,21 @@ def server(tmp_path_factory):
     write_studies(studies, _LABELLED, labelled=True)
     write_studies(studies, _UNLABELLED)
     (studies / "damaged.nii.gz").write_bytes(b"")
-    with RunningServer(studies, folder / "run", app=make_app(folder / "app"), conf=_RECIPE) as running:
+    app = make_app(folder / "app")
+    make_blind(app)
+    with RunningServer(studies, folder / "run", app=app, conf=_RECIPE) as running:
         yield running
+
+
+def make_blind(app):
+    """The weights in force find nothing, so that any training beats them; the app's own are kept as a version."""
+    settings, weights = load_settings(app / "app.yaml"), app / "starter.pt"
+    network = load_model(settings, weights, torch.device("cpu")).network
+    Registry(app, settings).add(network, describe(settings, _SEEING))
+    with torch.no_grad():
+        network.head.bias[0] += 50
+    weights.unlink()  # a link
+    publish(weights, network, describe(settings, "blind"))
 
 
 @pytest.fixture
@@ -87,7 +102,7 @@ def test_labels_that_lie_in_the_folder_count_as_labelled(client):
 def test_training_shows_its_progress_and_the_next_inference_uses_the_new_model(server, client):
     before = version(server)
     studies = manifest(server.studies)
-    started = client.train_start(MODEL, {"max_epochs": 3, "val_split": 0})
+    started = client.train_start(MODEL, {"max_epochs": 3, "val_split": 0.5, "start": _SEEING})
     assert started["status"] in {"SUBMITTED", "RUNNING"}
     with pytest.raises(MONAILabelClientException) as refusal:
         client.train_start(MODEL, {"max_epochs": 3})
@@ -137,7 +152,8 @@ def test_a_training_leaves_its_history_curves_and_weights(server, client):
     assert len((run / "history.csv").read_text().splitlines()) == 1 + 4  # epoch 0 is the network before
     published = json.loads((server.app / "model" / f"{MODEL}.json").read_text())
     assert published["version"] == version(server)
-    assert published["training_cases"] == ["case_40", "case_41"]
+    assert sorted(published["training_cases"] + published["validation_cases"]) == ["case_40", "case_41"]
+    assert json.loads((run / "gate.json").read_text())["published"] == "blind"
     assert not list(run.glob("cache*"))
     page = requests.get(f"{server.url}/models/published/report", timeout=60)
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")

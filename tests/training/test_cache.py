@@ -185,3 +185,49 @@ def test_a_cache_that_is_not_there_is_empty(tmp_path):
     missing = CaseFiles(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
     with open_cache(tmp_path / "cache", 3, 1) as cache, pytest.raises(NotFoundError):
         cache.holds(missing)
+
+
+def test_a_label_that_is_replaced_while_it_is_read_is_not_kept_under_the_old_ones_name(files, opened, monkeypatch):
+    original, first = module.decode_case, files[0].label.read_bytes()
+
+    def replaced(case, *others):
+        label = read_label(case.label)
+        write_label(case.label, Volume(np.where(label.array == 2, np.uint8(1), label.array), label.affine))
+        monkeypatch.setattr(module, "decode_case", original)
+        return original(case, *others)
+
+    with opened() as cache:
+        assert not cache.holds(files[0])
+        monkeypatch.setattr(module, "decode_case", replaced)
+        assert not (cache.case(files[0]).label[:] == 2).any()
+        files[0].label.write_bytes(first)
+        assert (cache.case(files[0]).label[:] == 2).any()
+
+
+def test_a_damaged_case_that_can_not_be_removed_is_not_used(files, opened, monkeypatch):
+    with opened() as cache:
+        place = cache.case(files[0]).folder
+        (place / "label.npy").write_bytes(bytes(len((place / "label.npy").read_bytes())))
+        remove = module.shutil.rmtree
+        monkeypatch.setattr(module.shutil, "rmtree", lambda path, **how: path == place or remove(path, **how))
+        with pytest.raises(BadInputError, match=r"label\.npy has changed"):
+            cache.case(files[0])
+
+
+def test_a_case_of_which_a_file_is_gone_hinders_no_other(files, opened):
+    files[0].label.unlink()
+    with opened(keep=files) as cache:
+        assert cache.case(files[1]).image[:].any()
+        with pytest.raises(NotFoundError, match="is gone"):
+            cache.case(files[0])
+
+
+def test_a_case_that_belongs_to_somebody_else_is_used(files, opened, monkeypatch, decoded):
+    def refused(*_, **__):
+        raise PermissionError
+
+    with opened() as cache:
+        cache.case(files[0])
+        monkeypatch.setattr(os, "utime", refused)
+        assert cache.case(files[0]).image[:].any()
+    assert decoded == ["case_0"]

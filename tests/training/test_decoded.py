@@ -54,6 +54,7 @@ def test_air_around_the_patient_and_slices_not_looked_at_take_no_room(large, tmp
     np.testing.assert_array_equal(case.image[:], hu[:, rows, columns])
     np.testing.assert_array_equal(case.label[:], label[:, rows, columns])
     assert case.presence.tolist() == [[True, 3 <= z < 9, False] for z in range(11)]
+    assert case.places.tolist() == list(range(5, 16))
     # The histogram window depends on the whole slice, air included.
     np.testing.assert_array_equal(case.gray_levels, [gray_levels(one) for one in hu])
     assert 3 * case.image[:].size < 0.45 * (hu.nbytes + label.nbytes)
@@ -80,7 +81,7 @@ def test_an_opened_case_is_the_decoded_one(large, tmp_path):
     os.utime(tmp_path / "case" / "case.json", (1, 1))
     again = open_case("q", tmp_path / "case")
     assert (again.name, again.spacing, len(again)) == ("q", case.spacing, len(case))
-    for array in ("presence", "gray_levels"):
+    for array in ("presence", "gray_levels", "places"):
         np.testing.assert_array_equal(getattr(again, array), getattr(case, array))
     np.testing.assert_array_equal(again.image[:], case.image[:])
     assert used_at(tmp_path / "case") > 1

@@ -61,6 +61,12 @@ def test_two_processes_learn_as_one_with_twice_the_batch(cases, tiny, tmp_path):
         assert torch.equal(first.network.state_dict()[name], second.network.state_dict()[name])
 
 
+def test_processes_with_different_cases_do_not_wait_for_each_other(cases, tiny, tmp_path):
+    """The second one has lost a case, as where a file goes while the first one decodes."""
+    with pytest.raises(AssertionError, match="can't use the same cases as the first"):
+        fit_together(2, cases[1:], cases[:1], tiny(max_epochs=1, slices_per_case=3), tmp_path, lost_by_others=1)
+
+
 def test_who_can_not_find_the_others_says_so(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)

@@ -37,7 +37,7 @@ def test_a_step_that_does_not_fit_is_refused(tiny, monkeypatch):
     def too_much(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(estimates, "forward", too_much)
+    monkeypatch.setattr(estimates, "train_step", too_much)
     with pytest.raises(BadInputError) as caught:
         measure_step(tiny(batch_size=64), CPU)
     assert str(caught.value) == (

@@ -90,10 +90,10 @@ def test_the_same_seed_gives_the_same_weights(cases, tiny, tmp_path):
         update={"network": tiny().network.model_copy(update={"arguments": {"filters": [4] * 5}})}
     )
     first, again = (
-        fit(start(settings), cases[1:], cases[:1], settings, tmp_path / name).network.state_dict() for name in "ab"
+        fit(start(settings), cases[1:], [], settings, tmp_path / name).network.state_dict() for name in "ab"
     )
     other = fit(
-        start(settings), cases[1:], cases[:1],
+        start(settings), cases[1:], [],
         settings.model_copy(update={"training": settings.training.model_copy(update={"seed": 9})}), tmp_path / "c",
     ).network.state_dict()  # fmt: skip
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -102,11 +102,17 @@ def test_the_same_seed_gives_the_same_weights(cases, tiny, tmp_path):
 
 def test_stops_early_where_nothing_gets_better(cases, tiny, tmp_path):
     settings = tiny(
-        max_epochs=50, slices_per_case=2, learning_rate=1e-12, minimum_learning_rate=0, early_stop_patience=2
+        max_epochs=50, slices_per_case=3, learning_rate=1e-12, minimum_learning_rate=0, early_stop_patience=2
     )
     result = fit(start(settings), cases[1:], cases[:1], settings, tmp_path)
     assert len(result.rows) - 1 == 3
     assert result.best_epoch == 0
+
+
+def test_where_no_validated_slice_holds_a_label_the_last_epoch_is_kept(cases, tiny, tmp_path):
+    settings = tiny(max_epochs=4, slices_per_case=2, early_stop_patience=1)
+    result = fit(start(settings), cases[1:], cases[:1], settings, tmp_path)
+    assert (result.best_epoch, result.best_score, len(result.rows) - 1) == (4, None, 4)
 
 
 def test_the_learning_rate_falls_on_a_plateau_down_to_its_minimum(cases, tiny, tmp_path):
@@ -204,6 +210,16 @@ def test_figures_of_classes_that_are_nowhere():
     figures.add(torch.tensor(0.1), background, torch.ones(1, 4, 4, dtype=torch.int64))
     assert figures.dice == {"liver": 0, "tumor": None}
     assert figures.score == 0
+
+
+def test_a_false_pixel_of_a_class_that_no_reference_holds_does_not_halve_the_score():
+    figures = Figures(["liver", "tumor"], CPU)
+    target = torch.ones(1, 8, 8, dtype=torch.int64)
+    logits = nn.functional.one_hot(target, 3).movedim(-1, 1).float()
+    logits[0, 2, 0, 0] = 2
+    figures.add(torch.tensor(0.1), logits, target)
+    assert figures.dice == {"liver": pytest.approx(126 / 127), "tumor": None}
+    assert figures.score == pytest.approx(126 / 127)
 
 
 def test_forward_gives_loss_logits_and_whole_indices():

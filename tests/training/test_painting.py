@@ -1,5 +1,7 @@
 """Healthy livers get tumors for an epoch; what is on disk and what has tumors stays as it is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,13 @@ def test_only_healthy_livers_are_painted(cases):
     for case, (image, label) in zip(cases, before, strict=True):
         np.testing.assert_array_equal(case.image, image)
         np.testing.assert_array_equal(case.label, label)
+
+
+def test_a_liver_with_slices_left_out_is_not_painted(cases):
+    places = cases[0].places.copy()
+    places[len(places) // 2 :] += 1
+    gap = replace(cases[0], places=places)
+    assert epoch([gap], 1.0) == {"0": gap}
 
 
 def test_each_epoch_is_painted_anew_and_can_be_repeated(cases):

@@ -13,7 +13,8 @@ from lib.training.sampling import choose_slices, cut, cut_hu, patch_start
 def case_of(*slices):
     """A case whose slices hold these classes."""
     presence = np.array([[c in held for c in range(3)] for held in slices])
-    return Case("x", Path("x"), presence, np.zeros((len(slices), 102), np.int16))
+    levels, places = np.zeros((len(slices), 102), np.int16), np.arange(len(slices))
+    return Case("x", Path("x"), presence, levels, (1.0, 1.0, 1.0), places)
 
 
 COMMON = case_of({0}, {0}, {0, 1}, {0, 1}, {0, 1, 2}, {0})
@@ -41,6 +42,11 @@ def test_fractions_are_those_of_the_settings():
     assert {choice.slice for choice in choices if choice.center_class == 2} == {4}
     assert {choice.slice for choice in choices if choice.center_class == 1} == {2, 3, 4}
     assert {choice.slice for choice in choices if choice.center_class is None} == set(range(6))
+
+
+def test_a_slice_may_hold_every_label_and_no_background_that_was_looked_at():
+    choices = draw([case_of({0}, {1, 2})], tumor_fraction=1, foreground_fraction=1)
+    assert {(choice.slice, choice.center_class) for choice in choices} == {(1, 2)}
 
 
 def test_cases_without_a_tumor_or_any_label_give_what_they_have():

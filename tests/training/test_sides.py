@@ -7,6 +7,7 @@ from lib.errors import BadInputError
 from lib.settings import Settings
 from lib.store import images
 from lib.store.store import Store
+from lib.training.cases import find_cases, split_cases
 from lib.training.sides import labelled_cases, with_sides
 from lib.volume import Volume
 from lib.volume_io import stem_of, write_image, write_label
@@ -80,6 +81,17 @@ def test_a_folder_without_a_ledger_is_read_by_its_names_and_gets_none(studies):
     assert len(cases) == 8
     assert all("side" not in case for case in cases)
     assert not (studies / "ledger").exists()
+
+
+def test_a_folder_without_a_ledger_is_divided_by_patients(studies):
+    settings = settings_with(patient_pattern=r"^(p\d+)_")
+    for fraction in (0.2, 0.4, 0.6, 0.8):
+        sides = [
+            {case.name[:2] for case in side}
+            for side in split_cases(find_cases(labelled_cases(studies, settings)), fraction)
+        ]
+        assert all(sides)
+        assert not sides[0] & sides[1]
 
 
 def test_a_folder_with_nothing_to_train_on_is_told(studies):

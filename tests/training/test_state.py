@@ -10,6 +10,7 @@ from torch import nn
 from lib.errors import BusyError, ModelError, NotFoundError
 from lib.training.cases import CaseFiles
 from lib.training.state import (
+    CACHE_PREFIX,
     STATE_FILE,
     FitState,
     RunState,
@@ -151,6 +152,9 @@ def test_a_file_system_that_locks_no_folders_is_used_all_the_same(tmp_path, monk
     monkeypatch.setattr("lib.training.state.fcntl.flock", refuse)
     with alone_in(tmp_path):
         assert "can't be locked (Bad file descriptor); don't train in it twice at a time" in caplog.text
+    (tmp_path / f"{CACHE_PREFIX}of-one-that-may-run").mkdir()
+    clear_left_overs(tmp_path)
+    assert (tmp_path / f"{CACHE_PREFIX}of-one-that-may-run").is_dir()
 
 
 def test_nothing_there(tmp_path):
