@@ -1,28 +1,27 @@
 """Full resolution only where the liver is: the same network first looks at the whole volume at low resolution.
 
 A U-Net's work is proportional to the pixels it sees, and a liver fills a small part of a trunk CT. The coarse pass sees
-pixels of about 3 mm in slices about 5 mm apart, which the network knows from training at all scales. Around what it
-finds, full-resolution slices are cut out a few at a time, each group as tightly as the liver allows. Where something is
-found at a cut edge, the group is done again with more room, and slices above and below join in; where the coarse pass
-finds no liver, the whole volume is done. What hangs together with nothing that the coarse pass found, such as a false
-find in the bowel, asks for no room: post-processing would drop it.
+pixels of about 3 mm in slices about 5 mm apart, which the network knows from training (`coarse_probability`). Around
+what it finds, full-resolution slices are cut out a few at a time, each group as tightly as the liver allows. Where
+something is found at a cut edge, the group is done again with more room, and slices above and below join in; where the
+coarse pass finds no liver, the whole volume is done. What hangs together with nothing that the coarse pass found, such
+as a false find in the bowel, asks for no room: post-processing would drop it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lib.inference.engine import STRIDE, Engine
 from lib.inference.predict import padded, predict_axial
 from lib.inference.stopwatch import Stopwatch
+from lib.transforms.coarse import coarse_factors, shrunk
 from lib.transforms.components import FACES_EDGES_CORNERS, label_components
 from lib.transforms.windowing import gray_levels
-from lib.volume import AIR_HU
 
-_COARSE_MM, _COARSE_SLICE_MM = 3.0, 5.0
+_COARSE_SLICE_MM = 5.0
 _COARSE_BATCH = 16
 _LEAST_ML = 30.0  # a smaller find is no liver
 _LEAST_SHARE = 0.1  # of the largest piece: what else may be liver
@@ -175,27 +174,17 @@ def locate(engine: Engine, hu: NDArray[np.int16], spacing: tuple[float, float, f
     Returns:
         None where the volume is coarse itself, or nothing in it looks like a liver.
     """
-    down, across = (max(1, round(_COARSE_MM / step)) for step in spacing[1:])
+    down, across = coarse_factors(spacing)
     if down == across == 1:
         return None
     step = max(1, int(_COARSE_SLICE_MM / spacing[0]))
     chosen = np.arange(min(step // 2, len(hu) - 1), len(hu), step)
     classes = [
-        _classes(engine, _shrunk(hu[chosen[start : start + _COARSE_BATCH]], (down, across)))
+        _classes(engine, shrunk(hu[chosen[start : start + _COARSE_BATCH]], (down, across)))
         for start in range(0, len(chosen), _COARSE_BATCH)
     ]
     found = _livers(np.concatenate(classes) > 0, step * float(np.prod(spacing)) * down * across / 1000)
     return None if found is None else Coarse(found, chosen, (down, across), hu.shape, spacing)
-
-
-def _shrunk(hu: NDArray[np.int16], factors: tuple[int, int]) -> NDArray[np.int16]:
-    """Slices `(N, Y, X)` with means over as many rows and columns in place of pixels; what is left over is filled."""
-    down, across = factors
-    _, height, width = hu.shape
-    tensor = torch.from_numpy(np.ascontiguousarray(hu)).float()
-    tensor = torch.nn.functional.pad(tensor, (0, -width % across, 0, -height % down), value=float(AIR_HU))
-    means: NDArray[np.int16] = torch.nn.functional.avg_pool2d(tensor, (down, across)).round().short().numpy()
-    return means
 
 
 def _classes(engine: Engine, hu: NDArray[np.int16]) -> NDArray[np.uint8]:

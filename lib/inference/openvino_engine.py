@@ -117,4 +117,6 @@ def _converted(network: nn.Module, channels: int) -> Any:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that tracing fixes decisions, and that PyTorch would rather export
         traced = torch.jit.trace(module, example, check_trace=False)
-    return ov.convert_model(traced, example_input=example, input=[ov.PartialShape([-1, -1, -1, channels])])
+    shape = ov.PartialShape([-1, -1, -1, channels])
+    # Not verbose, it would set the level of the whole program's log to ERROR for as long as it takes.
+    return ov.convert_model(traced, example_input=example, input=[shape], verbose=True)

@@ -20,6 +20,7 @@ from lib.training.distributed import Share
 from lib.training.painting import PaintedCase, Painting
 from lib.training.sampling import SliceChoice, choose_slices, cut, cut_hu, patch_start
 from lib.transforms.augmentation import apply, change_levels, draw_parameters
+from lib.transforms.coarse import coarse_factors, shrunk, thinned
 from lib.transforms.lookup import look_up
 from lib.transforms.windowing import channel_tables
 from lib.volume import AIR_HU
@@ -176,6 +177,17 @@ def _can_paint(settings: Settings) -> bool:
     return settings.synthetic_tumors.probability > 0 and settings.has_liver_and_tumor
 
 
+def _slice(
+    case: Case | PaintedCase, number: int, coarse_probability: float, rng: np.random.Generator
+) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """HU and classes `(Y, X)` of a slice, now and then as the coarse pass of an inference sees it."""
+    image, label = case.image[number], case.label[number]
+    factors = coarse_factors(case.spacing)
+    if factors == (1, 1) or not coarse_probability or rng.random() >= coarse_probability:
+        return image, label
+    return shrunk(image[None], factors)[0], thinned(label, factors)
+
+
 def _make_batch(drawn: Sequence[_Drawn], settings: Settings, device: torch.device) -> Batch:
     size, channels = settings.training.patch_size, settings.blend_channels()
     if not drawn:  # a process whose part of an epoch's last batch is empty
@@ -186,9 +198,9 @@ def _make_batch(drawn: Sequence[_Drawn], settings: Settings, device: torch.devic
     for case, choice, seed in drawn:
         rng = np.random.default_rng(seed)
         parameters.append(draw_parameters(rng, settings.augmentation))
-        label = case.label[choice.slice]
+        image, label = _slice(case, choice.slice, settings.augmentation.coarse_probability, rng)
         start = patch_start(label, choice.center_class, size, rng)
-        patches.append(cut_hu(case.image[choice.slice], start, size))
+        patches.append(cut_hu(image, start, size))
         targets.append(cut(label, start, size))
         levels.append(change_levels(case.gray_levels[choice.slice], parameters[-1]))
     hu, target = (torch.from_numpy(np.stack(arrays)).to(device) for arrays in (patches, targets))

@@ -25,6 +25,7 @@ class PaintedCase:
     label: NDArray[np.uint8]
     presence: NDArray[np.bool_]
     gray_levels: NDArray[np.int16]
+    spacing: tuple[float, float, float]
 
     def __len__(self) -> int:
         return len(self.presence)
@@ -67,4 +68,4 @@ class Painting:
         presence = case.presence.copy()
         presence[part, self._tumor] = (new_label == self._tumor).any(axis=(1, 2))
         presence[part, self._liver] = (new_label == self._liver).any(axis=(1, 2))
-        return PaintedCase(case.name, image, indices, presence, case.gray_levels)
+        return PaintedCase(case.name, image, indices, presence, case.gray_levels, case.spacing)

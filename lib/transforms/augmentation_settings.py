@@ -19,6 +19,9 @@ class AugmentationSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    coarse_probability: Probability = Field(
+        default=0.1, description="how often a slice is shrunk to pixels of about 3 mm, at which livers are located"
+    )
     elastic_probability: Probability = Field(default=0.5, description="how often a slice is deformed elastically")
     elastic_alpha: float = Field(default=120.0, ge=0, le=1000, description="strength of the elastic deformation")
     elastic_sigma: float = Field(

@@ -16,6 +16,7 @@ from lib.training.history import Row
 from lib.volume import Volume
 from lib.volume_io import write_image, write_label
 
+_CHANGES = ("coarse", "elastic", "grid", "affine", "hu", "noise")
 AFFINE = np.diag([-2.0, -2.0, 4.0, 1.0])
 
 
@@ -100,7 +101,7 @@ def tiny() -> Callable[..., Settings]:
             "network": {"arguments": arguments},
             "inference": {"precision": "float32"},
             "training": training,
-            "augmentation": {f"{name}_probability": 0 for name in ("elastic", "grid", "affine", "hu", "noise")},
+            "augmentation": {f"{name}_probability": 0 for name in _CHANGES},
         }
         return Settings.model_validate(content | (others or {}))
 
