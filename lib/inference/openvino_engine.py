@@ -16,6 +16,8 @@ from torch import Tensor, nn
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino as ov  # noqa: E402
+from openvino.frontend import FrontEndManager  # noqa: E402
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: E402
 
 from lib.inference.stopwatch import Stopwatch  # noqa: E402
 from lib.transforms.lookup import look_up  # noqa: E402
@@ -51,8 +53,9 @@ class OpenVinoEngine:
         streams: int = 1,
     ) -> None:
         self._channels, self._streams = channels, streams
+        decoder = _traced(network, len(channels))  # holds the weights until they are compiled
         self._compiled = ov.Core().compile_model(
-            _converted(network, len(channels)),
+            _converted(decoder, len(channels)),
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
@@ -106,8 +109,8 @@ class _Labels(nn.Module):
         return self.network(pixels.permute(0, 3, 1, 2)).argmax(1).to(torch.uint8)
 
 
-def _converted(network: nn.Module, channels: int) -> Any:
-    """The network as an OpenVINO model for any number of slices of any size.
+def _traced(network: nn.Module, channels: int) -> TorchScriptPythonDecoder:
+    """The network as OpenVINO reads it.
 
     What the network decides by its input's size is decided by that of the example. `lib.inference.choice` compares
     the labels on other sizes.
@@ -117,6 +120,15 @@ def _converted(network: nn.Module, channels: int) -> Any:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that tracing fixes decisions, and that PyTorch would rather export
         traced = torch.jit.trace(module, example, check_trace=False)
-    shape = ov.PartialShape([-1, -1, -1, channels])
-    # Not verbose, it would set the level of the whole program's log to ERROR for as long as it takes.
-    return ov.convert_model(traced, example_input=example, input=[shape], verbose=True)
+        return TorchScriptPythonDecoder(traced, example_input=(example,))
+
+
+def _converted(decoder: TorchScriptPythonDecoder, channels: int) -> Any:
+    """The network as an OpenVINO model for any number of slices of any size.
+
+    By the frontend itself: `openvino.convert_model` sets the level of the whole program's log as long as it works.
+    """
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    model = frontend.convert(frontend.load(decoder))
+    model.reshape(ov.PartialShape([-1, -1, -1, channels]))
+    return model

@@ -1,6 +1,6 @@
 """A small network with its weights on disk, and a small CT in any orientation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +72,12 @@ def turned() -> Callable[[Volume, str], Volume]:
         return Volume(array, volume.affine @ inv_ornt_aff(turn, volume.shape))
 
     return turn_volume
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Which engines there are to choose among depends on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -75,7 +75,7 @@ def test_what_is_bright_is_found_and_counted(ct, threshold, settings):
     assert result.label.array.dtype == np.uint8
     assert result.version == "threshold"
     assert sum(done) == 5
-    assert list(result.seconds) == ["windows", "network", "postprocessing"]
+    assert list(result.seconds) == ["locate", "windows", "network", "postprocessing"]
     volume = np.count_nonzero(result.label.array == 1) * 0.9 * 0.9 * 3 / 1000
     assert result.summary["volumes_ml"] == pytest.approx({"liver": volume, "tumor": 0})
     assert result.summary["lesion_count"] == 0
