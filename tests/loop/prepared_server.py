@@ -116,7 +116,8 @@ class PreparedServer(RunningServer):
     def __init__(
         self, preparation: Preparation, studies: Path, folder: Path, *, app: Path, conf: dict[str, Any] | None = None
     ) -> None:
-        super().__init__(studies, folder, app=app, conf=conf)
+        # Choosing another engine takes seconds of the CPU after each start, and is done anew where that was killed.
+        super().__init__(studies, folder, app=app, conf={"inference.engine": "pytorch", **(conf or {})})
         self.temporary = preparation.temporary
         self._preparation = preparation
 
