@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from lib.benchmarks.counts import check_counts
 from lib.benchmarks.machine import describe_machine, peak_memory_mb, reset_peak_memory
 from lib.benchmarks.phantoms import phantom_file
 from lib.errors import BadInputError
@@ -83,11 +84,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         LiverLoopError: a wrong argument or weights that can't be used.
     """
-    for name in ("cases", "slices", "size", "workers", "threads"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            msg = f"--{name} must be at least 1, not {value}"
-            raise BadInputError(msg)
+    check_counts(arguments, "cases", "slices", "size", "workers", "threads")
     settings, device = settings_from(arguments), device_from(arguments)
     if arguments.threads:
         set_threads(arguments.threads)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from lib.benchmarks.counts import check_counts
 from lib.benchmarks.engine_limit import limits, matrix_peaks
 from lib.benchmarks.infer_text import as_text
 from lib.benchmarks.machine import describe_machine, drop_from_page_cache
@@ -18,7 +19,7 @@ from lib.benchmarks.monai_segment import segment_with_monai
 from lib.benchmarks.phantoms import phantom_file
 from lib.benchmarks.sample_app import SampleApp
 from lib.benchmarks.served import Server, timed
-from lib.errors import BadInputError, NotFoundError
+from lib.errors import NotFoundError
 from lib.inference.command_line import add_app_arguments, device_from, settings_from
 from lib.inference.device import set_threads
 from lib.inference.model import Model, ModelSource, load_model
@@ -90,11 +91,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         LiverLoopError: a wrong argument, an image or weights that can't be used, a baseline that fails.
     """
-    for name in ("repeat", "size", "threads"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            msg = f"--{name} must be at least 1, not {value}"
-            raise BadInputError(msg)
+    check_counts(arguments, "repeat", "size", "threads")
     settings, device = settings_from(arguments), device_from(arguments)
     if arguments.threads:
         set_threads(arguments.threads)

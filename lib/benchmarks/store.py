@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from lib.benchmarks.counts import check_counts
 from lib.benchmarks.machine import describe_machine
 from lib.benchmarks.store_worker import MOST_ASKED
 from lib.benchmarks.tiny_images import label, make_images
@@ -175,9 +176,7 @@ def as_text(result: Mapping[str, Any]) -> str:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if arguments.repeat < 1:
-        msg = f"--repeat must be at least 1, not {arguments.repeat}"
-        raise BadInputError(msg)
+    check_counts(arguments, "repeat")
     # So that free images are left for every client that asks.
     fewest = arguments.repeat + _ROUNDS * (MOST_ASKED + 2)
     if min(arguments.images) < fewest:

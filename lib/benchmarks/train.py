@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from lib.benchmarks.counts import check_counts
 from lib.benchmarks.machine import describe_machine, peak_gpu_memory_mb, peak_memory_mb, reset_peak_memory
 from lib.benchmarks.phantoms import phantom_copies
 from lib.benchmarks.stock_training import StockBatches
-from lib.errors import BadInputError
 from lib.inference.command_line import add_app_arguments, device_from, settings_from
 from lib.inference.device import resolve_precision, set_threads
 from lib.inference.model import new_network
@@ -62,11 +62,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         BadInputError: a wrong argument.
     """
-    for name in ("cases", "size", "slices", "steps", "repeat", "threads"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            msg = f"--{name} must be at least 1, not {value}"
-            raise BadInputError(msg)
+    check_counts(arguments, "cases", "size", "slices", "steps", "repeat", "threads")
     settings, device = settings_from(arguments), device_from(arguments)
     # As many slices of each case as make an epoch of that many steps.
     recipe = settings.training

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.inference.engine import STRIDE, Engine
-from lib.inference.predict import padded, predict_axial
+from lib.inference.predict import predict_axial, predict_slices
 from lib.inference.stopwatch import Stopwatch
 from lib.transforms.coarse import coarse_factors, shrunk
 from lib.transforms.components import FACES_EDGES_CORNERS, label_components
-from lib.transforms.windowing import gray_levels
 
 _COARSE_SLICE_MM = 5.0
 _COARSE_BATCH = 16
@@ -137,7 +136,7 @@ def predict_liver(
         if box is None or box == done[number]:
             continue
         result[group] = 0
-        result[group][:, *box.cut] = _predict(engine, hu[group], box, watch)
+        result[group][:, *box.cut] = predict_slices(engine, hu[group], watch, *box.cut)
         if done[number] is None and progress:
             progress(group.stop - group.start)
         done[number] = box
@@ -154,13 +153,6 @@ def predict_liver(
     if progress:
         progress(sum(group.stop - group.start for group, box in zip(groups, done, strict=True) if box is None))
     return result
-
-
-def _predict(engine: Engine, hu: NDArray[np.int16], box: Box, watch: Stopwatch) -> NDArray[np.uint8]:
-    with watch("windows"):
-        levels = np.stack([gray_levels(one) for one in hu])
-        cut = np.ascontiguousarray(hu[:, *box.cut])
-    return engine(padded(cut), levels, watch)[:, : cut.shape[1], : cut.shape[2]]
 
 
 def locate(engine: Engine, hu: NDArray[np.int16], spacing: tuple[float, float, float]) -> Coarse | None:
@@ -180,16 +172,11 @@ def locate(engine: Engine, hu: NDArray[np.int16], spacing: tuple[float, float, f
     step = max(1, int(_COARSE_SLICE_MM / spacing[0]))
     chosen = np.arange(min(step // 2, len(hu) - 1), len(hu), step)
     classes = [
-        _classes(engine, shrunk(hu[chosen[start : start + _COARSE_BATCH]], (down, across)))
+        predict_slices(engine, shrunk(hu[chosen[start : start + _COARSE_BATCH]], (down, across)), Stopwatch())
         for start in range(0, len(chosen), _COARSE_BATCH)
     ]
     found = _livers(np.concatenate(classes) > 0, step * float(np.prod(spacing)) * down * across / 1000)
     return None if found is None else Coarse(found, chosen, (down, across), hu.shape, spacing)
-
-
-def _classes(engine: Engine, hu: NDArray[np.int16]) -> NDArray[np.uint8]:
-    levels = np.stack([gray_levels(one) for one in hu])
-    return engine(padded(hu), levels, Stopwatch())[:, : hu.shape[1], : hu.shape[2]]
 
 
 def _livers(found: NDArray[np.bool_], voxel_ml: float) -> NDArray[np.bool_] | None:

@@ -19,6 +19,32 @@ def padded(slices: NDArray[np.int16]) -> NDArray[np.int16]:
     return np.ascontiguousarray(slices)
 
 
+def predict_slices(
+    engine: Engine,
+    hu: NDArray[np.int16],
+    watch: Stopwatch,
+    rows: slice = slice(None),
+    columns: slice = slice(None),
+) -> NDArray[np.uint8]:
+    """Class indices of a few slices in one pass, or of one part of each.
+
+    Args:
+        engine: runs the network.
+        hu: int16 HU of the whole slices, `(N, Y, X)`, by which the histogram channel goes.
+        watch: counts the steps "windows" and "network".
+        rows: of the part.
+        columns: of the part.
+
+    Returns:
+        uint8 `(N, Y', X')`, of the part alone.
+    """
+    with watch("windows"):
+        hu = np.ascontiguousarray(hu)
+        levels = np.stack([gray_levels(one) for one in hu])
+        part = hu[:, rows, columns]
+    return engine(padded(part), levels, watch)[:, : part.shape[1], : part.shape[2]]
+
+
 def predict_axial(
     engine: Engine,
     hu: NDArray[np.int16],
@@ -41,13 +67,9 @@ def predict_axial(
     """
     result = np.empty(hu.shape, np.uint8)
     watch = watch or Stopwatch()
-    _, height, width = hu.shape
     for start in range(0, len(hu), batch_slices):
-        with watch("windows"):
-            slices = np.ascontiguousarray(hu[start : start + batch_slices])
-            levels = np.stack([gray_levels(one) for one in slices])
-        classes = engine(padded(slices), levels, watch)
-        result[start : start + len(classes)] = classes[:, :height, :width]
+        classes = predict_slices(engine, hu[start : start + batch_slices], watch)
+        result[start : start + len(classes)] = classes
         if progress:
             progress(len(classes))
     return result
