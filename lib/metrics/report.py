@@ -10,11 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from lib.metrics.burden import LARGE
 from lib.metrics.evaluation import Evaluated
 from lib.metrics.lits import summarize
+from lib.metrics.page import page_template
 from lib.metrics.pictures import LIVER_COLOR, TUMOR_COLOR, SlicePicture
 
 BILIC = "Bilic et al., Medical Image Analysis 84:102680, 2023"
@@ -135,15 +134,7 @@ def as_html(report: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> str:
         (case, [_encoded(picture) for picture in one.pictures])
         for case, one in zip(report["cases"], evaluated, strict=True)
     ]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["shown"] = _shown
-    template = environment.get_template("report.html.j2")
+    template = page_template(Path(__file__).with_name("report.html.j2"), {"shown": _shown})
     return template.render(
         report=report,
         scores=scores,

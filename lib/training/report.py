@@ -14,10 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from lib.errors import LiverLoopError
 from lib.files import atomic_write
+from lib.metrics.page import page_template
 from lib.settings import Settings
 from lib.training.curves import plots_of
 from lib.training.history import Row
@@ -186,22 +187,17 @@ def render(page: RunPage, verdict: Verdict, best_epoch: int | None = None) -> st
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return page_template(
+        Path(__file__).with_name("report.html.j2"),
+        {
+            "number": _number,
+            "signed": _signed,
+            "interval": _interval,
+            "png": _png,
+            "svg": _svg,
+            "sentence": _sentence,
+        },
     )
-    environment.filters |= {
-        "number": _number,
-        "signed": _signed,
-        "interval": _interval,
-        "png": _png,
-        "svg": _svg,
-        "sentence": _sentence,
-    }
-    return environment.get_template("report.html.j2")
 
 
 def _side(cases: Sequence[CaseCheck], side: str, names: Sequence[str]) -> dict[str, Any]:
