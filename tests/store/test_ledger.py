@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -122,6 +123,23 @@ def test_many_open_a_new_ledger_at_once(ledger_url):
     assert counted(opened[0]) == 8
     for each in opened:
         each.close()
+
+
+def test_a_new_ledger_waits_for_who_is_making_it(tmp_path):
+    """SQLite itself refuses the switch to WAL at once here, whatever its busy_timeout."""
+    path = tmp_path / "ledger.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("CREATE TABLE others (x)")
+    leaving = threading.Timer(0.3, other.execute, ["COMMIT"])
+    leaving.start()
+    ledger = Ledger(f"sqlite:///{path}")
+    leaving.join()
+    count(ledger)
+    with ledger.reading() as connection:
+        assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
+    ledger.close()
+    other.close()
 
 
 def test_readers_do_not_wait_for_a_writer_and_see_what_was_before(ledger):
