@@ -62,7 +62,7 @@ class InferenceSettings(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     engine: Literal["auto", "pytorch", "openvino"] = "auto"
     cascade: bool = Field(default=True, description="full resolution only around the liver")
-    cascade_margin_mm: float = Field(default=40, ge=0, le=200, description="around what the coarse pass finds")
+    cascade_margin: int = Field(default=40, ge=0, le=1000, description="pixels around what the coarse pass finds")
     prefetch: bool = Field(default=True, description="segment an image as soon as it is handed out")
     cache_mb: int = Field(default=256, ge=0, description="of memory for finished results; 0 = none are kept")
     # Each waiting request takes one of the 40 threads that answer all requests.

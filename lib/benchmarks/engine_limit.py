@@ -71,7 +71,7 @@ def limits(
         by number format, and by number format the `seconds` for the three.
     """
     whole = tuple(slice(0, size) for size in label.shape)
-    must = bounding_box(label != 0) or whole
+    must = bounding_box(label) or whole
     each = flop_per_pixel(network, channels)
     pixels = {"must": _pixels(must), "seen": seen, "whole": _pixels(whole)}
     flop = {name: each * count for name, count in pixels.items()}

@@ -51,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, default=512, metavar="N", help="columns and rows of the phantom (default: %(default)s)"
     )
     parser.add_argument(
+        "--spacing",
+        type=float,
+        nargs=2,
+        metavar=("PIXEL", "SLICE"),
+        help="mm of the phantom's pixels and from slice to slice (default: the body and the liver just fit)",
+    )
+    parser.add_argument(
         "--against",
         choices=(MONAI, *SAMPLE_APPS),
         default=MONAI,
@@ -97,7 +104,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         set_threads(arguments.threads)
     weights = arguments.weights or ModelSource.of_app(settings, arguments.app).path
     plain = load_model(settings, weights, device)
-    path = _volume(arguments.volume, arguments.size)
+    path = _volume(arguments.volume, arguments.size, arguments.spacing)
     image = read_image(path)
     result: dict[str, Any] = {
         "benchmark": "infer",
@@ -200,9 +207,9 @@ def _side(records: Sequence[_Record], slices: int) -> dict[str, Any]:
     }
 
 
-def _volume(volume: str, size: int) -> Path:
+def _volume(volume: str, size: int, spacing: tuple[float, float] | None) -> Path:
     if volume.isdigit():
-        return phantom_file(size, int(volume))
+        return phantom_file(size, int(volume), spacing=spacing)
     if not Path(volume).exists():
         msg = f"--volume {volume}: neither a number of slices nor an existing image"
         raise NotFoundError(msg)

@@ -15,19 +15,22 @@ from lib.volume_io import read_label, write_image, write_label
 _SEED = 117
 
 
-def phantom_file(size: int, slices: int, folder: Path | None = None) -> Path:
+def phantom_file(
+    size: int, slices: int, folder: Path | None = None, spacing: tuple[float, float] | None = None
+) -> Path:
     """A trunk CT of `size` x `size` x `slices` voxels as `.nii.gz`, rendered with a progress bar unless it is there.
 
     Args:
         size: columns and rows.
         slices: axial slices.
         folder: where phantoms are kept; by default `cache_folder()`.
+        spacing: mm of a pixel and from slice to slice; by default the body and the liver just fit.
 
     Raises:
-        BadInputError: a size that no phantom can have.
+        BadInputError: a size or spacing that no phantom can have.
         StorageError: the folder can't be written.
     """
-    spec, path = _kept(size, slices, folder)
+    spec, path = _kept(size, slices, folder, spacing)
     if not path.is_file():
         write_image(path, _rendered(spec, path).image)
     return path
@@ -66,9 +69,14 @@ def phantom_copies(count: int, size: int, slices: int, studies: Path, folder: Pa
     return made
 
 
-def _kept(size: int, slices: int, folder: Path | None) -> tuple[PhantomSpec, Path]:
+def _kept(
+    size: int, slices: int, folder: Path | None, spacing: tuple[float, float] | None = None
+) -> tuple[PhantomSpec, Path]:
     """A phantom and where its image is kept."""
-    spec = draw_spec(_SEED, shape=(size, size, slices), phase="portal", tumors=5, orientation="LPS", tilt=0.0)
+    mm = None if spacing is None else (spacing[0], *spacing)
+    spec = draw_spec(
+        _SEED, shape=(size, size, slices), spacing=mm, phase="portal", tumors=5, orientation="LPS", tilt=0.0
+    )
     key = hashlib.sha256(repr(spec).encode()).hexdigest()[:12]  # another generator draws another spec: no stale file
     return spec, (folder or cache_folder()) / f"phantom-{size}x{size}x{slices}-{key}.nii.gz"
 

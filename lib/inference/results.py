@@ -69,9 +69,10 @@ class Packed:
     def of(cls, array: NDArray[np.uint8]) -> "Packed":
         """Pack a three-dimensional array with any axes."""
         order = "C" if array.flags.c_contiguous else "F"
-        box = bounding_box(array != 0)
-        content = isal_zlib.compress(array[box].tobytes(order), 1) if box else b""  # type: ignore[arg-type]
-        return cls(array.shape, order, box, content)
+        box = bounding_box(array)
+        part = array[box] if box else array[:0]
+        voxels = np.ascontiguousarray(part if order == "C" else part.T)  # tobytes copies voxel by voxel
+        return cls(array.shape, order, box, isal_zlib.compress(voxels, 1) if box else b"")
 
     def unpacked(self) -> NDArray[np.uint8]:
         """A new array with the content and the memory order of the one that was packed."""

@@ -74,7 +74,7 @@ def predict(
     if not (chosen.cascade and settings.has_liver_and_tumor):
         return predict_axial(engine, hu, batch_slices=chosen.batch_slices, watch=watch, progress=progress)
     return predict_liver(
-        engine, hu, image.axial_spacing, margin_mm=chosen.cascade_margin_mm, batch_slices=chosen.batch_slices,
+        engine, hu, image.axial_spacing, margin=chosen.cascade_margin, batch_slices=chosen.batch_slices,
         watch=watch, progress=progress,
     )  # fmt: skip
 

@@ -1,26 +1,35 @@
 """The part of a volume that holds something: most work on labels needs no other voxel."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 
-def bounding_box(mask: NDArray[np.bool_], margin: int = 0) -> tuple[slice, slice, slice] | None:
-    """The smallest box around the voxels that are set.
+def bounding_box(
+    array: NDArray[np.bool_] | NDArray[np.integer[Any]], margin: int = 0
+) -> tuple[slice, slice, slice] | None:
+    """The smallest box around the voxels that are not 0.
 
     Args:
-        mask: three axes in any order.
+        array: three axes in any order.
         margin: voxels added on every side, as far as the volume reaches.
 
     Returns:
-        A slice for each axis, or None when no voxel is set.
+        A slice for each axis, or None when all voxels are 0.
     """
-    in_plane = mask.any(axis=0)
-    profiles = (mask.any(axis=2).any(axis=1), in_plane.any(axis=1), in_plane.any(axis=0))
-    hits = [np.flatnonzero(profile) for profile in profiles]
-    if not hits[0].size:
+    if abs(array.strides[0]) < abs(array.strides[2]):  # the other way round in memory, where it is read fastest
+        turned = bounding_box(array.T, margin)
+        return turned and (turned[2], turned[1], turned[0])
+    plane = np.bitwise_or.reduce(array, axis=0) != 0  # no mask as large as the volume is made
+    in_plane = [np.flatnonzero(plane.any(axis=axis)) for axis in (1, 0)]
+    if not in_plane[0].size:
         return None
+    rows, columns = (slice(int(hit[0]), int(hit[-1]) + 1) for hit in in_plane)
+    there = np.bitwise_or.reduce(array[:, rows, columns], axis=1).any(axis=1)
+    hits = [np.flatnonzero(there), *in_plane]
     first, second, third = (
         slice(max(0, int(hit[0]) - margin), min(size, int(hit[-1]) + 1 + margin))
-        for hit, size in zip(hits, mask.shape, strict=True)
+        for hit, size in zip(hits, array.shape, strict=True)
     )
     return first, second, third

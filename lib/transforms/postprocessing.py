@@ -99,17 +99,17 @@ def postprocess(
     """
     settings = settings or PostprocessingSettings()
     _check(label, spacing)
-    result = np.array(label, order="C")
-    again = True
-    while again:
-        box = bounding_box(result > _BACKGROUND, margin=1)  # gets smaller as false finds go
-        if box is None:
-            break
+    result = np.zeros(label.shape, np.uint8)
+    box = bounding_box(label, margin=1)
+    if box:
+        result[box] = label[box]
+    while box:
         # A rim that is neither class lets every voxel look at its neighbors without asking whether they exist.
         padded = np.pad(result[box], 1, constant_values=_OUTSIDE)
         inner = padded[1:-1, 1:-1, 1:-1]
         again = _pass(padded, inner, spacing, settings)
         result[box] = inner
+        box = bounding_box(result, margin=1) if again else None  # gets smaller as false finds go
     return result
 
 

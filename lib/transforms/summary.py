@@ -38,12 +38,14 @@ def summarize(
         msg = f"the volume of a voxel must be a positive number of ml, not {voxel_ml}"
         raise BadInputError(msg)
     names = indices(DEFAULT_LABELS) if names is None else names
-    counts = {name: int(np.count_nonzero(label == index)) for name, index in names.items()}
+    box = bounding_box(label)
+    part = label[box] if box else label[:0]
+    counts = {name: int(np.count_nonzero(part == index)) for name, index in names.items()}
     known = {find_index(name, DEFAULT_LABELS): name for name in names}
     liver, tumor = (counts.get(known.get(each.index, ""), 0) for each in (LIVER, TUMOR))
     lesions = 0
     if tumor:
-        is_tumor = label == names[known[TUMOR.index]]
+        is_tumor = part == names[known[TUMOR.index]]
         lesions = label_components(is_tumor[bounding_box(is_tumor)], FACES)[1]  # LiTS joins lesions through faces only
     return {
         "volumes_ml": {name: count * voxel_ml for name, count in counts.items()},
@@ -64,7 +66,9 @@ def centers(label: NDArray[np.uint8], names: Mapping[str, int]) -> dict[str, tup
         >>> centers(np.array([[[0, 1, 1, 1, 2]]], np.uint8), {"liver": 1, "tumor": 2, "vessel": 3})
         {'liver': (0, 0, 2), 'tumor': (0, 0, 4)}
     """
-    box = bounding_box(label != 0)
+    if label.flags.fnc:  # F and not C: counted in the order of memory, which is several times faster
+        return {name: (x, y, z) for name, (z, y, x) in centers(label.T, names).items()}
+    box = bounding_box(label)
     if box is None:
         return {}
     statistics = cc3d.statistics(label[box])

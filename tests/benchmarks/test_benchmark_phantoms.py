@@ -17,7 +17,12 @@ def test_rendered_once(tmp_path, monkeypatch):
 
 
 def test_other_arguments_are_other_files(tmp_path):
-    assert phantom_file(32, 3, tmp_path) != phantom_file(32, 4, tmp_path)
+    first = phantom_file(32, 3, tmp_path)
+    assert len({first, phantom_file(32, 4, tmp_path), phantom_file(32, 3, tmp_path, (9, 4))}) == 3
+
+
+def test_of_the_spacing_that_is_asked_for(tmp_path):
+    assert read_image(phantom_file(32, 3, tmp_path, (9.5, 4))).axial_spacing == pytest.approx((4, 9.5, 9.5))
 
 
 def test_kept_in_the_users_cache(monkeypatch, tmp_path):

@@ -9,9 +9,9 @@ from lib.inference.model import Model, load_model
 from lib.inference.predict import predict_axial
 from lib.inference.segment import segment
 from lib.inference.stopwatch import Stopwatch
-from lib.metrics.lesions import label_lesions
 from lib.phantom import make_phantom
 from lib.settings import load_settings
+from lib.transforms.components import FACES_EDGES_CORNERS, label_components
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "liver_tumor"
 SPACING = (2.5, 0.75, 0.75)
@@ -58,7 +58,7 @@ def trunk(depth=48, size=400, top=120, left=60, first=12, last=34):
 
 def test_the_same_as_all_of_it_for_less():
     engine, whole, hu = Bright(), Bright(), trunk()
-    found = predict_liver(engine, hu, SPACING, margin_mm=20)
+    found = predict_liver(engine, hu, SPACING, margin=27)
     np.testing.assert_array_equal(found, predict_axial(whole, hu))
     assert engine.pixels < 0.35 * whole.pixels
 
@@ -67,31 +67,46 @@ def test_any_memory_layout():
     hu = trunk(depth=20, first=3, last=15)
     view = np.asfortranarray(hu[::-1])[::-1]
     np.testing.assert_array_equal(
-        predict_liver(Bright(), view, SPACING, margin_mm=20), predict_liver(Bright(), hu, SPACING, margin_mm=20)
+        predict_liver(Bright(), view, SPACING, margin=27), predict_liver(Bright(), hu, SPACING, margin=27)
     )
 
 
 @pytest.mark.parametrize(("top", "left", "first", "last"), [(0, 0, 0, 48), (250, 260, 0, 10), (30, 20, 40, 48)])
 def test_a_liver_at_the_border_of_the_image(top, left, first, last):
     hu = trunk(top=top, left=left, first=first, last=last)
-    np.testing.assert_array_equal(predict_liver(Bright(), hu, SPACING, margin_mm=10), predict_axial(Bright(), hu))
+    np.testing.assert_array_equal(predict_liver(Bright(), hu, SPACING, margin=13), predict_axial(Bright(), hu))
 
 
 def test_what_the_coarse_pass_did_not_see_is_found_by_growing():
     hu = trunk(first=4, last=44)
     hu[4:44, 120:370, 60:190] = 110
     engine = Shortsighted(rows=50, slices=8)  # of 93 rows and 24 slices; the liver goes on to row 92 and slice 22
-    np.testing.assert_array_equal(predict_liver(engine, hu, SPACING, margin_mm=10), predict_axial(Bright(), hu))
+    np.testing.assert_array_equal(predict_liver(engine, hu, SPACING, margin=13), predict_axial(Bright(), hu))
 
 
 def test_a_false_find_elsewhere_asks_for_no_room():
     hu = trunk()
     hu[14:22, 282:286, 20:380] = 300  # goes along the lower edge of the cut, and is no part of the liver
     engine = Bright()
-    found = predict_liver(engine, hu, SPACING, margin_mm=20)
+    found = predict_liver(engine, hu, SPACING, margin=27)
     liver = np.s_[12:34, 120:260, 60:190]
     np.testing.assert_array_equal(found[liver], predict_axial(Bright(), hu)[liver])
     assert max(rows for _, rows, columns in engine.calls if columns > 134) == 224
+
+
+def test_the_margin_ends_at_the_body():
+    hu = trunk(left=21)  # a pixel from the skin, beyond which there are 20 pixels of air
+    hu[:, :, 380:] = -1000
+    engine = Bright()
+    found = predict_liver(engine, np.pad(hu, ((0, 0), (0, 0), (100, 12)), constant_values=-1000), SPACING, margin=100)
+    np.testing.assert_array_equal(found[:, :, 100:-12], predict_axial(Bright(), hu))
+    # From four coarse pixels beside the skin to the margin on the other side, in steps of 32.
+    assert {columns for _, _, columns in engine.calls if columns > 130} == {352 - 96}
+
+
+def test_nothing_but_air():
+    hu = np.full((6, 256, 256), -1000, np.int16)
+    np.testing.assert_array_equal(predict_liver(Bright(), hu, SPACING, margin=40), np.zeros_like(hu))
 
 
 def test_without_a_liver_everything_is_looked_at():
@@ -99,14 +114,14 @@ def test_without_a_liver_everything_is_looked_at():
     hu[hu > 50] = 30
     hu[20, 200:210, 200:210] = 110  # some hundredths of a milliliter
     engine = Bright()
-    np.testing.assert_array_equal(predict_liver(engine, hu, SPACING, margin_mm=20), predict_axial(Bright(), hu))
+    np.testing.assert_array_equal(predict_liver(engine, hu, SPACING, margin=27), predict_axial(Bright(), hu))
     assert engine.pixels > hu.size
     assert locate(Bright(), hu, SPACING) is None
 
 
 def test_a_coarse_image_is_looked_at_whole_and_once():
     hu, engine = trunk(depth=8, size=96, top=20, left=20, first=2, last=6), Bright()
-    predict_liver(engine, hu, (5.0, 3.0, 3.0), margin_mm=20)
+    predict_liver(engine, hu, (5.0, 3.0, 3.0), margin=27)
     assert engine.pixels == hu.size
     assert locate(Bright(), hu, (5.0, 3.0, 3.0)) is None
 
@@ -114,7 +129,7 @@ def test_a_coarse_image_is_looked_at_whole_and_once():
 def test_a_liver_that_fills_the_image_is_not_cut_out():
     hu = np.full((8, 128, 128), 110, np.int16)
     engine = Bright()
-    predict_liver(engine, hu, (2.0, 1.0, 1.0), margin_mm=20)
+    predict_liver(engine, hu, (2.0, 1.0, 1.0), margin=27)
     assert [shape for shape in engine.calls if shape[1:] == (128, 128)] == [(4, 128, 128)] * 2
 
 
@@ -122,7 +137,7 @@ def test_a_liver_that_fills_the_image_is_not_cut_out():
 def test_every_slice_is_told_once_and_the_steps_are_timed(shape):
     hu, done, watch = np.full(shape, 110, np.int16), [], Stopwatch()
     hu[:, 200:] = -1000
-    predict_liver(Bright(), hu, SPACING, margin_mm=10, progress=done.append, watch=watch)
+    predict_liver(Bright(), hu, SPACING, margin=13, progress=done.append, watch=watch)
     assert sum(done) == len(hu)
     assert set(watch.seconds) == {"locate", "windows", "network"}
 
@@ -143,7 +158,7 @@ def test_no_lesion_of_the_whole_path_is_lost_on_unseen_phantoms():
         fast, full = (segment(image, model, chosen).label.array for chosen in (settings, whole))
         both += [((fast >= least) & (full >= least)).sum() for least in (1, 2)]
         each += [(fast >= least).sum() + (full >= least).sum() for least in (1, 2)]
-        found, count = label_lesions(full == 2)
+        found, count = label_components(full == 2, FACES_EDGES_CORNERS)  # as post-processing counts them
         assert set(np.unique(found[fast == 2])) - {0} == set(range(1, count + 1)), seed
         lesions += count
     liver, tumor = 2 * both / each

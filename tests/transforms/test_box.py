@@ -1,4 +1,7 @@
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lib.transforms.box import bounding_box
 
@@ -19,3 +22,26 @@ def test_margin_ends_at_the_volume() -> None:
 
 def test_no_box_around_nothing() -> None:
     assert bounding_box(np.zeros((2, 2, 2), bool)) is None
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1)]), st.booleans())
+def test_any_order_and_direction_of_axes(seed, order, turned) -> None:
+    rng = np.random.default_rng(seed)
+    array = np.zeros(rng.integers(1, 9, 3), np.uint8)
+    for _ in range(rng.integers(0, 3)):
+        array[tuple(rng.integers(0, array.shape))] = rng.integers(1, 256)
+    view = array.transpose(order)[::-1] if turned else array.transpose(order)
+    found = np.argwhere(view)
+    expected = None
+    if len(found):
+        expected = tuple(
+            slice(int(first), int(last) + 1) for first, last in zip(found.min(0), found.max(0), strict=True)
+        )
+    assert bounding_box(view) == expected
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint32, np.int64])
+def test_other_integers(dtype) -> None:
+    array = np.zeros((2, 3, 4), dtype)
+    array[1, 2, 3] = -1 if dtype is np.int16 else 1
+    assert bounding_box(array) == (slice(1, 2), slice(2, 3), slice(3, 4))

@@ -76,5 +76,6 @@ def test_centers_lie_where_the_classes_do():
     names = {"liver": 1, "tumor": 2, "vessel": 3}
     assert centers(label, names) == {"liver": (3, 2, 6), "vessel": (7, 7, 0)}  # 5.5 is as near to either
     assert centers(label.transpose(2, 0, 1), names) == {"liver": (6, 3, 2), "vessel": (0, 7, 7)}
+    assert centers(np.asfortranarray(label), names) == centers(label, names)
     assert centers(label, {"liver": 9}) == {}
     assert centers(np.zeros_like(label), names) == {}
