@@ -119,7 +119,7 @@ def predict_liver(
             CT differed visibly from those of whole slices, and lesions of two voxels got lost.
         batch_slices: slices per forward pass at full resolution.
         watch: counts the steps "locate" (the coarse pass), "windows" and "network".
-        progress: called with the number of slices just done.
+        progress: called with the number of slices just done, 0 after the coarse pass.
 
     Returns:
         uint8 `(Z, Y, X)`.
@@ -129,6 +129,8 @@ def predict_liver(
     with watch("locate"):
         coarse = locate(engine, hu, spacing)
         wanted = [coarse.box(group, margin) for group in groups] if coarse else []
+    if progress:
+        progress(0)  # where others may go first
     seen = sum((group.stop - group.start) * box.pixels for group, box in zip(groups, wanted, strict=False) if box)
     if coarse is None or seen > _WORTH_IT * hu.size:
         return predict_axial(engine, hu, batch_slices=batch_slices, watch=watch, progress=progress)
