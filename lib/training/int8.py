@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,6 @@ LEAST_CASES = 3  # to judge on
 _CALIBRATION_SLICES = 48
 _MARGIN_MM = 40.0  # around the label: about what the network is given of a slice
 _ROUNDING = 1e-9
-_T = TypeVar("_T")
 
 
 class Verdict(NamedTuple):
@@ -175,7 +174,7 @@ def calibration_slices(files: Sequence[CaseFiles], settings: Settings) -> list[C
     Raises:
         BadInputError: none can be read.
     """
-    chosen = _evenly(files, _CALIBRATION_SLICES)
+    chosen = [files[place] for place in _spread(len(files), _CALIBRATION_SLICES)]
     found: list[Case] = []
     for case in chosen:
         try:
@@ -196,7 +195,9 @@ def _slices_of(files: CaseFiles, classes: int, count: int) -> Iterator[Case]:
     shown = np.flatnonzero(there.any(axis=(1, 2)))
     rows, columns = (_span(there.any(axis=(0, 2 - axis)), _MARGIN_MM / spacing[1 + axis]) for axis in (0, 1))
     factors = coarse_factors(spacing)
-    for number, z in enumerate(_evenly(shown if len(shown) else kept_slices(label), count)):
+    usable = shown if len(shown) else kept_slices(label)
+    for number, place in enumerate(_spread(len(usable), count)):
+        z = usable[place]
         one = np.ascontiguousarray(hu[z : z + 1])
         levels = gray_levels(one[0])[None]
         if number % 4 == 3 and factors != (1, 1):
@@ -214,9 +215,9 @@ def _span(there: NDArray[np.bool_], margin: float) -> slice:
     return slice(max(0, int(places[0] - margin) // STRIDE * STRIDE), min(len(there), int(places[-1] + margin) + 1))
 
 
-def _evenly(items: Sequence[_T] | NDArray[np.intp], most: int) -> list[_T]:
-    places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
-    return [items[place] for place in places]  # type: ignore[misc]
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many places of `count`, evenly from the first to the last."""
+    return [round(place) for place in np.linspace(0, count - 1, min(most, count))]
 
 
 def _in_int8(model: Model, made: Path, settings: Settings) -> Model:
