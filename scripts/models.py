@@ -75,7 +75,7 @@ def _quantize(registry: Registry, arguments: argparse.Namespace) -> Answer:
     registry.check(version)
     cases = find_cases(labelled_cases(arguments.studies, settings))
     training, validation = split_cases(cases, settings.training.validation_fraction)
-    with tqdm(bar_format="{desc}", leave=False) as line:
+    with tqdm(bar_format="{desc}", leave=False, disable=None) as line:  # on a terminal only
         model = load_model(settings, version.weights, torch.device("cpu"))
         verdict = offer_int8(model, training, validation, settings, line.set_description_str)
     return {"id": version.id, **verdict._asdict()}, f"{version.id} in int8 {verdict}"
