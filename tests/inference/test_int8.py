@@ -69,11 +69,11 @@ def test_the_labels_of_trained_weights_stay_nearly_the_same(tmp_path):
     network, channels = load_model(settings, APP / "starter.pt", CPU).network, settings.blend_channels()
 
     def cases_of(seed):
-        hu = np.ascontiguousarray(make_phantom(seed, shape=(160, 160, 8), tumors=4, orientation="LPS").image.axial())
+        hu = np.ascontiguousarray(make_phantom(seed, shape=(128, 128, 6), tumors=4, orientation="LPS").image.axial())
         return hu, np.stack([gray_levels(one) for one in hu])
 
     hu, levels = cases_of(1)
-    quantize(network, channels, [(hu[i : i + 1], levels[i : i + 1]) for i in range(8)], tmp_path / "int8.xml")
+    quantize(network, channels, [(hu[i : i + 1], levels[i : i + 1]) for i in range(6)], tmp_path / "int8.xml")
     hu, levels = cases_of(2)
     found = OpenVinoEngine(tmp_path / "int8.xml", channels, "int8", threads=1)(hu, levels, Stopwatch())
     expected = TorchEngine(network, channels, "float32")(hu, levels, Stopwatch())
@@ -85,6 +85,7 @@ def test_the_labels_of_trained_weights_stay_nearly_the_same(tmp_path):
     assert (tmp_path / "int8.bin").stat().st_size < 0.3 * 4 * sum(weight.numel() for weight in network.parameters())
 
 
+@pytest.mark.usefixtures("small_probe")
 def test_an_accepted_network_is_one_more_engine(fast, network, folder, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     int8 = accepted_int8(folder, weights_digest(network), "v-test")
@@ -126,19 +127,6 @@ class TestUse:
         (folder / name).write_bytes(content)
         assert "int8" not in chosen()
         assert warnings_of(caplog) == ["model v-test: its int8 files are not used, they are damaged; quantize it again"]
-
-    @pytest.mark.parametrize("verdict", ["", "{}", "[]", "\x00"])
-    def test_an_unreadable_verdict(self, chosen, folder, verdict, caplog):
-        (folder / "int8.json").write_text(verdict)
-        assert "int8" not in chosen()
-        (warning,) = warnings_of(caplog)
-        assert warning.startswith("model v-test: its int8 files are not used, they can't be read: ")
-
-    def test_a_missing_file(self, chosen, folder, caplog):
-        (folder / "int8.bin").unlink()
-        assert "int8" not in chosen()
-        (warning,) = warnings_of(caplog)
-        assert warning.startswith("model v-test: its int8 files are not used, they can't be read: ")
 
     def test_not_accepted(self, chosen, folder, network, caplog):
         keep_int8(folder, None, {"weights": weights_digest(network), "reason": "worse"})
@@ -183,6 +171,30 @@ class TestUse:
         assert source.get(CPU) is second
 
 
+@pytest.mark.parametrize("verdict", ["", "{}", "[]", "\x00"])
+def test_an_unreadable_verdict(folder, network, verdict, caplog):
+    (folder / "int8.json").write_text(verdict)
+    assert accepted_int8(folder, weights_digest(network), "v-test") is None
+    (warning,) = warnings_of(caplog)
+    assert warning.startswith("model v-test: its int8 files are not used, they can't be read: ")
+
+
+@pytest.mark.parametrize("name", ["int8.xml", "int8.bin"])
+def test_a_missing_file(folder, network, name, caplog):
+    (folder / name).unlink()
+    assert accepted_int8(folder, weights_digest(network), "v-test") is None
+    (warning,) = warnings_of(caplog)
+    assert warning.startswith("model v-test: its int8 files are not used, they can't be read: ")
+
+
+def test_a_version_without_a_verdict_has_none(folder, network, caplog):
+    assert accepted_int8(folder, weights_digest(network), "v-test") is not None
+    (folder / "int8.json").unlink()
+    assert accepted_int8(folder, weights_digest(network), "v-test") is None
+    assert accepted_int8(None, weights_digest(network), "v-test") is None
+    assert not warnings_of(caplog)
+
+
 def test_no_int8_where_the_cpu_has_no_instructions_for_it(fast, monkeypatch):
     assert why_no_int8(fast) is None
     monkeypatch.setattr("lib.inference.choice.has_fast_int8", lambda: False)
@@ -206,7 +218,7 @@ def test_nncf_is_quiet_and_loaded_only_when_something_is_quantized():
 import logging, socket, sys
 def refused(*_): raise AssertionError("network")
 socket.socket.connect = socket.getaddrinfo = refused
-import lib.inference.model, lib.inference.openvino_engine
+import lib.inference.choice, lib.inference.openvino_engine
 assert "nncf" not in sys.modules
 from lib.inference.int8 import _quiet_nncf
 usual = logging.getLoggerClass()
