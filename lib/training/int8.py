@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,17 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from lib.errors import BadInputError
-from lib.inference.agreement import Case
+from lib.inference.agreement import LEAST_DICE, Case
 from lib.inference.choice import weights_digest, why_no_int8
 from lib.inference.engine import STRIDE
 from lib.inference.int8 import keep_int8, quantize
 from lib.inference.model import Model, load_model
 from lib.inference.predict import padded
 from lib.labels import NOT_LOOKED_AT
+from lib.metrics.overlap import Overlap
 from lib.settings import Settings
 from lib.training.cases import CaseFiles, checked_label, kept_slices
 from lib.training.comparison import GateReport
-from lib.training.gate import CASE_ERRORS, compare_models, reason_of
+from lib.training.gate import CASE_ERRORS, Compared, compare_models, reason_of
 from lib.training.registry import Registry
 from lib.transforms.coarse import coarse_factors, shrunk
 from lib.transforms.windowing import gray_levels
@@ -91,8 +92,9 @@ def offer_int8(
 ) -> Verdict:
     """Quantize a version and let annotators have it in int8 if no class loses as much as `MOST_LOSS`.
 
-    Int8 and the fastest engine without it segment the validation cases whole, as annotators get it, and the mean Dice
-    of each class decides. Files and verdict are kept in the version's folder, where servers find them.
+    Int8 and the fastest engine without it segment the validation cases whole, as annotators get it; the mean Dice of
+    each class decides, and whether the labels are the same (`LEAST_DICE`). Files and verdict are kept in the version's
+    folder, where servers find them.
 
     Args:
         model: loaded from the version's file, on the CPU.
@@ -120,19 +122,23 @@ def offer_int8(
     with tempfile.TemporaryDirectory(prefix="liverloop-int8-") as place:
         made = Path(place) / "int8.xml"
         quantize(model.network, settings.blend_channels(), slices, made)
+        alike: dict[str, Overlap] = {}
         report = compare_models(
             _in_int8(model, made, settings),
             replace(model, chosen=None).hastened(_without_int8(settings)),
             validation,
             settings,
             lambda number, count: tell(f"validation case {number}/{count}"),
+            lambda compared: _add(alike, compared, settings),
             against="the engine without int8",
         )
-        verdict = decide(report)
+        agreement = {name: overlap.dice for name, overlap in alike.items()}
+        verdict = decide(report, agreement)
         told = {
             "version": model.version,
             "weights": weights_digest(model.network),
             "reason": verdict.reason,
+            "agreement": agreement,
             "calibration": {"slices": len(slices), "cases": [case.name for case in training]},
             "validation": [
                 {"name": case.name, "int8": case.candidate.dice, "before": case.published.dice} for case in report.cases
@@ -143,8 +149,13 @@ def offer_int8(
     return verdict
 
 
-def decide(report: GateReport) -> Verdict:
-    """Whether int8, the candidate of a report, loses too little to be noticed."""
+def decide(report: GateReport, agreement: Mapping[str, float]) -> Verdict:
+    """Whether int8 loses too little to be noticed, and annotators get the labels that they would get without it.
+
+    Args:
+        report: with int8 as the candidate.
+        agreement: Dice of each class, over all cases, with the labels of the engine without int8.
+    """
     count = len(report.cases)
     if count < LEAST_CASES:
         return Verdict(False, f"only {count} of the validation cases could be segmented, {LEAST_CASES} are needed")
@@ -157,8 +168,18 @@ def decide(report: GateReport) -> Verdict:
         for name, paired in report.classes.items()
         if -paired.difference >= MOST_LOSS - _ROUNDING
     ]
+    others = [f"{name} {dice:.4f}" for name, dice in agreement.items() if dice < LEAST_DICE]
     why = f"{' and '.join(falls)}, where less than {MOST_LOSS} is allowed: " if falls else ""
-    return Verdict(not falls, f"{why}{figures} on {count} validation cases")
+    if others:
+        why += f"its labels are others (Dice with those without int8: {', '.join(others)}; {LEAST_DICE} is needed): "
+    return Verdict(not falls and not others, f"{why}{figures} on {count} validation cases")
+
+
+def _add(alike: dict[str, Overlap], compared: Compared, settings: Settings) -> None:
+    """Count where both engines have each class in one more case."""
+    for name, index in settings.label_indices().items():
+        overlap = Overlap.of(compared.published.array == index, compared.candidate.array == index)
+        alike[name] = overlap + alike[name] if name in alike else overlap
 
 
 def calibration_slices(files: Sequence[CaseFiles], settings: Settings) -> list[Case]:
