@@ -61,6 +61,7 @@ class InferenceSettings(_Section):
     batch_slices: int = Field(default=4, ge=1, le=256)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     engine: Literal["auto", "pytorch", "openvino"] = "auto"
+    int8: bool = Field(default=True, description="also in 8-bit integers on a CPU, where validation cases allow it")
     cascade: bool = Field(default=True, description="full resolution only around the liver")
     cascade_margin: int = Field(default=40, ge=0, le=1000, description="pixels around what the coarse pass finds")
     prefetch: bool = Field(default=True, description="segment an image as soon as it is handed out")

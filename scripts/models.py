@@ -5,6 +5,7 @@
     scripts/models.py show published
     scripts/models.py compare starter published
     scripts/models.py publish 20261124-091534-265678 --reason "the new one misses small tumors"
+    scripts/models.py quantize published --studies ~/livers
     scripts/models.py export published --onnx liver.onnx --bundle liver_bundle
 
 A version is named by its id, or as "published" (the one that annotators get) or "starter" (the weights that came with
@@ -24,11 +25,18 @@ from lib.venv import enter_environment
 
 enter_environment()
 
+import torch
+from tqdm import tqdm
+
 from lib.console import Parser, check_output_file, check_output_folder, run
 from lib.errors import BadInputError
 from lib.inference.command_line import add_command_options, settings_from
+from lib.inference.model import load_model
+from lib.training.cases import find_cases, split_cases
 from lib.training.export import EXPORTS
+from lib.training.int8 import offer_int8
 from lib.training.registry import Registry
+from lib.training.sides import labelled_cases
 from lib.training.version_tables import compare_text, list_text, show_text
 
 Answer = tuple[Any, str]  # for --json, for people
@@ -60,6 +68,17 @@ def _compare(registry: Registry, arguments: argparse.Namespace) -> Answer:
 def _publish(registry: Registry, arguments: argparse.Namespace) -> Answer:
     version = registry.publish(arguments.version, arguments.by, arguments.reason)
     return version.as_dict(), f"annotators get {version.id} from now on"
+
+
+def _quantize(registry: Registry, arguments: argparse.Namespace) -> Answer:
+    version, settings = registry.get(arguments.version), registry.settings
+    registry.check(version)
+    cases = find_cases(labelled_cases(arguments.studies, settings))
+    training, validation = split_cases(cases, settings.training.validation_fraction)
+    with tqdm(bar_format="{desc}", leave=False, disable=None) as line:  # on a terminal only
+        model = load_model(settings, version.weights, torch.device("cpu"))
+        verdict = offer_int8(model, training, validation, settings, line.set_description_str)
+    return {"id": version.id, **verdict._asdict()}, f"{version.id} in int8 {verdict}"
 
 
 def _export(registry: Registry, arguments: argparse.Namespace) -> Answer:
@@ -99,6 +118,8 @@ def _arguments() -> argparse.Namespace:
     publish = add("publish", _publish, "give a version to annotators; an older one to go back", "version")
     publish.add_argument("--reason", required=True, metavar="TEXT", help="why, for those who come after")
     publish.add_argument("--by", default=getpass.getuser(), metavar="NAME", help="who wants that (default: you)")
+    quantize = add("quantize", _quantize, "make a version faster on CPUs, if its labels stay as good", "version")
+    quantize.add_argument("--studies", type=Path, required=True, metavar="DIR", help="labelled images to judge it on")
     export = add("export", _export, "write a version for use elsewhere", "version")
     export.add_argument("--torchscript", type=Path, metavar="FILE", help="one file that takes HU and gives logits")
     export.add_argument("--onnx", type=Path, metavar="FILE", help="the same as ONNX, for programs without PyTorch")

@@ -108,6 +108,7 @@ def _train(arguments: argparse.Namespace, device: torch.device) -> None:
             on_step=progress.step_done,
             on_fold=lambda position: bar.set_description(str(position)),
             on_comparison=lambda done, total: bar.set_description(f"comparing with the published model {done}/{total}"),
+            on_int8=lambda doing: bar.set_description(f"int8: {doing}"),
         )
     _report(outcome, folder, registry)
 
@@ -196,6 +197,8 @@ def _report(outcome: Outcome, folder: Path, registry: Registry) -> None:
     if outcome.gate is not None:
         print(f"{outcome.gate.as_table()}\n")
     print(f"{'published' if outcome.published else 'not published'}: {outcome.reason}")
+    if outcome.int8:
+        print(f"int8 {outcome.int8}")
     for name in ("report.html", "curves.png", "history.csv", "model.pt"):
         print(f"{name:<12} {folder / name}")
     print(f"{'version':<12} {outcome.version}, see scripts/models.py")

@@ -14,10 +14,11 @@ from tqdm import tqdm
 from lib.benchmarks.machine import describe_machine
 from lib.errors import BadInputError
 from lib.inference.agreement import Agreement
-from lib.inference.choice import candidates_for
+from lib.inference.choice import candidates_for, weights_digest, why_no_int8
 from lib.inference.command_line import add_app_arguments, device_from, settings_from
 from lib.inference.device import set_threads
 from lib.inference.engine import STRIDE, Engine, TorchEngine
+from lib.inference.int8 import accepted_int8
 from lib.inference.model import ModelSource, load_model
 from lib.inference.stopwatch import Stopwatch
 from lib.phantom import make_phantom
@@ -73,7 +74,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     reference = TorchEngine(model.network, settings.blend_channels(), "float32")
     engines: dict[str, Engine] = {}
     report: dict[str, Any] = {}
-    for candidate in candidates_for(model.network, settings, describe_machine(device)["threads"]):
+    digest = weights_digest(model.network)
+    int8 = None if why_no_int8(settings) else accepted_int8(model.folder, digest, model.version)
+    for candidate in candidates_for(model.network, settings, describe_machine(device)["threads"], int8):
         start = time.perf_counter()
         engines[candidate.name] = candidate.build()
         report[candidate.name] = {"preparing": time.perf_counter() - start, "sizes": {}}

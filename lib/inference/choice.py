@@ -20,8 +20,9 @@ from torch import nn
 from lib.errors import StorageError
 from lib.files import atomic_write, cache_folder
 from lib.inference.agreement import Agreement, labels_of, probe_cases
-from lib.inference.device import Precision, has_fast_bfloat16
+from lib.inference.device import Precision, has_fast_bfloat16, has_fast_int8
 from lib.inference.engine import Engine, TorchEngine
+from lib.inference.int8 import Int8, accepted_int8
 from lib.inference.stopwatch import Stopwatch
 from lib.settings import Settings
 
@@ -30,41 +31,51 @@ logger = logging.getLogger(__name__)
 _ROUNDS = 4
 _HOPELESS = 1.3  # times as slow as the fastest after two rounds: not timed again
 _GAIN = 1.05  # PyTorch stays unless another is faster by so much
+_SANE = 0.99  # of the pixels: what a judged engine must share, in case this machine computes something else
 _KEPT = 64  # machines and settings, and models, in the records
 
 
 class Candidate(NamedTuple):
-    """An engine that could be built: its `name`, as the engine has it, and how."""
+    """An engine that could be built: its `name`, as the engine has it, and how.
+
+    `judged`: its labels were compared with those of people, on whole CTs, and need not be the network's own.
+    """
 
     name: str
     build: Callable[[], Engine]
+    judged: bool = False
 
 
-def choose_engine(network: nn.Module, title: str, settings: Settings, records: Path | None = None) -> Engine:
+def choose_engine(
+    network: nn.Module, title: str, settings: Settings, records: Path | None = None, folder: Path | None = None
+) -> Engine:
     """The fastest engine for a network, as `inference.engine` and `inference.precision` allow.
 
     On a GPU that is PyTorch. On a CPU the candidates segment slices of a phantom in turns, and the fastest is taken
     whose labels are those of PyTorch in float32. How fast they are is remembered by machine and kind of network, what
     was compared by weights: a known model takes a fraction of a second, a new one a comparison, and only a new
-    machine some seconds.
+    machine some seconds. A version's accepted int8 network is one more candidate.
 
     Args:
         network: in evaluation mode.
         title: of the model, for the log.
         settings: the app's.
         records: where results are kept; None: `engines.json` in the user's cache folder.
+        folder: of the model's version, see `lib.inference.int8`; None: it has none.
     """
     channels, chosen = settings.blend_channels(), settings.inference
     own = TorchEngine(network, channels, chosen.precision)
     if next(network.parameters()).device.type != "cpu" or chosen.engine == "pytorch":
         return own
     records = records or cache_folder() / "engines.json"
-    candidates = candidates_for(network, settings, torch.get_num_threads())
+    digest = weights_digest(network)
+    int8 = None if why_no_int8(settings) else accepted_int8(folder, digest, title)
+    candidates = candidates_for(network, settings, torch.get_num_threads(), int8)
     machine = _machine()
     speed_key = _key(
         machine, settings.network.model_dump(), len(channels), settings.classes, [c.name for c in candidates]
     )
-    model_key = _key(machine, weights_digest(network), repr(channels), torch.get_num_threads())
+    model_key = _key(machine, digest, repr(channels), torch.get_num_threads(), *([int8.sha256] if int8 else []))
     kept = _read(records)
     seconds, verdicts = dict(kept["speeds"].get(speed_key, {})), dict(kept["models"].get(model_key, {}))
     trial = _Trial(TorchEngine(network, channels, "float32"), settings.classes, verdicts, title)
@@ -116,7 +127,7 @@ class _Trial:
         for candidate in candidates:
             if (
                 self._verdicts.get(candidate.name) is not False
-                and self._runs(candidate, lambda engine, name=candidate.name: self._judge(name, engine))  # type: ignore[misc]
+                and self._runs(candidate, lambda engine, candidate=candidate: self._judge(candidate, engine))  # type: ignore[misc]
                 and self._verdicts[candidate.name]
             ):
                 return self._built[candidate.name]
@@ -138,14 +149,16 @@ class _Trial:
             return False
         return True
 
-    def _judge(self, name: str, engine: Engine) -> None:
+    def _judge(self, candidate: Candidate, engine: Engine) -> None:
+        name = candidate.name
         if name in self._verdicts:
             return
         if self._expected is None:
             self._expected = labels_of(self._reference)
         found = Agreement.of(self._expected, labels_of(engine), self._classes)
-        self._verdicts[name] = found.is_enough
-        if not found.is_enough:
+        is_enough = found.pixels >= _SANE if candidate.judged else found.is_enough
+        self._verdicts[name] = is_enough
+        if not is_enough:
             logger.warning("model %s: %s is not used, it differs from PyTorch float32: %s", self._title, name, found)
 
 
@@ -160,11 +173,29 @@ def _clock() -> Callable[[], float]:
     return time.perf_counter
 
 
-def candidates_for(network: nn.Module, settings: Settings, threads: int) -> list[Candidate]:
+def why_no_int8(settings: Settings) -> str | None:
+    """What in `app.yaml` or in this machine keeps a CPU from computing in int8; None: nothing does."""
+    chosen = settings.inference
+    if not chosen.int8:
+        return "inference.int8 is false"
+    if chosen.engine == "pytorch":
+        return "inference.engine is pytorch"
+    if chosen.precision != "auto":
+        return f"inference.precision is {chosen.precision}"
+    return None if has_fast_int8() else "this CPU has no fast int8 (AVX512-VNNI or AMX)"
+
+
+def candidates_for(network: nn.Module, settings: Settings, threads: int, int8: Int8 | None = None) -> list[Candidate]:
     """What may run a network on the CPU, as `inference.engine`, `precision` and `batch_slices` allow.
 
     OpenVINO comes with one stream of all threads and, more than one thread given, with as many as there are slices
     or threads.
+
+    Args:
+        network: in evaluation mode.
+        settings: the app's.
+        threads: CPU threads.
+        int8: the network's accepted int8 files, where there are any.
     """
     channels, chosen = settings.blend_channels(), settings.inference
     found = []
@@ -177,14 +208,16 @@ def candidates_for(network: nn.Module, settings: Settings, threads: int) -> list
     except ImportError as error:
         logger.warning("OpenVINO can't be used: %s", error)
         return found
-    for precision in _precisions(chosen.precision):
+    for precision in [*_precisions(chosen.precision), *(["int8"] if int8 else [])]:
+        source = int8.path if int8 and precision == "int8" else network
         for streams in sorted({1, min(threads, chosen.batch_slices)}):
             found.append(
                 Candidate(
                     openvino_name(precision, streams),
-                    lambda precision=precision, streams=streams: OpenVinoEngine(  # type: ignore[misc]
-                        network, channels, precision, threads=threads, streams=streams
+                    lambda source=source, precision=precision, streams=streams: OpenVinoEngine(  # type: ignore[misc]
+                        source, channels, precision, threads=threads, streams=streams
                     ),
+                    judged=precision == "int8",
                 )
             )
     return found
@@ -199,6 +232,8 @@ def _precisions(precision: Precision) -> list[Any]:
 
 def _cost(name: str, seconds: Mapping[str, float | None]) -> float:
     taken = seconds[name] or 0.0
+    if name.startswith("OpenVINO int8"):
+        return taken * _GAIN
     return taken / _GAIN if name.startswith("PyTorch") else taken
 
 

@@ -57,3 +57,10 @@ def has_fast_bfloat16() -> bool:
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool((supported and supported()) or (amx and amx()))
+
+
+def has_fast_int8() -> bool:
+    """Whether this CPU multiplies bytes natively, without the overflow that older instructions have."""
+    supported = getattr(torch.cpu, "_is_vnni_supported", None)
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool((supported and supported()) or (amx and amx()))

@@ -14,6 +14,7 @@ from torch import nn
 from lib.errors import ModelError
 from lib.inference.choice import choose_engine
 from lib.inference.engine import Engine, TorchEngine
+from lib.inference.int8 import VERDICT_FILE, version_folder
 from lib.networks.checkpoint import load_weights
 from lib.networks.factory import build_network
 from lib.settings import Settings
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Identity(NamedTuple):
-    """One state of a weights file: publishing replaces the file, so that the inode changes even within a clock tick."""
+    """One state of a file that is only ever replaced, so that the inode changes even within a clock tick."""
 
     path: Path
     inode: int
@@ -35,6 +36,14 @@ def _identify(path: Path) -> _Identity:
     return _Identity(path, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
+def _verdict_on_int8(model: "Model") -> _Identity | None:
+    """Differs after a version was quantized, which takes some minutes from its publication."""
+    try:
+        return _identify(model.folder / VERDICT_FILE) if model.folder else None
+    except OSError:
+        return None
+
+
 @dataclass(frozen=True)
 class Model:
     """A network in evaluation mode and which version of the weights it holds.
@@ -43,11 +52,13 @@ class Model:
         network: with the weights.
         version: theirs.
         chosen: what runs the network faster than itself; None: itself.
+        folder: of the version, where its int8 files may lie; None: it has none.
     """
 
     network: nn.Module
     version: str
     chosen: Engine | None = None
+    folder: Path | None = None
 
     def engine(self, settings: Settings) -> Engine:
         """What runs the network."""
@@ -55,7 +66,7 @@ class Model:
 
     def hastened(self, settings: Settings, records: Path | None = None) -> "Model":
         """The same model with its fastest engine, chosen now; see `lib.inference.choice.choose_engine`."""
-        return replace(self, chosen=choose_engine(self.network, self.version, settings, records))
+        return replace(self, chosen=choose_engine(self.network, self.version, settings, records, self.folder))
 
 
 class ModelSource:
@@ -81,6 +92,7 @@ class ModelSource:
         self._one_choice = threading.Lock()
         self._choice: threading.Thread | None = None
         self._loaded: dict[str, tuple[_Identity, Model]] = {}
+        self._verdict: _Identity | None = None  # on int8, when the engine was chosen
         self._version: tuple[_Identity, str] | None = None
 
     def __reduce__(self) -> tuple[type, tuple[Settings, Path, Path, Path | None]]:
@@ -119,12 +131,17 @@ class ModelSource:
         with self._lock:
             identity = _identify(self.path)
             known = self._loaded.get(str(device))
+            may_choose = device.type == "cpu" and self._settings.inference.engine != "pytorch"
             if known and known[0] == identity:
-                return known[1]
-            model = load_model(self._settings, identity.path, device)
-            self._loaded[str(device)] = (identity, model)
-            self._version = (identity, model.version)
-            if device.type == "cpu" and self._settings.inference.engine != "pytorch":
+                model = known[1]
+                if not may_choose or _verdict_on_int8(model) == self._verdict:
+                    return model
+            else:
+                model = load_model(self._settings, identity.path, device)
+                self._loaded[str(device)] = (identity, model)
+                self._version = (identity, model.version)
+            if may_choose:
+                self._verdict = _verdict_on_int8(model)
                 self._choice = threading.Thread(target=self._hasten, args=(str(device), model), name="choose engine")
                 self._choice.start()
             return model
@@ -139,8 +156,10 @@ class ModelSource:
         """Replace a model that is still in force by one with its fastest engine."""
         with self._one_choice:
             with self._lock:
-                if self._loaded[device][1] is not model:
+                current = self._loaded[device][1]
+                if current.network is not model.network:
                     return
+                model = current
             try:
                 faster = model.hastened(self._settings, self._records)
             except Exception as error:  # nobody asked for this and nobody waits: PyTorch goes on
@@ -195,7 +214,8 @@ def load_model(settings: Settings, path: str | Path, device: torch.device) -> Mo
             msg = f"{path}: the weights were made for {key} {meta[key]}, but app.yaml says {expected}"
             raise ModelError(msg)
     network = network.to(device).to(memory_format=torch.channels_last).eval()
-    return Model(network, version_of(path, meta))
+    version = version_of(path, meta)
+    return Model(network, version, folder=version_folder(Path(path), version))
 
 
 def version_of(path: str | Path, meta: Mapping[str, Any]) -> str:

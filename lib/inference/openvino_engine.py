@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ import openvino as ov  # noqa: E402
 from openvino.frontend import FrontEndManager  # noqa: E402
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: E402
 
+from lib.inference.device import has_fast_bfloat16  # noqa: E402
 from lib.inference.stopwatch import Stopwatch  # noqa: E402
 from lib.transforms.lookup import look_up  # noqa: E402
 from lib.transforms.windowing import Channel, channel_tables  # noqa: E402
@@ -33,32 +35,34 @@ class OpenVinoEngine:
     as the threads of one stream do, but a single slice keeps only one of them busy.
 
     Args:
-        network: takes float32 `(N, channels, Y, X)` and gives `(N, classes, Y, X)`; its evaluation mode is compiled.
+        network: takes float32 `(N, channels, Y, X)` and gives `(N, classes, Y, X)`; its evaluation mode is compiled. Of
+            int8 the file that `lib.inference.int8` made.
         channels: its input channels.
-        precision: of the sums' operands.
+        precision: of the sums' operands; what is not quantized in an int8 file runs in what "auto" means here.
         threads: CPU threads.
         streams: at most `threads`.
 
     Raises:
-        RuntimeError: OpenVINO can't express the network.
+        RuntimeError: OpenVINO can't express the network, or read the file.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | Path,
         channels: Sequence[Channel],
-        precision: Literal["float32", "bfloat16"],
+        precision: Literal["float32", "bfloat16", "int8"],
         *,
         threads: int,
         streams: int = 1,
     ) -> None:
         self._channels, self._streams = channels, streams
-        decoder = _traced(network, len(channels))  # holds the weights until they are compiled
+        source, _weights = (network, None) if isinstance(network, Path) else converted(network, len(channels))
+        rest = ("bfloat16" if has_fast_bfloat16() else "float32") if precision == "int8" else precision
         self._compiled = ov.Core().compile_model(
-            _converted(decoder, len(channels)),
+            source,
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+                "INFERENCE_PRECISION_HINT": _PRECISIONS[rest],
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": streams,
                 "ENABLE_CPU_PINNING": False,  # the cores are shared with the server, other sessions and trainings
@@ -123,12 +127,16 @@ def _traced(network: nn.Module, channels: int) -> TorchScriptPythonDecoder:
         return TorchScriptPythonDecoder(traced, example_input=(example,))
 
 
-def _converted(decoder: TorchScriptPythonDecoder, channels: int) -> Any:
-    """The network as an OpenVINO model for any number of slices of any size.
+def converted(network: nn.Module, channels: int) -> tuple[Any, object]:
+    """A network as an OpenVINO model: float32 pixels `(N, Y, X, channels)` of any size to uint8 class indices.
 
     By the frontend itself: `openvino.convert_model` sets the level of the whole program's log as long as it works.
+
+    Returns:
+        The model, and what holds its weights and must live as long.
     """
+    decoder = _traced(network, channels)
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(decoder))
     model.reshape(ov.PartialShape([-1, -1, -1, channels]))
-    return model
+    return model, decoder

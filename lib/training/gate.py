@@ -69,6 +69,7 @@ def compare_models(
     settings: Settings,
     progress: Callable[[int, int], object] | None = None,
     on_case: Callable[[Compared], object] | None = None,
+    against: str = "the published model",
 ) -> GateReport:
     """Segment cases with two models, exactly as annotators get it, and compare both with the labels.
 
@@ -82,10 +83,11 @@ def compare_models(
         settings: channels, post-processing, labels; `training.gate.confidence` and `training.seed` of the intervals.
         progress: called with the number of the case that begins, from 1, and how many there are.
         on_case: called with each case that was compared; whoever keeps its volumes keeps them in memory.
+        against: what the log says the candidate is compared with.
     """
     compared, left_out = [], {}
     for number, case in enumerate(files, start=1):
-        logger.info("comparing with the published model: case %d/%d", number, len(files))
+        logger.info("comparing with %s: case %d/%d", against, number, len(files))
         if progress:
             progress(number, len(files))
         try:

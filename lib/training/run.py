@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from lib.training.fit import FitResult, fit
 from lib.training.folds import Fold, FoldEpoch, plan_folds, train_folds
 from lib.training.gate import Decision
 from lib.training.history import Row
+from lib.training.int8 import after_training
 from lib.training.judge import judge
 from lib.training.preflight import Preflight, check_cases
 from lib.training.publish import describe, publish
@@ -97,6 +98,7 @@ class Outcome:
         fit: weights and history.
         gate: the comparison with the published model; None where there was nothing to compare.
         cross_validation: how good the model is expected to be; None where there were patients enough.
+        int8: what came of quantizing it; None where that was not tried.
     """
 
     version: str
@@ -105,6 +107,7 @@ class Outcome:
     fit: FitResult
     gate: GateReport | None = None
     cross_validation: CrossValidation | None = None
+    int8: str | None = None
 
 
 def run_training(
@@ -123,6 +126,7 @@ def run_training(
     on_step: Callable[[int, int, float], object] | None = None,
     on_fold: Callable[[FoldEpoch], object] | None = None,
     on_comparison: Callable[[int, int], object] | None = None,
+    on_int8: Callable[[str], object] | None = None,
 ) -> Outcome:
     """Train on labelled cases, keep the result as a version, and publish it if it is better than the published model.
 
@@ -157,6 +161,7 @@ def run_training(
         on_step: see `lib.training.fit.fit`.
         on_fold: see `on_epoch` of `lib.training.folds.train_folds`.
         on_comparison: see `progress` of `lib.training.gate.compare_models`.
+        on_int8: see `progress` of `lib.training.int8.offer_int8`, which a published model is given to.
 
     Raises:
         BadInputError: as `lib.training.preflight.check_cases`, or none of the cases of a side can be decoded.
@@ -225,7 +230,11 @@ def run_training(
                     on_epoch=on_fold,
                 )  # fmt: skip
         run = _Run(settings, folder, device, registry, version, facts, kept, page)
-        return _conclude(run, result, folds, plan, may_publish=may_publish, on_comparison=on_comparison)
+        outcome = _conclude(run, result, folds, plan, may_publish=may_publish, on_comparison=on_comparison)
+        if not (outcome.published and registry):
+            return outcome
+        int8 = after_training(version, plan.training, plan.validation, registry, settings, device, on_int8)
+        return replace(outcome, int8=int8)
 
 
 def _conclude(

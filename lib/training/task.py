@@ -198,6 +198,9 @@ class LiverTumorTrainTask(BasicTrainTask):
         def on_fold(position: FoldEpoch) -> None:
             self._write_stats(rows, settings.training.max_epochs, folder, None, position)
 
+        def on_int8(doing: str) -> None:
+            self._write_stats(rows, settings.training.max_epochs, folder, None, int8=doing)
+
         outcome = run_training(
             find_cases(datalist),
             settings,
@@ -209,6 +212,7 @@ class LiverTumorTrainTask(BasicTrainTask):
             resume=interrupted is not None,
             on_epoch=on_epoch,
             on_fold=on_fold,
+            on_int8=on_int8,
         )
         if part.rank:
             return {}
@@ -266,6 +270,7 @@ class LiverTumorTrainTask(BasicTrainTask):
         folder: Path,
         outcome: Outcome | None,
         fold: FoldEpoch | None = None,
+        int8: str | None = None,
     ) -> dict[str, Any]:
         """What clients show; the keys are those that MONAI Label's own trainers write."""
         last = rows[-1]
@@ -285,6 +290,8 @@ class LiverTumorTrainTask(BasicTrainTask):
         }
         if fold:  # the epochs above are done, and the end is not near
             stats["cross_validation"] = fold._asdict()
+        if int8 or (outcome and outcome.int8):
+            stats["int8"] = int8 or outcome.int8  # type: ignore[union-attr]
         if outcome:
             stats |= {"version": outcome.version, "published": outcome.published, "reason": outcome.reason}
         with atomic_write(self._stats_path) as path:

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from lib.inference.model import load_model, new_network
+from lib.phantom import make_phantom
 from lib.settings import load_settings
 from lib.training.publish import describe, publish
 from lib.training.registry import Registry
+from lib.volume_io import write_image, write_label
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "scripts" / "models.py"
@@ -101,6 +103,21 @@ def test_export(script, tmp_path):
     assert (tmp_path / "bundle" / "configs" / "metadata.json").is_file()
 
 
+def test_quantize_with_too_few_cases(script, app, tmp_path, monkeypatch):
+    monkeypatch.setattr("lib.inference.choice.has_fast_int8", lambda: True)
+    phantom = make_phantom(1, shape=(48, 48, 10), tumors=2)
+    write_image(tmp_path / "studies" / "case.nii.gz", phantom.image)
+    write_label(tmp_path / "studies" / "labels" / "final" / "case.nii.gz", phantom.label)
+    code, output, _ = script("quantize", "v1", "--studies", tmp_path / "studies")
+    assert (code, output) == (0, "v1 in int8 not used: too few validation cases (0) to judge it on, 3 are needed\n")
+    assert not (app / "model" / "versions" / "v1" / "int8.json").exists()
+    told = json.loads(script("quantize", "starter", "--studies", tmp_path / "studies", "--json")[1])
+    assert (told["id"], told["accepted"]) == ("first-day", False)
+    off = (*NETWORK, "--conf", "inference.int8", "false")
+    code, _, error = script("quantize", "v1", "--studies", tmp_path / "studies", *off)
+    assert (code, error) == (2, "error: there is no int8 to be had here: inference.int8 is false\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -110,6 +127,7 @@ def test_export(script, tmp_path):
             f"error: {REPOSITORY / 'lib'} exists and is no empty folder",
         ),
         (["export", "v9", "--torchscript", "x.ts"], "error: there is no model version 'v9'; choose one of v2, v1"),
+        (["quantize", "v1"], "error: the following arguments are required: --studies; see models.py quantize --help"),
         (["show", "v9"], "error: there is no model version 'v9'; choose one of v2, v1, starter"),
         (["publish", "v1"], "error: the following arguments are required: --reason; see models.py publish --help"),
         (["publish", "starter", "--reason", "x"], "error: the model version first-day is the published one already"),
@@ -128,4 +146,4 @@ def test_wrong_input_is_one_line(script, arguments, message):
 def test_help(script):
     code, output, _ = script("--help")
     assert code == 0
-    assert all(command in output for command in ("list", "show", "compare", "publish", "export"))
+    assert all(command in output for command in ("list", "show", "compare", "publish", "quantize", "export"))

@@ -99,7 +99,7 @@ def tiny() -> Callable[..., Settings]:
         } | recipe  # fmt: skip
         content = {
             "network": {"arguments": arguments},
-            "inference": {"precision": "float32"},
+            "inference": {"precision": "float32", "int8": False},
             "training": training,
             "augmentation": {f"{name}_probability": 0 for name in _CHANGES},
         }

@@ -76,6 +76,21 @@ def test_status_after_each_epoch(task, studies, monkeypatch):
     assert "total_time" in seen[-1]
 
 
+def test_what_comes_of_int8_is_in_the_status(task, studies, tmp_path, monkeypatch):
+    doing = []
+
+    def after_training(version, training, validation, registry, settings, device, progress):
+        progress("calibrating")
+        doing.append(task.stats())
+        return f"accepted: {version} is as good"
+
+    monkeypatch.setattr("lib.training.run.after_training", after_training)
+    result = task({"device": "cpu", "max_epochs": 3}, Studies(studies))
+    assert (doing[0]["int8"], doing[0]["epoch"]) == ("calibrating", 3)
+    assert "version" not in doing[0]
+    assert result["int8"] == f"accepted: {result['version']} is as good"
+
+
 def test_fresh_weights_on_request(task, studies, tmp_path):
     task({"device": "cpu", "max_epochs": 1, "pretrained": False}, Studies(studies))
     run = next((tmp_path / "model" / "runs").iterdir())
