@@ -5,6 +5,7 @@
     scripts/benchmark.py infer --volume ct.nii.gz --repeat 3 --json infer.json
     scripts/benchmark.py infer --against monailabel-radiology     beside the 3D model of MONAI Label's sample app
     scripts/benchmark.py cascade --phantoms 20                    full resolution around the liver beside everywhere
+    scripts/benchmark.py clients --clients 8                      many annotators at once beside one alone
     scripts/benchmark.py engines                                  PyTorch and OpenVINO on slices of a phantom
     scripts/benchmark.py batch --cases 6                          many cases at once, beside the network's own speed
     scripts/benchmark.py store --images 1000 20000                the store beside MONAI Label's
@@ -24,13 +25,13 @@ from lib.venv import enter_environment
 
 enter_environment()
 
-from lib.benchmarks import batch, cascade, engines, infer, learning, store, train
+from lib.benchmarks import batch, cascade, clients, engines, infer, learning, store, train
 from lib.console import Parser, check_output_file, run
 from lib.files import atomic_write
 
 _BENCHMARKS = {
-    "batch": batch, "cascade": cascade, "engines": engines, "infer": infer, "learning": learning, "store": store,
-    "train": train,
+    "batch": batch, "cascade": cascade, "clients": clients, "engines": engines, "infer": infer, "learning": learning,
+    "store": store, "train": train,
 }  # fmt: skip
 
 

@@ -71,6 +71,12 @@ class Server:
         Path(path).unlink()
         return record, label
 
+    def answer(self, image: Path, client: str) -> Path:
+        """The label file that one of many clients gets; may be called from several threads at once."""
+        path, _ = self._task({"image": str(image), "device": str(self._device), "client_id": client})
+        assert path is not None  # it was asked for
+        return Path(path)
+
     def _fresh(self) -> Any:
         from lib.inference.task import LiverTumorInferTask  # MONAI Label takes seconds and memory
 
