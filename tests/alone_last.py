@@ -12,11 +12,8 @@ from xdist.workermanage import WorkerController
 
 # Beside other work, these would measure that work, or wait for it.
 ALONE = (
-    "tests/benchmarks/test_machine.py",  # how much memory a process takes
-    "tests/loop/test_loop_crash.py",  # how many saves a server answers within fractions of a second
-    "tests/loop/test_loop_many_clients.py",  # sixteen clients that save without a pause
-    "tests/loop/test_loop_retraining.py",  # a training that gives way to whatever else runs
-    "tests/loop/test_loop_waiting.py",  # how much sooner an answer comes
+    "tests/loop/test_loop_retraining.py",  # a training gives way to whatever else runs
+    "tests/loop/test_loop_waiting.py",  # compares how long answers take
 )
 
 
