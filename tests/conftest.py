@@ -1,18 +1,42 @@
-"""Fixtures that many tests share."""
+"""Fixtures that many tests share, and how tests are given to several workers."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 from lib.datasets.samples import DEFAULT_FOLDER, REAL, complete_kind, ensure_samples
+from tests.alone_last import AloneLast, put_last
+
+# Other work on the machine must not decide whether a test passes.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is better alone comes last, in a single process too."""
+    put_last(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> AloneLast | None:
+    """In place of pytest-xdist's own for `--dist loadfile`, which scripts/test asks for."""
+    return AloneLast(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
-def real_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real_samples(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """The studies folder with the real sample CTs; read-only. Skips where pip reaches no registry."""
     if complete_kind(DEFAULT_FOLDER) == REAL:
         return DEFAULT_FOLDER
-    folder = ensure_samples(tmp_path_factory.mktemp("samples") / "ct")
+    # Of several workers the first fetches them for all; each has a folder of its own inside one of the whole run.
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if worker_id != "master" else own) / "real-samples"
+    with FileLock(f"{folder}.lock"):
+        ensure_samples(folder)
     if complete_kind(folder) != REAL:
         pytest.skip("pip reaches no registry that has the sample CTs")
     return folder

@@ -1,4 +1,4 @@
-"""Run as a program: imports MONAI Label once, then makes a server out of a copy of itself whenever asked.
+"""Run as a program: imports MONAI Label and `lib` once, then makes a server out of a copy of itself whenever asked.
 
 Importing takes most of a start; a copy of a process that has imported everything answers within a second. What the copy
 runs is what `monailabel start_server` runs. Asked and answered in lines of JSON on the standard streams; when its
@@ -24,7 +24,6 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # MONAI Label prints while it is imported
     for name in ("monailabel.app", "monailabel.main", "lib.web.app"):
-        # MONAI Label forgets `lib` when it loads an app, but not what `lib` imported from elsewhere.
         importlib.import_module(name)
 
     # A copy of a process has only the thread that made it, and locks of the others would never be released.

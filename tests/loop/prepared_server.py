@@ -32,6 +32,7 @@ class Preparation:
             "TMPDIR": str(self.temporary),
             "MONAI_LABEL_SESSION_PATH": str(self.temporary / "sessions"),
             "PYTHONUNBUFFERED": "1",
+            "MONAI_LABEL_RELOAD_APP_LIB": "false",  # or each copy would import the whole of `lib` again
         }
         with self._log.open("wb") as log:
             self._parent = subprocess.Popen(

@@ -93,7 +93,7 @@ def test_enough_labels_start_a_training(server, client, save):
     found = retraining(client)
     assert (found["state"], found["last"]["by_itself"], found["last"]["ended"]) == ("a training is running", True, None)
     (process,) = server.children()
-    assert niceness(process) == {process.parent().nice() + 10}
+    assert niceness(process) == {min(process.parent().nice() + 10, 19)}  # 19 is the most
     assert niceness(process.parent()) == {process.parent().nice()}
     assert model_version(client) == before  # inference works meanwhile
     with pytest.raises(MONAILabelClientException, match="Status: 429"):
