@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         `machine`, `model_version`, `engine`; `cases`, each with `name`, `shape`, `spacing_mm`, `seen` (share of the
         pixels that the network was given), `dice` of the whole liver with tumors and of tumors against whole slices
         (None where neither has any), `lesions` of the whole slices' label (26 neighbors, as post-processing counts
-        them), the voxels of each that the cascade `lost` altogether, and `seconds` of both; `total`: the same of all.
+        them), the voxels of each that the cascade `lost` altogether, and `seconds` of both; of phantoms also `true`:
+        how many of their lesions whole slices find, how many of these the cascade loses, and the Dice of both ways
+        with the truth; `total`: the same of all.
 
     Raises:
         LiverLoopError: a wrong argument, or an image or weights that can't be used.
@@ -68,25 +70,26 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     model = load_model(settings, weights, device)
     model = model if device.type == "cuda" else model.hastened(settings)
     cases = [
-        _case(path.name, read_image(path), model, settings)
+        _case(path.name, read_image(path), None, model, settings)
         for path in tqdm(arguments.ct, desc="CTs", unit="case", leave=False, disable=not arguments.ct)
     ]
     for seed in tqdm(
         range(arguments.first, arguments.first + arguments.phantoms), desc="phantoms", unit="case", leave=False
     ):
         spec = draw_spec(seed, shape=(arguments.size, arguments.size, arguments.slices))
-        cases.append(_case(f"phantom {seed}", render(spec).image, model, settings))
+        phantom = render(spec)
+        cases.append(_case(f"phantom {seed}", phantom.image, phantom.label, model, settings))
     return {
         "benchmark": "cascade",
         "machine": describe_machine(device),
         "model_version": model.version,
         "engine": model.engine(settings).name,
-        "cases": [{key: value for key, value in case.items() if key != "overlaps"} for case in cases],
+        "cases": [{key: value for key, value in case.items() if not key.startswith("overlaps")} for case in cases],
         "total": _total(cases),
     }
 
 
-def _case(name: str, image: Volume, model: Model, settings: Settings) -> dict[str, Any]:
+def _case(name: str, image: Volume, truth: Volume | None, model: Model, settings: Settings) -> dict[str, Any]:
     pixels = 0
 
     def see(count: int) -> None:
@@ -100,21 +103,40 @@ def _case(name: str, image: Volume, model: Model, settings: Settings) -> dict[st
         pixels, start = 0, time.perf_counter()
         labels[cascade] = segment(image, counted, chosen).label.axial()
         seconds[cascade], seen[cascade] = time.perf_counter() - start, pixels
-    overlaps = [
-        Overlap.of(labels[False] >= least, labels[True] >= least) for least in (LIVER.index, TUMOR.index)
-    ]  # a tumor is a part of the liver
-    sizes = _lost(labels[False] == TUMOR.index, labels[True] == TUMOR.index)
-    return {
+    lesions, lost = _lost(labels[False] == TUMOR.index, labels[True] == TUMOR.index)
+    overlaps = _overlaps(labels[False], labels[True])
+    case: dict[str, Any] = {
         "name": name,
         "shape": list(image.shape),
         "spacing_mm": list(image.spacing),
         "seen": seen[True] / seen[False],
-        "dice": [_dice(overlap) for overlap in overlaps],
-        "lesions": sizes[0],
-        "lost": sizes[1],
+        "lesions": lesions,
+        "lost": lost,
         "seconds": [seconds[True], seconds[False]],
         "overlaps": overlaps,
+        "dice": [_dice(overlap) for overlap in overlaps],
     }
+    if truth is not None:
+        true = truth.axial()
+        ways = [_overlaps(true, labels[cascade]) for cascade in (True, False)]
+        case["overlaps_true"] = ways
+        case["true"] = {
+            "dice": [[_dice(overlap) for overlap in way] for way in ways],
+            **_true_lesions(true == TUMOR.index, labels[False] == TUMOR.index, labels[True] == TUMOR.index),
+        }
+    return case
+
+
+def _overlaps(reference: NDArray[np.uint8], found: NDArray[np.uint8]) -> list[Overlap]:
+    """Of the whole liver, of which tumors are a part, and of tumors."""
+    return [Overlap.of(reference >= least, found >= least) for least in (LIVER.index, TUMOR.index)]
+
+
+def _true_lesions(true: NDArray[np.bool_], whole: NDArray[np.bool_], fast: NDArray[np.bool_]) -> dict[str, int]:
+    """How many lesions that are there the one way finds, and how many of these the other doesn't."""
+    lesions, count = label_components(true, FACES_EDGES_CORNERS)
+    of_whole, of_fast = (np.bincount(lesions[found], minlength=count + 1)[1:] > 0 for found in (whole, fast))
+    return {"found": int(of_whole.sum()), "lost": int((of_whole & ~of_fast).sum())}
 
 
 def _lost(whole: NDArray[np.bool_], fast: NDArray[np.bool_]) -> tuple[int, list[int]]:
@@ -130,8 +152,15 @@ def _dice(overlap: Overlap) -> float | None:
 
 
 def _total(cases: list[dict[str, Any]]) -> dict[str, Any]:
-    overlaps = [sum((case["overlaps"][each] for case in cases[1:]), cases[0]["overlaps"][each]) for each in (0, 1)]
+    overlaps = [_sum([case["overlaps"][each] for case in cases]) for each in (0, 1)]
     known = [[case["dice"][each] for case in cases if case["dice"][each] is not None] for each in (0, 1)]
+    phantoms = [case for case in cases if "true" in case]
+    true: dict[str, Any] = {}
+    if phantoms:
+        true["dice"] = [
+            [_dice(_sum([case["overlaps_true"][way][each] for case in phantoms])) for each in (0, 1)] for way in (0, 1)
+        ]
+        true |= {key: sum(case["true"][key] for case in phantoms) for key in ("found", "lost")}
     return {
         "seen": float(np.mean([case["seen"] for case in cases])),
         "dice": [_dice(overlap) for overlap in overlaps],
@@ -139,7 +168,12 @@ def _total(cases: list[dict[str, Any]]) -> dict[str, Any]:
         "lesions": sum(case["lesions"] for case in cases),
         "lost": [size for case in cases for size in case["lost"]],
         "seconds": [sum(case["seconds"][each] for case in cases) for each in (0, 1)],
+        **({"true": true} if true else {}),
     }
+
+
+def _sum(overlaps: Sequence[Overlap]) -> Overlap:
+    return sum(overlaps[1:], overlaps[0])
 
 
 def as_text(result: Mapping[str, Any]) -> str:
@@ -157,7 +191,15 @@ def as_text(result: Mapping[str, Any]) -> str:
         lines.append(f"{case['name']:<24.23}{voxels:>14}{mm:>14}{_row(case, case['dice'])}")
     lines += [f"{'all':<52}{_row(total, total['dice'])}", f"{'least':<60}{_shown(total['least_dice'])}"]
     fast, whole = total["seconds"]
-    return "\n".join([*lines, "", f"{fast:.1f} s with the cascade, {whole:.1f} s without"])
+    lines += ["", f"{fast:.1f} s with the cascade, {whole:.1f} s without"]
+    if "true" in total:
+        true = total["true"]
+        ways = [" and ".join(_shown([one]).strip() for one in way) for way in true["dice"]]
+        lines.append(
+            f"Of {true['found']} lesions of the phantoms that whole slices find, the cascade loses {true['lost']}; "
+            f"Dice with the truth, liver and tumor: {ways[0]} with the cascade, {ways[1]} without"
+        )
+    return "\n".join(lines)
 
 
 def _row(case: Mapping[str, Any], dice: list[float | None]) -> str:

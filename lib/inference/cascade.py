@@ -3,9 +3,9 @@
 A U-Net's work is proportional to the pixels it sees, and a liver fills a small part of a trunk CT. The coarse pass sees
 pixels of about 3 mm in slices about 5 mm apart, which the network knows from training (`coarse_probability`). Around
 what it finds, full-resolution slices are cut out a few at a time, each group as tightly as the liver allows. Where
-something is found at a cut edge, the group is done again with more room, and slices above and below join in; where the
-coarse pass finds no liver, the whole volume is done. What hangs together with nothing that the coarse pass found, such
-as a false find in the bowel, asks for no room: post-processing would drop it.
+something is found at a cut edge, the group is done again with more room, and slices above and below join in. Where the
+coarse pass finds no liver, or cuts keep growing, the whole volume is done. What hangs together with nothing that the
+coarse pass found, such as a false find in the bowel, asks for no room: post-processing would drop it.
 """
 
 from collections.abc import Callable
@@ -28,6 +28,7 @@ _SNAP = 2 * STRIDE  # few different sizes, as engines prepare for each
 _EDGE = 4  # pixels: a find closer to a cut edge may go on behind it
 _LEAST_AT_EDGE = 3  # pixels of one slice; fewer are noise
 _GROWTH = 2 * _SNAP
+_LEAST_MARGIN_MM = 30.0  # within slices, where pixels are small: the coarse pass is wrong by millimeters
 _SLICE_MARGIN_MM = 5.0  # above and below, at least a slice: the network needs no surroundings there
 _BODY_HU = -300  # fat and denser; skin folds, clothes and most of a table are less
 _BODY_MARGIN = 4  # coarse pixels of the air around
@@ -82,7 +83,13 @@ class Coarse:
         if not there.any():
             return None
         spans = [
-            _span(there.any(axis=1 - axis), self.factors[axis], margin, self.body[axis], self.shape[1 + axis])
+            _span(
+                there.any(axis=1 - axis),
+                self.factors[axis],
+                max(margin, _LEAST_MARGIN_MM / self.spacing[1 + axis]) if margin else 0,
+                self.body[axis],
+                self.shape[1 + axis],
+            )
             for axis in (0, 1)
         ]
         return Box(*spans[0], *spans[1])
@@ -119,24 +126,40 @@ def predict_liver(
             CT differed visibly from those of whole slices, and lesions of two voxels got lost.
         batch_slices: slices per forward pass at full resolution.
         watch: counts the steps "locate" (the coarse pass), "windows" and "network".
-        progress: called with the number of slices just done, 0 after the coarse pass.
+        progress: called with the number of slices just done.
 
     Returns:
         uint8 `(Z, Y, X)`.
     """
-    watch = watch or Stopwatch()
+    watch, told = watch or Stopwatch(), 0
+
+    def tell(slices: int) -> None:
+        nonlocal told
+        told += slices
+        if slices and progress:
+            progress(slices)
+
+    def all_of_it() -> NDArray[np.uint8]:
+        ahead = told  # slices that were told already
+
+        def tell_rest(slices: int) -> None:
+            nonlocal ahead
+            again = min(ahead, slices)
+            ahead -= again
+            tell(slices - again)
+
+        return predict_axial(engine, hu, batch_slices=batch_slices, watch=watch, progress=tell_rest)
+
     groups = [slice(start, min(start + batch_slices, len(hu))) for start in range(0, len(hu), batch_slices)]
     with watch("locate"):
         coarse = locate(engine, hu, spacing)
         wanted = [coarse.box(group, margin) for group in groups] if coarse else []
-    if progress:
-        progress(0)  # where others may go first
-    seen = sum((group.stop - group.start) * box.pixels for group, box in zip(groups, wanted, strict=False) if box)
-    if coarse is None or seen > _WORTH_IT * hu.size:
-        return predict_axial(engine, hu, batch_slices=batch_slices, watch=watch, progress=progress)
+    to_see = sum((group.stop - group.start) * box.pixels for group, box in zip(groups, wanted, strict=False) if box)
+    if coarse is None or to_see > _WORTH_IT * hu.size:
+        return all_of_it()
     done: list[Box | None] = [None] * len(groups)
     result = np.zeros(hu.shape, np.uint8)
-    waiting = [number for number, box in enumerate(wanted) if box]
+    waiting, seen = [number for number, box in enumerate(wanted) if box], 0
     while waiting:
         number = waiting.pop(0)
         group, box = groups[number], wanted[number]
@@ -144,9 +167,12 @@ def predict_liver(
             continue
         result[group] = 0
         result[group][:, *box.cut] = predict_slices(engine, hu[group], watch, *box.cut)
-        if done[number] is None and progress:
-            progress(group.stop - group.start)
+        if done[number] is None:
+            tell(group.stop - group.start)
         done[number] = box
+        seen += (group.stop - group.start) * box.pixels
+        if seen > _WORTH_IT * hu.size:  # grown and grown: the coarse pass is no guide here
+            return all_of_it()
         found = result[group] > 0
         idle = [
             (neighbor, edge)
@@ -165,8 +191,7 @@ def predict_liver(
             if _is_found(livers[edge]):
                 wanted[neighbor] = box
                 waiting.append(neighbor)
-    if progress:
-        progress(sum(group.stop - group.start for group, box in zip(groups, done, strict=True) if box is None))
+    tell(len(hu) - told)
     return result
 
 
@@ -218,7 +243,7 @@ def _livers(found: NDArray[np.bool_], voxel_ml: float) -> NDArray[np.bool_] | No
     return kept
 
 
-def _span(there: NDArray[np.bool_], factor: int, margin: int, body: slice, size: int) -> tuple[int, int]:
+def _span(there: NDArray[np.bool_], factor: int, margin: float, body: slice, size: int) -> tuple[int, int]:
     """From and to which pixel of full resolution something is there, with the margin within the body, snapped."""
     places = np.flatnonzero(there)
     first, last = places[0] * factor - margin, (places[-1] + 1) * factor + margin

@@ -34,8 +34,13 @@ def test_phantoms_and_an_image(tmp_path):
     total = result["total"]
     assert total["lesions"] == sum(case["lesions"] for case in result["cases"])
     assert total["least_dice"][0] <= total["dice"][0]
+    assert "true" not in image
+    assert phantom["true"].keys() == total["true"].keys() == {"dice", "found", "lost"}
     table = cascade.as_text(result).splitlines()
     assert [line.split()[0] for line in table[4:8]] == ["water.nii.gz", "phantom", "all", "least"]
+    assert table[-1].startswith(
+        f"Of {total['true']['found']} lesions of the phantoms that whole slices find, the cascade loses "
+    )
 
 
 def test_lost_lesions_are_told_by_their_voxels():
@@ -44,6 +49,13 @@ def test_lost_lesions_are_told_by_their_voxels():
     whole[2, 5:7, 5:7] = whole[0, 7, 7] = True
     fast[1, 1, 3] = fast[3, 0, 0] = True
     assert cascade._lost(whole, fast) == (3, [1, 4])
+
+
+def test_true_lesions_are_those_that_are_there():
+    true, whole, fast = (np.zeros((2, 4, 20), bool) for _ in range(3))
+    true[0, 1, [1, 5, 9]] = whole[0, 1, [1, 5]] = fast[0, 1, [5, 9]] = True
+    whole[1, 3, 15] = True  # a false find
+    assert cascade._true_lesions(true, whole, fast) == {"found": 2, "lost": 1}
 
 
 @pytest.mark.parametrize(

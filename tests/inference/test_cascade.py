@@ -84,14 +84,37 @@ def test_what_the_coarse_pass_did_not_see_is_found_by_growing():
     np.testing.assert_array_equal(predict_liver(engine, hu, SPACING, margin=13), predict_axial(Bright(), hu))
 
 
+def test_where_cuts_keep_growing_everything_is_looked_at_once():
+    hu = trunk(size=400, top=30, left=30, first=2, last=46)
+    hu[2:46, 30:390, 30:390] = 110
+    engine, done = Shortsighted(rows=12, slices=24), []  # the coarse pass sees a fifth of the liver's rows
+    found = predict_liver(engine, hu, SPACING, margin=13, progress=done.append)
+    np.testing.assert_array_equal(found, predict_axial(Bright(), hu))
+    assert (4, 400, 400) in engine.calls
+    assert engine.pixels < 2 * hu.size
+    assert sum(done) == len(hu)
+    assert min(done) > 0
+
+
+def test_the_margin_is_in_pixels_but_never_less_than_what_the_coarse_pass_is_wrong_by():
+    hu = trunk(depth=8, size=640, top=300, left=300, first=0, last=8)
+    widths = []
+    for mm in (1.0, 0.5):
+        engine = Bright()
+        predict_liver(engine, hu, (2.5, mm, mm), margin=40)
+        widths.append(max(columns for slices, _, columns in engine.calls if slices == 4))
+    # 130 columns and 40 pixels on either side; 30 mm are 60 pixels of half a millimeter
+    assert widths == [224, 288]
+
+
 def test_a_false_find_elsewhere_asks_for_no_room():
     hu = trunk()
-    hu[14:22, 282:286, 20:380] = 300  # goes along the lower edge of the cut, and is no part of the liver
+    hu[14:22, 314:318, 20:380] = 300  # goes along the lower edge of the cut, and is no part of the liver
     engine = Bright()
     found = predict_liver(engine, hu, SPACING, margin=27)
     liver = np.s_[12:34, 120:260, 60:190]
     np.testing.assert_array_equal(found[liver], predict_axial(Bright(), hu)[liver])
-    assert max(rows for _, rows, columns in engine.calls if columns > 134) == 224
+    assert max(rows for _, rows, columns in engine.calls if columns > 134) == 256
 
 
 def test_the_margin_ends_at_the_body():
