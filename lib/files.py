@@ -1,6 +1,7 @@
 """Files that are either wholly there or not there at all."""
 
 import errno
+import hashlib
 import os
 import secrets
 import tempfile
@@ -117,3 +118,9 @@ def writable_folder(folder: Path) -> Path:
         msg = f"can't write into {folder}: {reason}"
         raise (UnavailableError if error.errno in _READ_ONLY else StorageError)(msg) from error
     return folder
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

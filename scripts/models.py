@@ -29,7 +29,8 @@ import torch
 from tqdm import tqdm
 
 from lib.console import Parser, check_output_file, check_output_folder, run
-from lib.errors import BadInputError
+from lib.errors import BadInputError, ModelError
+from lib.files import writable_folder
 from lib.inference.command_line import add_command_options, settings_from
 from lib.inference.model import load_model
 from lib.training.cases import find_cases, split_cases
@@ -75,9 +76,16 @@ def _quantize(registry: Registry, arguments: argparse.Namespace) -> Answer:
     registry.check(version)
     cases = find_cases(labelled_cases(arguments.studies, settings))
     training, validation = split_cases(cases, settings.training.validation_fraction)
-    with tqdm(bar_format="{desc}", leave=False, disable=None) as line:  # on a terminal only
-        model = load_model(settings, version.weights, torch.device("cpu"))
-        verdict = offer_int8(model, training, validation, settings, line.set_description_str)
+    model = load_model(settings, version.weights, torch.device("cpu"))
+    if model.folder is not None:
+        writable_folder(model.folder)
+    try:
+        with tqdm(bar_format="{desc}", leave=False, disable=None) as line:  # on a terminal only
+            verdict = offer_int8(model, training, validation, settings, line.set_description_str)
+    except (ImportError, RuntimeError, OSError) as error:  # of NNCF and OpenVINO, or a full temporary folder
+        reason = " ".join(str(error).split())[:300]
+        msg = f"model {version.id} can't be quantized: {reason}; it runs without int8"
+        raise ModelError(msg) from error
     return {"id": version.id, **verdict._asdict()}, f"{version.id} in int8 {verdict}"
 
 

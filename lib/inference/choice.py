@@ -73,8 +73,9 @@ def choose_engine(
     candidates = candidates_for(network, settings, torch.get_num_threads(), int8)
     machine = _machine()
     speed_key = _key(
-        machine, settings.network.model_dump(), len(channels), settings.classes, [c.name for c in candidates]
-    )
+        machine, settings.network.model_dump(), len(channels), settings.classes, [c.name for c in candidates],
+        int8.sha256 if int8 else None,  # one that could not be built says nothing of others
+    )  # fmt: skip
     model_key = _key(machine, digest, repr(channels), torch.get_num_threads(), *([int8.sha256] if int8 else []))
     kept = _read(records)
     seconds, verdicts = dict(kept["speeds"].get(speed_key, {})), dict(kept["models"].get(model_key, {}))

@@ -7,7 +7,6 @@ weights that they were made of.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import shutil
@@ -20,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from lib.files import atomic_write
+from lib.errors import StorageError
+from lib.files import atomic_write, file_sha256
 from lib.inference.agreement import Case
 from lib.transforms.lookup import look_up
 from lib.transforms.windowing import Channel, channel_tables
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 VERDICT_FILE = "int8.json"
 _GRAPH, _VALUES = "int8.xml", "int8.bin"  # OpenVINO looks for the second by the name of the first
-_LEFT_OUT = 3e-4  # of a layer's values on either side: what lies beyond the rest costs all of it its steps
+_LEFT_OUT = 1e-4  # of a layer's values on either side: what lies beyond the rest costs all of it its steps
 _PROBE = 64  # rows and columns, for telling layers apart by size
 
 
@@ -38,19 +38,6 @@ class Int8(NamedTuple):
 
     path: Path
     sha256: str
-
-
-def version_folder(weights: Path, version: str) -> Path:
-    """Where the files of a model version lie, whether or not there are any.
-
-    Args:
-        weights: a version's own file, the published one of an app, or its starter weights.
-        version: which they hold.
-    """
-    folder = weights.parent
-    if folder.parent.name == "versions":
-        return folder
-    return (folder if folder.name == "model" else folder / "model") / "versions" / version.replace(":", "-")
 
 
 def quantize(network: nn.Module, channels: Sequence[Channel], slices: Sequence[Case], path: Path) -> None:
@@ -117,15 +104,15 @@ def keep_int8(folder: Path, made: Path | None, verdict: Mapping[str, Any]) -> No
     Raises:
         StorageError: the disk refused the write.
     """
-    (folder / VERDICT_FILE).unlink(missing_ok=True)
+    _remove(folder / VERDICT_FILE)
     sums = {}
     for name, source in ((_GRAPH, made), (_VALUES, made and made.with_suffix(".bin"))):
         if source is None:
-            (folder / name).unlink(missing_ok=True)
+            _remove(folder / name)
             continue
+        sums[name] = file_sha256(source)  # not of the copy, which another trial may replace meanwhile
         with atomic_write(folder / name) as temporary:
             shutil.copyfile(source, temporary)
-        sums[name] = _sha256(folder / name)
     content = {
         **verdict,
         "accepted": made is not None,
@@ -144,16 +131,18 @@ def accepted_int8(folder: Path | None, weights: str, title: str) -> Int8 | None:
         weights: `lib.inference.choice.weights_digest` of the network.
         title: of the model, for the log, which tells why files that are there are not used.
     """
-    if folder is None or not (folder / VERDICT_FILE).is_file():
+    if folder is None:
         return None
     try:
+        if not (folder / VERDICT_FILE).is_file():
+            return None
         verdict = json.loads((folder / VERDICT_FILE).read_text(encoding="utf-8"))
         if not verdict["accepted"]:
             return None
         if verdict["weights"] != weights:
             logger.warning("model %s: its int8 files are not used, they were made of other weights", title)
             return None
-        sums = {name: _sha256(folder / name) for name in (_GRAPH, _VALUES)}
+        sums = {name: file_sha256(folder / name) for name in (_GRAPH, _VALUES)}
         if sums != verdict["sha256"]:
             logger.warning("model %s: its int8 files are not used, they are damaged; quantize it again", title)
             return None
@@ -200,6 +189,9 @@ def _quiet_nncf() -> Iterator[Any]:
         console.quiet = before
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        msg = f"can't remove {path}: {error.strerror}; make its folder writable"
+        raise StorageError(msg) from error

@@ -1,6 +1,5 @@
 """The weights that annotators get: the published model, or the starter weights until there is one."""
 
-import hashlib
 import logging
 import threading
 from collections.abc import Mapping
@@ -12,9 +11,11 @@ import torch
 from torch import nn
 
 from lib.errors import ModelError
+from lib.files import file_sha256
 from lib.inference.choice import choose_engine
 from lib.inference.engine import Engine, TorchEngine
-from lib.inference.int8 import VERDICT_FILE, version_folder
+from lib.inference.int8 import VERDICT_FILE
+from lib.inference.version_folder import version_folder
 from lib.networks.checkpoint import load_weights
 from lib.networks.factory import build_network
 from lib.settings import Settings
@@ -221,9 +222,3 @@ def load_model(settings: Settings, path: str | Path, device: torch.device) -> Mo
 def version_of(path: str | Path, meta: Mapping[str, Any]) -> str:
     """The version of weights: what their `meta` says, a part of the file's checksum where it says nothing."""
     return str(meta.get("version") or f"sha256:{file_sha256(path)[:12]}")
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.files import atomic_write
-from lib.inference.model import Model, file_sha256
+from lib.files import atomic_write, file_sha256
+from lib.inference.model import Model
 from lib.settings import Settings
 
 FOLDER = "records"

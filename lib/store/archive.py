@@ -30,8 +30,7 @@ from typing import IO, Any
 from sqlalchemy import Connection, select
 
 from lib.errors import BadInputError
-from lib.files import atomic_write
-from lib.inference.model import file_sha256
+from lib.files import atomic_write, file_sha256
 from lib.store import refused, schema
 from lib.store.layout import REFUSED, Layout
 from lib.store.leases import iso_time

@@ -17,8 +17,7 @@ import numpy as np
 from sqlalchemy import Connection, false, insert, or_, select, update
 
 from lib.errors import BadInputError, StorageError
-from lib.files import atomic_write
-from lib.inference.model import file_sha256
+from lib.files import atomic_write, file_sha256
 from lib.store import images, refused, schema, splits
 from lib.store.archive import LABELS, OWN_FACTS, PRESEGMENTATIONS, VERSIONS
 from lib.store.archive_reader import ArchiveReader, Group, Row

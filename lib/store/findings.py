@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from lib.inference.model import file_sha256
+from lib.files import file_sha256
 from lib.store import refused
 from lib.store.layout import FINAL, STORED, Layout
 from lib.store.leases import REVIEW

@@ -13,8 +13,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 
 from lib.errors import BadInputError, NotFoundError
-from lib.files import atomic_write
-from lib.inference.model import file_sha256
+from lib.files import atomic_write, file_sha256
 from lib.settings import Settings
 from lib.store import images, versions
 from lib.store.door import checked_identifier, named_in_errors

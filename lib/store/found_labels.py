@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import update
 
 from lib.errors import LiverLoopError
-from lib.inference.model import file_sha256
+from lib.files import file_sha256
 from lib.settings import Settings
 from lib.store import images, version_files, versions
 from lib.store.door import named_in_errors

@@ -20,7 +20,7 @@ from isal import igzip
 from sqlalchemy import Connection, null, or_, select, update
 
 from lib.errors import BadInputError, LiverLoopError, NotFoundError, StorageError
-from lib.inference.model import file_sha256
+from lib.files import file_sha256
 from lib.store import images, leases
 from lib.store.events import SERVER
 from lib.store.images import Image

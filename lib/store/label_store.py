@@ -15,8 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, update
 
 from lib.errors import BadInputError, LiverLoopError, NotFoundError
-from lib.files import atomic_write, sync_folder
-from lib.inference.model import file_sha256
+from lib.files import atomic_write, file_sha256, sync_folder
 from lib.labels import names_for_clients, remap
 from lib.looked_at import slices_looked_at
 from lib.settings import Settings

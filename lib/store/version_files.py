@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.errors import BadInputError
-from lib.files import atomic_write
-from lib.inference.model import file_sha256
+from lib.files import atomic_write, file_sha256
 from lib.store.door import checked_identifier
 from lib.store.layout import STORED, Layout, checked_tag
 from lib.store.versions import Version

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lib.errors import BadInputError, NotFoundError, StorageError
-from lib.inference.model import file_sha256
+from lib.files import file_sha256
 from lib.training.cases import CaseFiles
 from lib.training.decoded import Case, decode_case, open_case, used_at
 

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 MOST_LOSS = 0.002  # a class whose mean validation Dice falls by so much is not to be had in int8
 LEAST_CASES = 3  # to judge on
 _CALIBRATION_SLICES = 48
-_MARGIN_MM = 40.0  # around the label: about what the network is given of a slice
+_MARGIN = 40  # pixels around the label: about what the network is given of a slice
 _ROUNDING = 1e-9
 
 
@@ -199,7 +199,7 @@ def calibration_slices(files: Sequence[CaseFiles], settings: Settings) -> list[C
     found: list[Case] = []
     for case in chosen:
         try:
-            found += _slices_of(case, settings.classes, max(1, _CALIBRATION_SLICES // len(chosen)))
+            found += _slices_of(case, settings.classes, max(1, _CALIBRATION_SLICES // len(chosen)), len(found))
         except CASE_ERRORS as error:
             logger.warning("%s is left out of the calibration: %s", case.name, reason_of(error))
     if not found:
@@ -208,16 +208,17 @@ def calibration_slices(files: Sequence[CaseFiles], settings: Settings) -> list[C
     return found
 
 
-def _slices_of(files: CaseFiles, classes: int, count: int) -> Iterator[Case]:
+def _slices_of(files: CaseFiles, classes: int, count: int, before: int) -> Iterator[Case]:
+    """So many slices of a case; every fourth of all, of which there were some `before`, is small."""
     image = read_image(files.image)
     label = checked_label(files, image.grid, classes).axial()
     hu, spacing = image.axial(), image.axial_spacing
     there = (label > 0) & (label != NOT_LOOKED_AT)
     shown = np.flatnonzero(there.any(axis=(1, 2)))
-    rows, columns = (_span(there.any(axis=(0, 2 - axis)), _MARGIN_MM / spacing[1 + axis]) for axis in (0, 1))
+    rows, columns = (_span(there.any(axis=(0, 2 - axis)), _MARGIN) for axis in (0, 1))
     factors = coarse_factors(spacing)
     usable = shown if len(shown) else kept_slices(label)
-    for number, place in enumerate(_spread(len(usable), count)):
+    for number, place in enumerate(_spread(len(usable), count), start=before):
         z = usable[place]
         one = np.ascontiguousarray(hu[z : z + 1])
         levels = gray_levels(one[0])[None]
@@ -228,17 +229,18 @@ def _slices_of(files: CaseFiles, classes: int, count: int) -> Iterator[Case]:
             yield padded(one[:, rows, columns]), levels
 
 
-def _span(there: NDArray[np.bool_], margin: float) -> slice:
+def _span(there: NDArray[np.bool_], margin: int) -> slice:
     """From and to which pixel there is something, with the margin; all of it where there is nothing."""
     places = np.flatnonzero(there)
     if not len(places):
         return slice(0, len(there))
-    return slice(max(0, int(places[0] - margin) // STRIDE * STRIDE), min(len(there), int(places[-1] + margin) + 1))
+    return slice(max(0, (int(places[0]) - margin) // STRIDE * STRIDE), min(len(there), int(places[-1]) + margin + 1))
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most so many places of `count`, evenly from the first to the last."""
-    return [round(place) for place in np.linspace(0, count - 1, min(most, count))]
+    """At most so many places of `count`, each in the middle of a part of the same size."""
+    parts = min(most, count)
+    return [(2 * part + 1) * count // (2 * parts) for part in range(parts)]
 
 
 def _in_int8(model: Model, made: Path, settings: Settings) -> Model:

@@ -6,7 +6,6 @@ that one was published. The folder is the truth; a ledger, where there is one, g
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ import torch
 from torch import nn
 
 from lib.errors import BadInputError, ModelError, NotFoundError, StorageError
-from lib.files import atomic_write
-from lib.inference.model import ModelSource, file_sha256, load_model, version_of
+from lib.files import atomic_write, file_sha256
+from lib.inference.model import ModelSource, load_model, version_of
+from lib.inference.version_folder import VERSION_ID
 from lib.networks.checkpoint import read_meta, save_weights
 from lib.settings import Settings
 from lib.store import models
@@ -36,7 +36,6 @@ VALIDATION_DICE = "validation Dice"
 _WEIGHTS, _MANIFEST, _PUBLICATIONS = "model.pt", "manifest.json", "publications.jsonl"
 REPORT_FILE = "report.html"  # in the folder of a run, and in that of its version
 _RESERVED = {STARTER, PUBLISHED, SCRATCH, "compare"}
-_ID = re.compile(r"\w[\w.:\-]{0,99}")
 _NAMED = 10  # versions that a message lists
 _T = TypeVar("_T")
 
@@ -131,7 +130,7 @@ class Registry:
             StorageError: the disk refused the write.
         """
         version = str(manifest.get("version") or "")
-        if not _ID.fullmatch(version) or version in _RESERVED:
+        if not VERSION_ID.fullmatch(version) or version in _RESERVED:
             msg = f"{version[:80]!r} can't name a model version; use letters, digits and any of _ . : -"
             raise BadInputError(msg)
         folder = self.folder / version.replace(":", "-")
@@ -329,7 +328,7 @@ class Registry:
             logger.warning("the published model is not kept as a version: %s", error)
             return
         name = version_of(published, meta)
-        if not _ID.fullmatch(name) or name in {*_RESERVED, *(version.id for version in versions)}:
+        if not VERSION_ID.fullmatch(name) or name in {*_RESERVED, *(version.id for version in versions)}:
             name = f"sha256:{sha256[:12]}"
         folder = self.folder / name.replace(":", "-")
         _copy(published, folder / _WEIGHTS)

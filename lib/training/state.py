@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from lib.errors import BadInputError, BusyError, ModelError, NotFoundError
-from lib.files import atomic_write
-from lib.inference.model import file_sha256, made_for
+from lib.files import atomic_write, file_sha256
+from lib.inference.model import made_for
 from lib.settings import Settings
 from lib.store.findings import TEMPORARY
 from lib.training.cases import CaseFiles

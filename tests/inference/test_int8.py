@@ -10,10 +10,11 @@ import torch
 
 from lib.inference.choice import candidates_for, choose_engine, weights_digest, why_no_int8
 from lib.inference.engine import TorchEngine
-from lib.inference.int8 import accepted_int8, keep_int8, quantize, version_folder
+from lib.inference.int8 import accepted_int8, keep_int8, quantize
 from lib.inference.model import ModelSource, load_model, new_network
 from lib.inference.openvino_engine import OpenVinoEngine
 from lib.inference.stopwatch import Stopwatch
+from lib.inference.version_folder import version_folder
 from lib.networks.checkpoint import save_weights
 from lib.phantom import make_phantom
 from lib.settings import load_settings
@@ -211,6 +212,17 @@ def test_no_int8_where_the_cpu_has_no_instructions_for_it(fast, monkeypatch):
 )
 def test_where_a_version_lies(weights, folder):
     assert version_folder(Path(weights), "a:b") == Path(folder)
+
+
+@pytest.mark.parametrize("version", ["/somewhere/else", "../../../else", "a\0b", "\udc80", "", "x" * 101])
+def test_a_version_that_can_not_name_a_folder_is_named_by_its_weights(tmp_path, version):
+    (tmp_path / "starter.pt").write_bytes(b"weights")
+    assert version_folder(tmp_path / "starter.pt", version) == tmp_path / "model" / "versions" / "sha256-9a129038d9a0"
+
+
+def test_a_folder_that_can_not_be_looked_into_has_none(tmp_path, network, caplog):
+    assert accepted_int8(tmp_path / ("\u00e4" * 200), weights_digest(network), "v-test") is None
+    assert warnings_of(caplog)[0].startswith("model v-test: its int8 files are not used, they can't be read: ")
 
 
 def test_nncf_is_quiet_and_loaded_only_when_something_is_quantized():

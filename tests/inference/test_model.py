@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lib.errors import ModelError
-from lib.inference.model import ModelSource, file_sha256, load_model, new_network
+from lib.files import file_sha256
+from lib.inference.model import ModelSource, load_model, new_network
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from lib.errors import BadInputError, NotFoundError, StorageError
-from lib.inference.model import file_sha256
+from lib.files import file_sha256
 from lib.settings import Settings
 from lib.store import archive_import, audit, images, leases, schema, splits
 from lib.store.archive import export_archive

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import delete, update
 
 from lib.errors import NotFoundError
-from lib.inference.model import file_sha256
+from lib.files import file_sha256
 from lib.store import audit, events, images, leases, refused, schema, versions
 from lib.store.audit import check, repair
 from lib.store.findings import Kind

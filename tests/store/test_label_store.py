@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lib.errors import BadInputError, NotFoundError, SettingsError, StorageError
-from lib.inference.model import file_sha256
+from lib.files import file_sha256
 from lib.settings import Settings
 from lib.store import events, images, inspection, leases, versions
 from lib.store.store import Store

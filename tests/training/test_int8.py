@@ -2,6 +2,7 @@ import json
 import logging
 
 import numpy as np
+import openvino as ov
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from lib.errors import BadInputError
 from lib.inference.choice import weights_digest
 from lib.inference.int8 import accepted_int8, quantize
 from lib.inference.model import Model, load_model, new_network
+from lib.inference.openvino_engine import converted
 from lib.labels import NOT_LOOKED_AT
 from lib.training.cases import CaseFiles
 from lib.training.comparison import Comparison, Figures, GateReport
@@ -142,6 +144,16 @@ def test_a_network_that_int8_spoils_is_refused_and_leaves_no_files(model, files,
     assert json.loads((model.folder / "int8.json").read_text())["accepted"] is False
 
 
+def test_labels_that_stay_the_same_are_accepted_and_used(model, files, settings, monkeypatch):
+    def leave(network, channels, _, path):
+        ov.save_model(converted(network, len(channels))[0], path, compress_to_fp16=False)
+
+    monkeypatch.setattr("lib.training.int8.quantize", leave)
+    verdict = offer_int8(model, files[:3], files[3:], settings)
+    assert verdict.accepted, verdict
+    assert accepted_int8(model.folder, weights_digest(model.network), "v").path == model.folder / "int8.xml"
+
+
 def test_too_few_validation_cases_are_refused_at_once(model, files, settings):
     doing = []
     assert offer_int8(model, files[:4], files[4:], settings, doing.append) == Verdict(
@@ -189,6 +201,15 @@ def test_calibration_slices_are_those_with_labels_around_the_label(files, settin
         assert len(hu) == 1
         assert not np.array(hu.shape[1:]) % 16 @ [1, 1]
     assert {hu.shape for hu, _ in slices} == {(1, 48, 48), (1, 32, 32)}  # whole slices here, and two in one pixel
+
+
+@pytest.mark.parametrize("count", [13, 25, 60])
+def test_many_cases_give_slices_of_all_sizes_from_the_middle_of_their_labels(files, settings, count):
+    many = [files[number % 3] for number in range(count)]
+    slices = calibration_slices(many, settings)
+    assert len(slices) == min(count, 48) * (48 // min(count, 48))
+    small = sum(hu.shape == (1, 32, 32) for hu, _ in slices)
+    assert small == len(slices) // 4
 
 
 def test_what_nobody_looked_at_and_what_is_gone_is_not_calibrated_with(make_files, settings, tmp_path, caplog):
