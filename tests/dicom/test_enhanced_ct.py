@@ -3,7 +3,15 @@
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
+import SimpleITK as sitk  # noqa: N813 - its usual name
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    LegacyConvertedEnhancedCTImageStorage,
+)
 
 from lib.dicom import read_headers, read_series, series_grid
 from tests.dicom.written import (
@@ -49,7 +57,24 @@ def test_frames_in_any_order(tmp_path, order, shared):
     check(tmp_path)
 
 
-@pytest.mark.parametrize("syntax", ["JPEG2000Lossless", "JPEGLosslessProcess14_1", "JPEGLSLossless"])
+def test_single_slices_that_were_converted(tmp_path):
+    kind = LegacyConvertedEnhancedCTImageStorage
+    write_enhanced(tmp_path / "all", frames([1, 0, 2, 3], StackID=None, FrameType=None, RescaleType=None), kind=kind)
+    check(tmp_path)
+
+
+def test_geometry_as_itk_sees_it(tmp_path):
+    turned = [0.0, 1, 0, -1, 0, 0]
+    write_enhanced(tmp_path / "all", frames(ImageOrientationPatient=turned), shared=SHARED)
+    array, affine = read_series(tmp_path)
+    image = sitk.ReadImage(tmp_path / "all")
+    np.testing.assert_array_equal(array, sitk.GetArrayFromImage(image).T)
+    for index in [(0, 0, 0), (35, 39, 3), (1, 4, 2)]:
+        position = np.array(image.TransformIndexToPhysicalPoint(index)) * (-1, -1, 1)
+        np.testing.assert_allclose((affine @ [*index, 1])[:3], position, atol=1e-3)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless])
 def test_compressed_frames(tmp_path, syntax):
     write_enhanced(tmp_path / "all", frames([1, 0, 2, 3]))
     recompress(tmp_path / "all", syntax)

@@ -1,8 +1,6 @@
 """DICOM CTs as scanners write them, for the tests: slices, series of files, multi-frame objects, compressed copies."""
 
-from pathlib import Path
-
-import gdcm
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
@@ -10,12 +8,19 @@ from openjpeg.utils import encode_array
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    JPEG2000,
     CTImageStorage,
     EnhancedCTImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessP14,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
     generate_uid,
 )
 
@@ -97,18 +102,19 @@ def message(folder):
     return text.removeprefix(str(folder))
 
 
-def write_enhanced(path, frames, *, shared=(), **attributes):
+def write_enhanced(path, frames, *, shared=(), kind=EnhancedCTImageStorage, **attributes):
     """A multi-frame CT; each frame is a dict of functional group attributes and its stored `pixels`.
 
     Args:
         path: of the file.
         frames: in their stored order.
         shared: names of the attributes that stand, as in the first frame, in the shared groups.
+        kind: SOP class.
         attributes: of the whole object.
     """
     stored = np.stack([frame["pixels"] for frame in frames])
-    dataset = make_slice(stored[0], ORIGIN, SOPClassUID=EnhancedCTImageStorage, **attributes)
-    dataset.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    dataset = make_slice(stored[0], ORIGIN, SOPClassUID=kind, **attributes)
+    dataset.file_meta.MediaStorageSOPClassUID = kind
     for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
         delattr(dataset, name)
     del dataset.RescaleSlope, dataset.RescaleIntercept
@@ -147,22 +153,31 @@ def _groups(values, is_meant):
     return groups
 
 
+def _jpeg(words, bits, predictor):
+    return imagecodecs.jpeg8_encode(words, lossless=True, predictor=predictor, bitspersample=bits)
+
+
+_ENCODERS = {
+    JPEGBaseline8Bit: lambda words, bits: imagecodecs.jpeg8_encode(words.astype(np.uint8), level=95),
+    JPEGExtended12Bit: lambda words, bits: imagecodecs.jpeg8_encode(words, level=98, bitspersample=12),
+    JPEGLosslessP14: lambda words, bits: _jpeg(words, bits, predictor=6),
+    JPEGLosslessSV1: lambda words, bits: _jpeg(words, bits, predictor=1),
+    JPEGLSLossless: lambda words, bits: imagecodecs.jpegls_encode(words),
+    JPEGLSNearLossless: lambda words, bits: imagecodecs.jpegls_encode(words, level=2),
+    JPEG2000: lambda words, bits: encode_array(words, bits_stored=bits, compression_ratios=[1.1]),
+}
+
+
 def recompress(path, syntax):
-    """Rewrite a file in another transfer syntax, given by GDCM's name for it; all but the pixels stays as it is."""
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(path))
-    assert reader.Read()
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer = gdcm.ImageWriter()
-    writer.SetFileName(f"{path}.gdcm")
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
-    dataset, compressed = pydicom.dcmread(path), pydicom.dcmread(f"{path}.gdcm")
-    Path(f"{path}.gdcm").unlink()
-    dataset.PixelData, dataset["PixelData"].is_undefined_length = compressed.PixelData, True
-    dataset.file_meta.TransferSyntaxUID = compressed.file_meta.TransferSyntaxUID
+    """Rewrite an uncompressed file in another transfer syntax."""
+    dataset = pydicom.dcmread(path)
+    bits, pixels = dataset.BitsStored, dataset.pixel_array
+    words = pixels.astype(np.uint16) & np.uint16((1 << bits) - 1)  # as the standard has it: no sign in unused bits
+    frames = words if words.ndim == 3 else [words]
+    if syntax == JPEG2000Lossless:
+        streams = [encode_array(plane, bits_stored=bits) for plane in np.atleast_3d(pixels.T).T]
+    else:
+        streams = [_ENCODERS[syntax](np.ascontiguousarray(plane), bits) for plane in frames]
+    dataset.PixelData, dataset["PixelData"].is_undefined_length = encapsulate(streams), True
+    dataset.file_meta.TransferSyntaxUID = syntax
     dataset.save_as(path)
