@@ -157,10 +157,11 @@ def test_missing_slices(tmp_path, heights, numbers, expected):
     ("heights", "numbers", "gap", "elsewhere"),
     [
         ([0, 2.5, 5.5, 8], [4, 3, 2, 1], "3.00 mm between 302.5 and 305.5 mm (instance numbers 3 and 2)", 2.5),
+        ([0, 2.5, 5, 11.1, 13.6], None, "6.10 mm between 305.0 and 311.1 mm", 2.5),
         ([0, 2.5, 5, 5.8, 8.3], None, "0.80 mm between 305.0 and 305.8 mm", 2.5),
         ([0, 1.25, 2.5, 3.75, 5, 7.5, 10, 12.5], None, "2.50 mm between 305.0 and 307.5 mm", 1.25),
     ],
-    ids=["too wide", "too narrow", "spacing that changes"],
+    ids=["too wide", "no multiple", "too narrow", "spacing that changes"],
 )
 def test_uneven_spacing(tmp_path, heights, numbers, gap, elsewhere):
     write_at(tmp_path, heights, numbers)

@@ -143,6 +143,12 @@ def test_signed_values_with_zeros_above_their_12_bits(tmp_path):
     np.testing.assert_array_equal(read_one(tmp_path, words, BitsStored=12, HighBit=11, RescaleIntercept=0), hu)
 
 
+def test_signed_values_that_12_bits_can_not_hold(tmp_path):
+    hu = stored_values()[0].astype(np.int16) % 2000
+    hu[0, :3] = (5000, 4096, -5000)
+    np.testing.assert_array_equal(read_one(tmp_path, hu, BitsStored=12, HighBit=11, RescaleIntercept=0), hu)
+
+
 @SIGNED_OR_NOT
 def test_values_in_the_upper_bits(tmp_path, signed):
     hu = np.random.default_rng(4).integers(-1024, 2047, (ROWS, COLUMNS))

@@ -179,6 +179,21 @@ def test_what_one_series_can_not_have_two_of(tmp_path, attribute, kind):
     assert message(tmp_path) == f": slices of 2 {kind} are mixed in one series; export it again"
 
 
+def test_a_patient_for_each_slice(tmp_path):
+    for k, plane in enumerate(stored_values()):
+        save(make_slice(plane, at(0, 0, k * STEP), PatientID=f"{k + 1}"), tmp_path / f"{k}")
+    assert message(tmp_path) == ": slices of 4 patients are mixed in one series; export it again"
+
+
+@pytest.mark.filterwarnings("ignore:End of file reached")
+def test_a_slice_truncated_before_it_says_what_it_is(tmp_path):
+    write_series(tmp_path, order=range(SLICES))
+    path = tmp_path / "IM0003"
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"CS\x02\x00CT") - 4])
+    assert message(tmp_path) == "/IM0003: damaged DICOM file (its header ends early); copy it again"
+
+
 @pytest.mark.filterwarnings("ignore:End of file reached")
 @pytest.mark.parametrize("part", [0.2, 0.3, 0.7, 0.95])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEG2000Lossless])
