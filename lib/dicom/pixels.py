@@ -143,10 +143,10 @@ def _stored_values(decoded: NDArray, dataset: Dataset) -> NDArray:
     shift = int(dataset.get("HighBit", stored - 1)) + 1 - stored
     syntax = dataset.file_meta.TransferSyntaxUID
     as_words = not syntax.is_compressed or syntax == uid.RLELossless  # other codecs store the values alone
-    wide = np.dtype(np.int32 if allocated <= 16 else np.int64)
+    wide = np.int32 if allocated <= 16 else np.int64
     values = decoded
     if as_words and (shift > 0 or _has_overlay_bits(dataset)):
-        values = (values.astype(wide) >> max(shift, 0)) & ((1 << stored) - 1)
+        values = np.right_shift(values.astype(wide), max(shift, 0)) & ((1 << stored) - 1)
     if dataset.PixelRepresentation == 1:
         # Zeros may stand above the sign bit. What the stored bits can't hold, such as a padding of -3024, is meant so.
         half = 1 << (stored - 1)
