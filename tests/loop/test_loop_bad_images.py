@@ -123,7 +123,7 @@ def no_dicom(paths):
 
 
 _SERIES = {
-    "a slice is missing": (lambda paths: paths[:3] + paths[4:], "slices are missing or unevenly spaced"),
+    "a slice is missing": (lambda paths: paths[:3] + paths[4:], "1 slice is missing between"),
     "a slice of another size": (
         changed_slices(Rows=32, PixelData=np.zeros((32, 64), np.uint16).tobytes()),
         "slices of 64x64 and 32x64 are mixed",
