@@ -1,0 +1,233 @@
+"""From a label volume to a DICOM SEG of its CT series."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import fastremap
+import numpy as np
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.seg import Segmentation, SegmentDescription
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code as Concept
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, generate_uid
+from pydicom.valuerep import PersonName
+
+from lib.dicom_seg.codes import NOT_LOOKED_AT_CODES, NOT_LOOKED_AT_COLOR, UNSPECIFIED, cielab, codes_of, concept
+from lib.dicom_seg.source import UNREADABLE, SourceSeries, SourceSlice, onto_grid
+from lib.errors import BadInputError
+from lib.labels import NOT_LOOKED_AT, NOT_LOOKED_AT_NAME, Codes, Label, indices
+from lib.volume import Volume
+
+PROGRAM = "LiverLoop"
+_FAMILY = Concept("123110", "DCM", "Artificial Intelligence")  # of algorithms
+_FIRST_SERIES_NUMBER = 7000  # beyond those that scanners give
+# What a SEG has from the study it belongs to; needed, even if empty.
+_STUDY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID", "StudyDate",
+    "StudyTime", "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+_NAMES_OF_PEOPLE = ("PatientName", "ReferringPhysicianName")
+_LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a label comes from, as its SEG tells it.
+
+    Args:
+        description: of the series, such as "LiverLoop final v3".
+        kind: whether a model made the label, a person corrected a model's, or drew it.
+        model_version: of the model that made or began it; not used for `MANUAL`.
+        author: login of who submitted it, or empty.
+        version: number of the label's version from 1.
+        identity: text that no other version has. The same text gives the same UIDs, so that a second try to store
+            a version makes no second SEG; None: new ones each time.
+    """
+
+    description: str
+    kind: Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"] = "AUTOMATIC"
+    model_version: str = ""
+    author: str = ""
+    version: int = 1
+    identity: str | None = None
+
+
+def write_seg(label: Volume, source: SourceSeries, labels: Mapping[str, Label], provenance: Provenance) -> Dataset:
+    """Make a BINARY SEG of a label.
+
+    Each class is a segment, also where the label has no voxel of it: a segment without frames was looked for and is
+    not there, whereas what nobody looked for has no segment. Voxels that nobody judged are a segment "not looked at".
+    A label without any voxel has one empty frame for each class, since a SEG needs one.
+
+    Args:
+        label: uint8 class indices and `NOT_LOOKED_AT`, in any order of axes on the grid of the series.
+        source: the series that was labelled.
+        labels: names, indices, colors and codes of the classes.
+        provenance: who or what made it.
+
+    Returns:
+        A dataset with file meta information (Explicit VR Little Endian), ready to be saved or sent.
+
+    Raises:
+        BadInputError: the label has another grid or unknown values, or the series lacks what a SEG needs.
+    """
+    voxels = onto_grid(label, source.grid).array
+    planes = voxels.transpose(2, 1, 0)  # (Z, Y, X)
+    used = np.flatnonzero([plane.any() for plane in planes])
+    chosen = planes[used] if len(used) else planes[:1]
+    slices = [source.slices[z] for z in used] or [source.slices[0]]
+    numbers, described = _segments(chosen, labels, provenance)
+    uids = _uids(provenance.identity)
+    try:
+        dataset = Segmentation(
+            source_images=_images(source, slices),
+            pixel_array=numbers[chosen],
+            segmentation_type="BINARY",
+            segment_descriptions=described,
+            series_instance_uid=uids[0],
+            sop_instance_uid=uids[1],
+            series_number=_FIRST_SERIES_NUMBER + provenance.version,
+            instance_number=1,
+            manufacturer=PROGRAM,
+            manufacturer_model_name=PROGRAM,
+            software_versions=provenance.model_version[:64] or PROGRAM,
+            device_serial_number="1",
+            content_label="SEGMENTATION",
+            content_description=provenance.description[:64],
+            series_description=provenance.description[:64],
+            omit_empty_frames=len(used) > 0,
+        )
+    except UNREADABLE as error:
+        # Not the error's own words: they can hold the patient's name.
+        msg = f"the headers of the image series don't suffice for a SEG ({type(error).__name__}); copy it again"
+        raise BadInputError(msg) from error
+    _complete(dataset, source, provenance)
+    return dataset
+
+
+def _segments(
+    planes: NDArray[np.uint8], labels: Mapping[str, Label], provenance: Provenance
+) -> tuple[NDArray[np.uint8], list[SegmentDescription]]:
+    """Segment number of each value, and the segments in the order of their numbers."""
+    names = list(indices(labels))
+    found = {int(value) for value in fastremap.unique(planes)}
+    unknown = sorted(found - {0, NOT_LOOKED_AT, *indices(labels).values()})
+    if unknown:
+        msg = f"the label holds the values {unknown}, but only {indices(labels)} are known"
+        raise BadInputError(msg)
+    numbers = np.zeros(256, np.uint8)
+    described = []
+    for number, name in enumerate(names, start=1):
+        label = labels[name]
+        numbers[label.index] = number
+        described.append(_described(number, name, codes_of(name, label) or UNSPECIFIED, label.color, provenance))
+    if NOT_LOOKED_AT in found:
+        number = len(names) + 1
+        numbers[NOT_LOOKED_AT] = number
+        # No program looked for it: a person said so.
+        by_hand = Provenance(provenance.description, "MANUAL")
+        described.append(_described(number, NOT_LOOKED_AT_NAME, NOT_LOOKED_AT_CODES, NOT_LOOKED_AT_COLOR, by_hand))
+    return numbers, described
+
+
+def _described(
+    number: int, name: str, codes: Codes, color: tuple[int, int, int], provenance: Provenance
+) -> SegmentDescription:
+    algorithm = None
+    if provenance.kind != "MANUAL":
+        version = provenance.model_version[:64] or "unknown"
+        algorithm = AlgorithmIdentificationSequence(name=PROGRAM, family=_FAMILY, version=version)
+    described = SegmentDescription(
+        segment_number=number,
+        segment_label=name[:64],
+        segmented_property_category=concept(codes.category),
+        segmented_property_type=concept(codes.type),
+        algorithm_type=provenance.kind,
+        algorithm_identification=algorithm,
+        anatomic_regions=[concept(codes.region)] if codes.region else None,
+    )
+    described.RecommendedDisplayCIELabValue = cielab(color)
+    return described
+
+
+def _uids(identity: str | None) -> tuple[str, str]:
+    """Of the series and of its one instance."""
+    if identity is None:
+        return generate_uid(), generate_uid()
+    return generate_uid(entropy_srcs=[PROGRAM, "series", identity]), generate_uid(entropy_srcs=[PROGRAM, identity])
+
+
+def _images(source: SourceSeries, slices: list[SourceSlice]) -> list[Dataset]:
+    """The slices as highdicom wants them: single images with what it needs, and no more.
+
+    Frames of a multi-frame image are given as single images too, so that only those that hold something are written;
+    `_complete` then says which frames they are.
+    """
+    if not source.frame_of_reference_uid:
+        msg = "the image series names no frame of reference, without which a SEG can't lie in it; copy it again"
+        raise BadInputError(msg)
+    header = source.header
+    common = Dataset()
+    for keyword in _STUDY:
+        value = header.get(keyword)
+        # As text, so that names are encoded anew; scanners write many things for a sex.
+        setattr(common, keyword, None if value is None else str(value))
+    if common.PatientSex not in ("M", "F", "O"):
+        common.PatientSex = None
+    common.Modality, common.SeriesInstanceUID = "CT", source.series_uid
+    common.FrameOfReferenceUID = source.frame_of_reference_uid
+    common.PositionReferenceIndicator = header.get("PositionReferenceIndicator")
+    if all(keyword in header for keyword in _LOSSY):
+        for keyword in _LOSSY:
+            setattr(common, keyword, header[keyword].value)
+    columns, common.Rows, _ = source.grid.shape
+    common.Columns = columns
+    common.ImageOrientationPatient = [_decimal(value) for value in source.orientation.reshape(-1)]
+    common.PixelSpacing = [_decimal(value) for value in source.pixel_spacing]
+    # So that a SEG of a single slice, too, tells how far it is to the next; along the normal, if the gantry was tilted.
+    common.SliceThickness = common.SpacingBetweenSlices = _decimal(source.slice_distance)
+    images = []
+    for one in slices:
+        image = Dataset()
+        image.update(common)
+        image.SOPClassUID = CTImageStorage if one.frame is None else EnhancedCTImageStorage
+        image.SOPInstanceUID = one.sop_instance_uid
+        image.ImagePositionPatient = [_decimal(value) for value in one.position]
+        images.append(image)
+    return images
+
+
+def _decimal(value: float) -> float:
+    """Within the 16 characters of a DICOM decimal."""
+    return float(f"{value:.9g}")
+
+
+def _complete(dataset: Dataset, source: SourceSeries, provenance: Provenance) -> None:
+    """What highdicom leaves out."""
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    if provenance.author:
+        # The family name, as dicom has it for names that can't be taken apart; ^, = and \ would do so.
+        plain = provenance.author.translate(dict.fromkeys(map(ord, "^=\\"), " "))
+        dataset.ContentCreatorName = PersonName(f"{plain[:63]}^")  # the caret says that there is one component only
+    # All slices were looked at, not only those that hold a segment.
+    everything = {one.sop_instance_uid: one.sop_class_uid for one in source.slices}
+    references = []
+    for uid, kind in everything.items():
+        reference = Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = kind, uid
+        references.append(reference)
+    dataset.SourceImageSequence = references
+    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references
+    _number_frames(dataset, source)
+
+
+def _number_frames(dataset: Dataset, source: SourceSeries) -> None:
+    """Say of each frame which frame of a multi-frame image it belongs to."""
+    if source.slices[0].frame is None:
+        return
+    frames = {tuple(_decimal(value) for value in one.position): one.frame for one in source.slices}
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        position = tuple(float(value) for value in group.PlanePositionSequence[0].ImagePositionPatient)
+        group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber = frames[position]
