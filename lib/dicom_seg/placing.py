@@ -1,6 +1,7 @@
-"""Which slice of its series a frame of a SEG belongs to."""
+"""Which slice of its series a frame of a SEG belongs to, and which way its rows and columns run there."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,20 @@ from lib.errors import BadInputError
 _TOLERANCE = 0.25
 
 
+@dataclass(frozen=True)
+class Turn:
+    """How a frame is turned to lie on the image's pixels; nothing is interpolated."""
+
+    exchanged: bool = False
+    rows_flipped: bool = False
+    columns_flipped: bool = False
+
+    def __call__(self, frame: NDArray) -> NDArray:
+        """A view of a frame `(Y, X)` as the image has it."""
+        frame = frame.T if self.exchanged else frame
+        return frame[:: -1 if self.rows_flipped else 1, :: -1 if self.columns_flipped else 1]
+
+
 class Placing:
     """Finds the slice of each frame: by the image it refers to, or by its place in the patient.
 
@@ -23,13 +38,14 @@ class Placing:
     def __init__(self, dataset: Dataset, source: SourceSeries) -> None:
         self._shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
         self._source = source
+        self._size = int(dataset.Columns), int(dataset.Rows)
         self._positions = np.array([one.position for one in source.slices])
         self._by_image = {(one.sop_instance_uid, one.frame): z for z, one in enumerate(source.slices)}
         self._images = {one.sop_instance_uid for one in source.slices}
         self._tolerance = _TOLERANCE * float(min(np.linalg.norm(source.grid.affine[:3, :3], axis=0)))
 
-    def slice_of(self, group: Dataset, number: int) -> int:
-        """Index along Z.
+    def place(self, group: Dataset, number: int) -> tuple[int, Turn]:
+        """Index along Z, and how to turn the frame.
 
         Args:
             group: the frame's item of the PerFrameFunctionalGroupsSequence.
@@ -38,13 +54,15 @@ class Placing:
         Raises:
             BadInputError: it tells no slice of the series, several, or lies on another grid.
         """
+        turn, corner = self._turn(group, number)  # from its first pixel to the one that lies on the image's first
         by_image = self._by_reference(group, number)
-        position = self._position(group)
-        if position is None:
+        items = _group(group, self._shared, "PlanePositionSequence")
+        if not items:
             if by_image is None:
                 msg = f"frame {number} of the SEG tells neither one image nor a position, so its slice is unknown"
                 raise BadInputError(msg)
-            return by_image
+            return by_image, turn
+        position = np.array(items[0].ImagePositionPatient, np.float64).reshape(3) + corner
         distances = np.linalg.norm(self._positions - position, axis=1)
         nearest = int(distances.argmin())
         if not distances[nearest] <= self._tolerance:
@@ -56,8 +74,7 @@ class Placing:
         if by_image is not None and by_image != nearest:
             msg = f"frame {number} of the SEG refers to slice {by_image} but lies in slice {nearest} (counted from 0)"
             raise BadInputError(msg)
-        self._check_in_plane(group, number)
-        return nearest
+        return nearest, turn
 
     def _by_reference(self, group: Dataset, number: int) -> int | None:
         found, strange = set(), False
@@ -75,30 +92,35 @@ class Placing:
         derived = _group(group, self._shared, "DerivationImageSequence") or ()
         return [reference for item in derived for reference in item.get("SourceImageSequence") or ()]
 
-    def _position(self, group: Dataset) -> NDArray[np.float64] | None:
-        items = _group(group, self._shared, "PlanePositionSequence")
-        return np.array(items[0].ImagePositionPatient, np.float64).reshape(3) if items else None
-
-    def _check_in_plane(self, group: Dataset, number: int) -> None:
-        """Make sure that rows and columns run as the image's do."""
+    def _turn(self, group: Dataset, number: int) -> tuple[Turn, NDArray[np.float64]]:
+        """How rows and columns run, and the way in mm from the frame's first pixel to the image's."""
         orientations = _group(group, self._shared, "PlaneOrientationSequence")
         measures = _group(group, self._shared, "PixelMeasuresSequence")
-        directions, spacing = self._source.orientation, self._source.pixel_spacing
+        directions, (row_spacing, column_spacing) = self._source.orientation, self._source.pixel_spacing
+        ours = directions * np.array([[column_spacing], [row_spacing]])  # from column to column, from row to row
         if orientations:
             directions = np.array(orientations[0].ImageOrientationPatient, np.float64).reshape(2, 3)
         if measures and measures[0].get("PixelSpacing"):
-            spacing = (float(measures[0].PixelSpacing[0]), float(measures[0].PixelSpacing[1]))
-        ours = self._source.orientation * np.array(self._source.pixel_spacing)[::-1, None]
-        theirs = directions * np.array(spacing)[::-1, None]
-        columns, rows, _ = self._source.grid.shape
+            row_spacing, column_spacing = (float(value) for value in measures[0].PixelSpacing)
+        theirs = directions * np.array([[column_spacing], [row_spacing]])
+        size = self._size
+        exchanged = bool(abs(theirs[0] @ ours[1]) > abs(theirs[0] @ ours[0]))
+        if exchanged:
+            theirs, size = theirs[::-1], size[::-1]
+        flips = [bool(there @ here < 0) for there, here in zip(theirs, ours, strict=True)]
+        ends = np.array(size) - 1
+        corner = sum((theirs[axis] * ends[axis] for axis in (0, 1) if flips[axis]), np.zeros(3))
+        along = theirs * np.where(flips, -1, 1)[:, None]
         # How far apart the far ends of the first row and of the first column are.
-        distance = float((np.linalg.norm(ours - theirs, axis=1) * (columns - 1, rows - 1)).max())
-        if not distance <= self._tolerance:
+        distance = float((np.linalg.norm(ours - along, axis=1) * ends).max())
+        if size != self._source.grid.shape[:2] or not distance <= self._tolerance:
+            columns, rows = size
             msg = (
-                f"the pixels of frame {number} of the SEG lie up to {distance:.2f} mm from those of its image series "
-                "(turned, mirrored or of another size); resample it to the image"
+                f"frame {number} of the SEG has {rows}x{columns} pixels, up to {distance:.2f} mm from those of its "
+                f"image series of {self._source.grid.shape[1]}x{self._source.grid.shape[0]}; resample it to the image"
             )
             raise BadInputError(msg)
+        return Turn(exchanged, flips[1], flips[0]), corner
 
 
 def _group(own: Dataset, shared: Dataset, keyword: str) -> Sequence[Any] | None:

@@ -90,8 +90,9 @@ def _read(dataset: Dataset, source: SourceSeries, labels: Mapping[str, Label]) -
     groups = dataset.PerFrameFunctionalGroupsSequence
     threshold = _threshold(dataset) if kind == "FRACTIONAL" else 1
     table = _table(meanings, dataset) if kind == "LABELMAP" else {}
-    for number, (group, frame) in enumerate(zip(groups, frames_of(dataset, count), strict=True), start=1):
-        z = placing.slice_of(group, number)
+    for number, (group, stored) in enumerate(zip(groups, frames_of(dataset, count), strict=True), start=1):
+        z, turn = placing.place(group, number)
+        frame = turn(stored)
         if kind == "LABELMAP":
             for value in np.unique(frame):
                 canvas.paint(z, frame == value, _looked_up(int(value), table))
@@ -186,7 +187,7 @@ def _check_series(dataset: Dataset, source: SourceSeries) -> None:
 def _frame_count(dataset: Dataset, source: SourceSeries, layers: int) -> int:
     """Frames that the SEG announces, checked against the image's grid."""
     columns, rows, slices = source.grid.shape
-    if (dataset.Rows, dataset.Columns) != (rows, columns):
+    if sorted((dataset.Rows, dataset.Columns)) != sorted((rows, columns)):  # they may be exchanged
         msg = (
             f"the SEG has frames of {dataset.Rows}x{dataset.Columns}, its image series slices of {rows}x{columns}; "
             "resample it to the image"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as Concept
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, generate_uid
-from pydicom.valuerep import PersonName
+from pydicom.valuerep import DA, TM, PersonName
 
 from lib.dicom_seg.codes import NOT_LOOKED_AT_CODES, NOT_LOOKED_AT_COLOR, UNSPECIFIED, cielab, codes_of, concept
 from lib.dicom_seg.source import UNREADABLE, SourceSeries, SourceSlice, onto_grid
@@ -28,7 +28,6 @@ _STUDY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID", "StudyDate",
     "StudyTime", "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
-_NAMES_OF_PEOPLE = ("PatientName", "ReferringPhysicianName")
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 
@@ -80,9 +79,11 @@ def write_seg(label: Volume, source: SourceSeries, labels: Mapping[str, Label], 
     slices = [source.slices[z] for z in used] or [source.slices[0]]
     numbers, described = _segments(chosen, labels, provenance)
     uids = _uids(provenance.identity)
+    images = _images(source, slices)
+    description = _text(provenance.description)
     try:
         dataset = Segmentation(
-            source_images=_images(source, slices),
+            source_images=images,
             pixel_array=numbers[chosen],
             segmentation_type="BINARY",
             segment_descriptions=described,
@@ -92,11 +93,11 @@ def write_seg(label: Volume, source: SourceSeries, labels: Mapping[str, Label], 
             instance_number=1,
             manufacturer=PROGRAM,
             manufacturer_model_name=PROGRAM,
-            software_versions=provenance.model_version[:64] or PROGRAM,
+            software_versions=_text(provenance.model_version) or PROGRAM,
             device_serial_number="1",
             content_label="SEGMENTATION",
-            content_description=provenance.description[:64],
-            series_description=provenance.description[:64],
+            content_description=description,
+            series_description=description,
             omit_empty_frames=len(used) > 0,
         )
     except UNREADABLE as error:
@@ -137,11 +138,11 @@ def _described(
 ) -> SegmentDescription:
     algorithm = None
     if provenance.kind != "MANUAL":
-        version = provenance.model_version[:64] or "unknown"
+        version = _text(provenance.model_version) or "unknown"
         algorithm = AlgorithmIdentificationSequence(name=PROGRAM, family=_FAMILY, version=version)
     described = SegmentDescription(
         segment_number=number,
-        segment_label=name[:64],
+        segment_label=_text(name),
         segmented_property_category=concept(codes.category),
         segmented_property_type=concept(codes.type),
         algorithm_type=provenance.kind,
@@ -165,17 +166,14 @@ def _images(source: SourceSeries, slices: list[SourceSlice]) -> list[Dataset]:
     Frames of a multi-frame image are given as single images too, so that only those that hold something are written;
     `_complete` then says which frames they are.
     """
-    if not source.frame_of_reference_uid:
-        msg = "the image series names no frame of reference, without which a SEG can't lie in it; copy it again"
-        raise BadInputError(msg)
+    for keyword, name in (("StudyInstanceUID", "study"), ("FrameOfReferenceUID", "frame of reference")):
+        if not source.header.get(keyword):
+            msg = f"the image series names no {name}, without which a SEG can't belong to it; copy it again"
+            raise BadInputError(msg)
     header = source.header
     common = Dataset()
     for keyword in _STUDY:
-        value = header.get(keyword)
-        # As text, so that names are encoded anew; scanners write many things for a sex.
-        setattr(common, keyword, None if value is None else str(value))
-    if common.PatientSex not in ("M", "F", "O"):
-        common.PatientSex = None
+        setattr(common, keyword, _plain(header, keyword))
     common.Modality, common.SeriesInstanceUID = "CT", source.series_uid
     common.FrameOfReferenceUID = source.frame_of_reference_uid
     common.PositionReferenceIndicator = header.get("PositionReferenceIndicator")
@@ -199,6 +197,24 @@ def _images(source: SourceSeries, slices: list[SourceSlice]) -> list[Dataset]:
     return images
 
 
+def _plain(header: Dataset, keyword: str) -> str | None:
+    """A value as text, so that names are encoded anew; None where it is missing, or no date, time or sex."""
+    value = str(header.get(keyword) or "")
+    try:
+        if keyword.endswith("Date"):
+            DA(value)
+        elif keyword.endswith("Time"):
+            TM(value)
+    except ValueError:
+        return None
+    return None if keyword == "PatientSex" and value not in ("M", "F", "O") else value or None
+
+
+def _text(value: str) -> str:
+    """Within a DICOM string: 64 characters, no backslash, which would part it in two, no control characters."""
+    return "".join(" " if character == "\\" or not character.isprintable() else character for character in value)[:64]
+
+
 def _decimal(value: float) -> float:
     """Within the 16 characters of a DICOM decimal."""
     return float(f"{value:.9g}")
@@ -208,9 +224,8 @@ def _complete(dataset: Dataset, source: SourceSeries, provenance: Provenance) ->
     """What highdicom leaves out."""
     dataset.SpecificCharacterSet = "ISO_IR 192"
     if provenance.author:
-        # The family name, as dicom has it for names that can't be taken apart; ^, = and \ would do so.
-        plain = provenance.author.translate(dict.fromkeys(map(ord, "^=\\"), " "))
-        dataset.ContentCreatorName = PersonName(f"{plain[:63]}^")  # the caret says that there is one component only
+        plain = _text(provenance.author.translate(dict.fromkeys(map(ord, "^="), " ")))  # they part names
+        dataset.ContentCreatorName = PersonName(f"{plain[:63]}^")  # the caret says that this is the whole name
     # All slices were looked at, not only those that hold a segment.
     everything = {one.sop_instance_uid: one.sop_class_uid for one in source.slices}
     references = []
