@@ -40,7 +40,7 @@ class Placing:
         self._source = source
         self._size = int(dataset.Columns), int(dataset.Rows)
         self._positions = np.array([one.position for one in source.slices])
-        self._by_image = {(one.sop_instance_uid, one.frame): z for z, one in enumerate(source.slices)}
+        self._by_image = {(one.sop_instance_uid, one.frame_number): z for z, one in enumerate(source.slices)}
         self._images = {one.sop_instance_uid for one in source.slices}
         self._tolerance = _TOLERANCE * float(min(np.linalg.norm(source.grid.affine[:3, :3], axis=0)))
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import fastremap
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -94,7 +95,7 @@ def _read(dataset: Dataset, source: SourceSeries, labels: Mapping[str, Label]) -
         z, turn = placing.place(group, number)
         frame = turn(stored)
         if kind == "LABELMAP":
-            for value in np.unique(frame):
+            for value in fastremap.unique(stored):
                 canvas.paint(z, frame == value, _looked_up(int(value), table))
         else:
             canvas.paint(z, frame >= threshold, meanings[_segment_number(dataset, group, meanings)])

@@ -30,13 +30,13 @@ class SourceSlice:
         sop_class_uid: of the image that holds it.
         sop_instance_uid: of the image that holds it.
         position: center of its first pixel in mm, LPS as in DICOM.
-        frame: its number from 1 in a multi-frame image; None where the image is this slice.
+        frame_number: from 1 in a multi-frame image; None where the image is this slice.
     """
 
     sop_class_uid: str
     sop_instance_uid: str
     position: tuple[float, float, float]
-    frame: int | None = None
+    frame_number: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

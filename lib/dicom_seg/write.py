@@ -11,7 +11,7 @@ from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as Concept
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, generate_uid
+from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM, PersonName
 
 from lib.dicom_seg.codes import NOT_LOOKED_AT_CODES, NOT_LOOKED_AT_COLOR, UNSPECIFIED, cielab, codes_of, concept
@@ -190,7 +190,7 @@ def _images(source: SourceSeries, slices: list[SourceSlice]) -> list[Dataset]:
     for one in slices:
         image = Dataset()
         image.update(common)
-        image.SOPClassUID = CTImageStorage if one.frame is None else EnhancedCTImageStorage
+        image.SOPClassUID = one.sop_class_uid
         image.SOPInstanceUID = one.sop_instance_uid
         image.ImagePositionPatient = [_decimal(value) for value in one.position]
         images.append(image)
@@ -240,9 +240,9 @@ def _complete(dataset: Dataset, source: SourceSeries, provenance: Provenance) ->
 
 def _number_frames(dataset: Dataset, source: SourceSeries) -> None:
     """Say of each frame which frame of a multi-frame image it belongs to."""
-    if source.slices[0].frame is None:
+    if source.slices[0].frame_number is None:
         return
-    frames = {tuple(_decimal(value) for value in one.position): one.frame for one in source.slices}
+    frames = {tuple(_decimal(value) for value in one.position): one.frame_number for one in source.slices}
     for group in dataset.PerFrameFunctionalGroupsSequence:
         position = tuple(float(value) for value in group.PlanePositionSequence[0].ImagePositionPatient)
         group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber = frames[position]

@@ -55,8 +55,7 @@ def _enhanced(common, orientation, positions):
     )
     frames = [dataset(PlanePositionSequence=[dataset(ImagePositionPatient=position)]) for position in positions]
     return dataset(
-        **common,
-        SOPClassUID=EnhancedCTImageStorage,
+        **{"SOPClassUID": EnhancedCTImageStorage, **common},
         SOPInstanceUID=generate_uid(),
         NumberOfFrames=len(positions),
         SharedFunctionalGroupsSequence=[shared],
@@ -122,8 +121,8 @@ def foreign_seg(source, segments, masks, *, kind="BINARY", placed_by=("image", "
                 group.SegmentIdentificationSequence = [dataset(ReferencedSegmentNumber=number)]
             if "image" in placed_by:
                 reference = dataset(ReferencedSOPInstanceUID=one.sop_instance_uid)
-                if one.frame:
-                    reference.ReferencedFrameNumber = one.frame
+                if one.frame_number:
+                    reference.ReferencedFrameNumber = one.frame_number
                 group.DerivationImageSequence = [dataset(SourceImageSequence=[reference])]
             if "position" in placed_by:
                 group.PlanePositionSequence = [dataset(ImagePositionPatient=list(one.position))]

@@ -4,16 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pydicom_seg
 import pytest
-from pydicom.uid import UID
+from pydicom.uid import UID, LegacyConvertedEnhancedCTImageStorage
 
 from lib.dicom_seg.codes import cielab
 from lib.dicom_seg.read import read_seg
+from lib.dicom_seg.source import SourceSeries
 from lib.dicom_seg.write import Provenance, write_seg
 from lib.errors import BadInputError
 from lib.labels import DEFAULT_LABELS, NOT_LOOKED_AT, Label
@@ -119,8 +121,24 @@ def test_each_frame_refers_to_its_slice(tmp_path, enhanced):
         assert group.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number
         reference = group.DerivationImageSequence[0].SourceImageSequence[0]
         assert reference.ReferencedSOPInstanceUID == source.slices[z].sop_instance_uid
-        assert reference.get("ReferencedFrameNumber") == source.slices[z].frame
+        assert reference.get("ReferencedFrameNumber") == source.slices[z].frame_number
         assert group.PlanePositionSequence[0].ImagePositionPatient == list(source.slices[z].position)
+
+
+def test_frames_of_several_multi_frame_images_are_told_apart():
+    source = make_source(enhanced=True, SOPClassUID=LegacyConvertedEnhancedCTImageStorage)
+    two = [
+        replace(one, sop_instance_uid=f"1.2.{z // 2}", frame_number=z % 2 + 1) for z, one in enumerate(source.slices)
+    ]
+    source = SourceSeries(source.header, source.grid, tuple(two))
+    label = label_on(source)
+    seg = write_seg(label, source, DEFAULT_LABELS, PROVENANCE)
+    references = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert [item.ReferencedSOPInstanceUID for item in references] == ["1.2.0", "1.2.1"]
+    assert {item.ReferencedSOPClassUID for item in references} == {LegacyConvertedEnhancedCTImageStorage}
+    for group in seg.PerFrameFunctionalGroupsSequence:
+        del group.PlanePositionSequence  # so that the reference alone tells
+    np.testing.assert_array_equal(read_seg(seg, source, DEFAULT_LABELS).volume.array, label.array)
 
 
 def test_an_empty_tumor_is_a_segment_without_frames(tmp_path):
