@@ -80,6 +80,8 @@ class Placing:
         found, strange = set(), False
         for reference in self._references(group):
             uid, frames = str(reference.get("ReferencedSOPInstanceUID") or ""), reference.get("ReferencedFrameNumber")
+            if not uid:
+                continue
             strange |= uid not in self._images
             numbers = [None] if frames is None else [int(frame) for frame in np.atleast_1d(frames)]
             found |= {self._by_image[uid, frame] for frame in {None, *numbers} if (uid, frame) in self._by_image}

@@ -166,10 +166,18 @@ def _images(source: SourceSeries, slices: list[SourceSlice]) -> list[Dataset]:
     Frames of a multi-frame image are given as single images too, so that only those that hold something are written;
     `_complete` then says which frames they are.
     """
-    for keyword, name in (("StudyInstanceUID", "study"), ("FrameOfReferenceUID", "frame of reference")):
-        if not source.header.get(keyword):
-            msg = f"the image series names no {name}, without which a SEG can't belong to it; copy it again"
-            raise BadInputError(msg)
+    needed = (
+        ("StudyInstanceUID", "study"),
+        ("SeriesInstanceUID", "series"),
+        ("FrameOfReferenceUID", "frame of reference"),
+    )
+    missing = [name for keyword, name in needed if not source.header.get(keyword)]
+    if not all(one.sop_instance_uid and one.sop_class_uid for one in source.slices):
+        missing.append("SOP instance or class of an image")
+    if missing:
+        names = " and no ".join(missing)
+        msg = f"the image series names no {names}, so that a SEG can't refer to it; fetch it from a PACS"
+        raise BadInputError(msg)
     header = source.header
     common = Dataset()
     for keyword in _STUDY:

@@ -199,11 +199,12 @@ def test_what_can_not_be_written_is_refused():
     del source.header.FrameOfReferenceUID
     with pytest.raises(BadInputError) as caught:
         write_seg(label_on(source), source, DEFAULT_LABELS, PROVENANCE)
-    expected = "the image series names no frame of reference, without which a SEG can't belong to it; copy it again"
-    assert str(caught.value) == expected
-    source.header.StudyInstanceUID = ""
-    with pytest.raises(BadInputError, match="the image series names no study, without which"):
+    ending = ", so that a SEG can't refer to it; fetch it from a PACS"
+    assert str(caught.value) == f"the image series names no frame of reference{ending}"
+    source = make_source(StudyInstanceUID="", SOPClassUID="")
+    with pytest.raises(BadInputError) as caught:
         write_seg(label_on(source), source, DEFAULT_LABELS, PROVENANCE)
+    assert str(caught.value) == f"the image series names no study and no SOP instance or class of an image{ending}"
 
 
 def test_odd_text_does_no_harm(tmp_path):
