@@ -1,6 +1,7 @@
 """From a label volume to a DICOM SEG of its CT series."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,14 +57,14 @@ class Provenance:
 def write_seg(label: Volume, source: SourceSeries, labels: Mapping[str, Label], provenance: Provenance) -> Dataset:
     """Make a BINARY SEG of a label.
 
-    Each class is a segment, also where the label has no voxel of it: a segment without frames was looked for and is
-    not there, whereas what nobody looked for has no segment. Voxels that nobody judged are a segment "not looked at".
-    A label without any voxel has one empty frame for each class, since a SEG needs one.
+    Each class is a segment, also where the label has no voxel of it: a segment of one empty frame was looked for and
+    is not there, whereas what nobody looked for has no segment. Voxels that nobody judged are a segment "not looked
+    at".
 
     Args:
         label: uint8 class indices and `NOT_LOOKED_AT`, in any order of axes on the grid of the series.
         source: the series that was labelled.
-        labels: names, indices, colors and codes of the classes.
+        labels: names, indices, colors and codes of the classes that were looked for.
         provenance: who or what made it.
 
     Returns:
@@ -104,6 +105,7 @@ def write_seg(label: Volume, source: SourceSeries, labels: Mapping[str, Label], 
         # Not the error's own words: they can hold the patient's name.
         msg = f"the headers of the image series don't suffice for a SEG ({type(error).__name__}); copy it again"
         raise BadInputError(msg) from error
+    _add_empty_frames(dataset)
     _complete(dataset, source, provenance)
     return dataset
 
@@ -226,6 +228,24 @@ def _text(value: str) -> str:
 def _decimal(value: float) -> float:
     """Within the 16 characters of a DICOM decimal."""
     return float(f"{value:.9g}")
+
+
+def _add_empty_frames(dataset: Dataset) -> None:
+    """Give each segment a frame: OHIF 3.10 fails to load a SEG in which a segment has none."""
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    with_frames = {group.SegmentIdentificationSequence[0].ReferencedSegmentNumber for group in groups}
+    empty = [item.SegmentNumber for item in dataset.SegmentSequence if item.SegmentNumber not in with_frames]
+    bits = dataset.Rows * dataset.Columns
+    stored = dataset.PixelData[: (dataset.NumberOfFrames * bits + 7) // 8]  # highdicom pads with the letter 0
+    for number in empty:
+        group = deepcopy(groups[0])
+        content = group.FrameContentSequence[0]
+        content.DimensionIndexValues = [number, *content.DimensionIndexValues[1:]]
+        group.SegmentIdentificationSequence[0].ReferencedSegmentNumber = number
+        groups.append(group)
+    dataset.NumberOfFrames += len(empty)
+    size = (dataset.NumberOfFrames * bits + 7) // 8
+    dataset.PixelData = stored.ljust(size + size % 2, b"\0")
 
 
 def _complete(dataset: Dataset, source: SourceSeries, provenance: Provenance) -> None:

@@ -116,7 +116,7 @@ def test_each_frame_refers_to_its_slice(tmp_path, enhanced):
     array[1, 2, 3] = 1
     array[2, 2, 1] = 2
     seg = pydicom.dcmread(written(tmp_path, source, Volume(array, source.grid.affine)))
-    assert seg.NumberOfFrames == 2  # empty ones are not written
+    assert seg.NumberOfFrames == 2  # empty slices have none
     for group, (number, z) in zip(seg.PerFrameFunctionalGroupsSequence, [(1, 3), (2, 1)], strict=True):
         assert group.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number
         reference = group.DerivationImageSequence[0].SourceImageSequence[0]
@@ -141,21 +141,31 @@ def test_frames_of_several_multi_frame_images_are_told_apart():
     np.testing.assert_array_equal(read_seg(seg, source, DEFAULT_LABELS).volume.array, label.array)
 
 
-def test_an_empty_tumor_is_a_segment_without_frames(tmp_path):
+@pytest.mark.parametrize("values", [(0, 1), (0, 2), (0,), (0, 1, NOT_LOOKED_AT)])
+def test_an_empty_class_is_a_segment_of_one_empty_frame(tmp_path, values, caplog):
+    """OHIF 3.10 can't load a SEG in which a segment has no frame."""
     source = make_source()
-    seg = pydicom.dcmread(written(tmp_path, source, label_on(source, values=(0, 1))))
-    frames = [group.SegmentIdentificationSequence[0] for group in seg.PerFrameFunctionalGroupsSequence]
-    assert {item.ReferencedSegmentNumber for item in frames} == {1}
-    assert read_seg(seg, source, DEFAULT_LABELS).classes == ("liver", "tumor")
-    del seg.SegmentSequence[1]  # nobody looked for tumors
-    assert read_seg(seg, source, DEFAULT_LABELS).classes == ("liver",)
-
-
-def test_an_empty_label_has_one_empty_frame_for_each_class(tmp_path, caplog):
-    source = make_source()
-    seg = pydicom.dcmread(written(tmp_path, source, label_on(source, values=(0,))))
-    assert seg.NumberOfFrames == 2
+    label = label_on(source, values=values)
+    label.array[:, :, 0] = 0
+    seg = pydicom.dcmread(written(tmp_path, source, label))
+    groups = seg.PerFrameFunctionalGroupsSequence
+    numbers = [group.SegmentIdentificationSequence[0].ReferencedSegmentNumber for group in groups]
+    assert numbers == [group.FrameContentSequence[0].DimensionIndexValues[0] for group in groups]
+    assert seg.NumberOfFrames == len(numbers)
+    frames = dict(zip(numbers, seg.pixel_array, strict=True))
+    for number in {1, 2} - set(values):
+        assert numbers.count(number) == 1
+        assert not frames[number].any()
     assert not caplog.records
+    found = read_seg(seg, source, DEFAULT_LABELS)
+    np.testing.assert_array_equal(found.volume.array, label.array)
+    assert found.classes == ("liver", "tumor")
+
+
+def test_what_nobody_looked_for_has_no_segment():
+    source = make_source()
+    seg = write_seg(label_on(source, values=(0, 1)), source, {"liver": DEFAULT_LABELS["liver"]}, PROVENANCE)
+    assert read_seg(seg, source, DEFAULT_LABELS).classes == ("liver",)
 
 
 def test_slices_not_looked_at_are_a_segment_of_their_own(tmp_path):
