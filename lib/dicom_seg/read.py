@@ -90,6 +90,7 @@ def _read(dataset: Dataset, source: SourceSeries, labels: Mapping[str, Label]) -
     placing = Placing(dataset, source)
     groups = dataset.PerFrameFunctionalGroupsSequence
     threshold = _threshold(dataset) if kind == "FRACTIONAL" else 1
+    highest: dict[int, int] = defaultdict(int)
     table = _table(meanings, dataset) if kind == "LABELMAP" else {}
     for number, (group, stored) in enumerate(zip(groups, frames_of(dataset, count), strict=True), start=1):
         z, turn = placing.place(group, number)
@@ -98,7 +99,10 @@ def _read(dataset: Dataset, source: SourceSeries, labels: Mapping[str, Label]) -
             for value in fastremap.unique(stored):
                 canvas.paint(z, frame == value, _looked_up(int(value), table))
         else:
-            canvas.paint(z, frame >= threshold, meanings[_segment_number(dataset, group, meanings)])
+            segment_number = _segment_number(dataset, group, meanings)
+            highest[segment_number] = max(highest[segment_number], int(frame.max()))
+            canvas.paint(z, frame >= threshold, meanings[segment_number])
+    faint = [segment for segment in segments if 0 < highest[segment.number] < threshold]
     found = {meaning for meaning in meanings.values() if meaning}
     names = tuple(name for name, index in indices(labels).items() if index in found)
     unknown = tuple(segment for segment in segments if meanings[segment.number] is None)
@@ -110,7 +114,7 @@ def _read(dataset: Dataset, source: SourceSeries, labels: Mapping[str, Label]) -
         names,
         unknown,
         marked,
-        tuple(_notes(canvas, segments, meanings, labels)),
+        (*_notes(canvas, segments, meanings, labels), *(f"no voxel of segment {one} is half full" for one in faint)),
         author=str(dataset.get("ContentCreatorName") or "").rstrip("^"),
         description=str(dataset.get("SeriesDescription") or ""),
         segments=tuple(segments),

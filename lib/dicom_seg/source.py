@@ -3,6 +3,7 @@
 The voxel order is that of `lib.dicom`: X from column to column, Y from row to row, Z along the slice normal.
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # What reading damaged or incomplete DICOM makes pydicom, numpy and Python raise.
 UNREADABLE: Any = (
     AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, NotImplementedError, RuntimeError,
-    OSError, EOFError,
+    OSError, EOFError, struct.error,
 )  # fmt: skip
 
 

@@ -88,6 +88,7 @@ CODES = {
     "liver": (code("123037004", "Anatomical Structure"), code("10200004", "Liver")),
     "tumor": (code("49755003", "Morphologically Altered Structure"), code("108369006", "Neoplasm")),
     "tissue": (code("85756007", "Tissue"), code("85756007", "Tissue")),
+    "tissue in SRT": (code("T-D0050", "Tissue", "SRT"), code("T-D0050", "Tissue", "SRT")),
     "liver in SRT": (code("T-D000A", "Anatomical Structure", "SRT"), code("T-62000", "Liver", "SRT")),
     "gallbladder": (code("123037004", "Anatomical Structure"), code("28231008", "Gallbladder")),
     "background": (code("85756007", "Tissue"), code("125040", "Background", "DCM")),

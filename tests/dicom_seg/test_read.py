@@ -1,9 +1,15 @@
 """SEGs of other programs: which segment is what, where its frames lie, and what is refused."""
 
+from contextlib import suppress
+from copy import deepcopy
+
 import numpy as np
 import pytest
 from highdicom.frame import encode_frame
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openjpeg.utils import encode_array
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
@@ -119,6 +125,7 @@ def test_missing_frames_are_background():
         (segment(7, "x", "liver"), 1),
         (segment(1, "x", "liver in SRT"), 1),
         (segment(1, "Foie", "tissue"), 1),
+        (segment(1, "tumor", "tissue in SRT"), 2),  # as OHIF stores everything
         (segment(1, "LIVER_tumour"), 2),
         (segment(1, "Tumor", "gallbladder"), 2),
         (segment(1, "unreviewed", "tissue"), NOT_LOOKED_AT),
@@ -366,6 +373,60 @@ def test_fractions_without_a_maximum():
     seg, _ = two_segments(source, "FRACTIONAL")
     del seg.MaximumFractionalValue
     assert refused(seg, source) == "the FRACTIONAL SEG lacks MaximumFractionalValue; store it again"
+
+
+def elements(data):
+    """Each element of a dataset and of the first items of its sequences, with the dataset that holds it."""
+    for element in list(data):
+        yield data, element.keyword
+        if element.VR == "SQ" and element.value:
+            yield from elements(element.value[0])
+
+
+@pytest.mark.parametrize("damage", ["removed", "empty", "nonsense"])
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_any_damage_is_a_reason(kind, damage):
+    source = make_source()
+    seg, _ = two_segments(source, kind)
+    reasons = []
+    for place, (_, keyword) in enumerate(list(elements(seg))):
+        copy = deepcopy(seg)
+        holder, _ = list(elements(copy))[place]
+        if damage == "removed":
+            delattr(holder, keyword)
+        elif damage == "empty":
+            holder[keyword].value = None
+        else:  # past the checks that pydicom makes when a value is set
+            holder[keyword]._value = [Dataset()] if holder[keyword].VR == "SQ" else "-7"
+        try:
+            read_seg(copy, source, DEFAULT_LABELS)
+        except BadInputError as error:
+            reasons.append(str(error))
+    assert len(reasons) > 8
+    assert PATIENT.split("^")[0] not in "".join(reasons)
+
+
+@settings(max_examples=30, deadline=None)
+@given(syntax=st.sampled_from([RLELossless, JPEG2000Lossless]), data=st.data())
+def test_damaged_compressed_frames_are_a_reason(syntax, data):
+    source = make_source(shape=(40, 36, 1))
+    seg, _ = two_segments(source, "LABELMAP")
+    compress(seg, syntax)
+    stored = bytearray(seg.PixelData)
+    for _ in range(3):
+        stored[data.draw(st.integers(0, len(stored) - 1))] = data.draw(st.integers(0, 255))
+    seg.PixelData = bytes(stored[: data.draw(st.integers(1, len(stored)))])
+    with suppress(BadInputError):
+        read_seg(seg, source, DEFAULT_LABELS)
+
+
+def test_fractions_that_are_all_low_are_said():
+    source = make_source()
+    mask = label_on(source, values=(0, 99)).array
+    found = read_seg(foreign_seg(source, [segment(1, "liver")], {1: mask}, kind="FRACTIONAL"), source, DEFAULT_LABELS)
+    assert not found.volume.array.any()
+    assert found.notes == ("no voxel of segment 1 'liver' (no code) is half full",)
 
 
 def test_the_grid_is_checked_before_memory_is_taken():
