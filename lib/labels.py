@@ -28,18 +28,43 @@ _MARKERS = {"looked at", "looked at slices", "slices looked at", "reviewed", "re
 RESERVED = IGNORED | _NOT_LOOKED_AT_NAMES | _MARKERS
 
 
+class Code(BaseModel):
+    """A term of a coding scheme, as DICOM has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    value: str = Field(min_length=1, max_length=16)
+    meaning: str = Field(min_length=1, max_length=64)
+    scheme: str = Field(default="SCT", min_length=1, max_length=16)
+
+
+class Codes(BaseModel):
+    """What a class is in DICOM SEG: what kind of thing, which, and where in the body."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    category: Code
+    type: Code
+    region: Code | None = None
+
+
 class Label(BaseModel):
-    """One class: its index in label volumes, its color on screen and the other names it goes by."""
+    """One class: its index in label volumes, its color on screen, the other names it goes by and its codes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     index: int = Field(ge=1, le=254)
     color: tuple[int, int, int] = (128, 174, 128)
     aliases: tuple[str, ...] = ()
+    codes: Codes | None = None
 
 
+_LIVER_CODE = Code(value="10200004", meaning="Liver")
 LIVER = Label(
-    index=1, color=(221, 130, 101), aliases=("liver parenchyma", "hepar", "foie", "leber", "hígado", "fegato")
+    index=1,
+    color=(221, 130, 101),
+    aliases=("liver parenchyma", "hepar", "foie", "leber", "hígado", "fegato"),
+    codes=Codes(category=Code(value="123037004", meaning="Anatomical Structure"), type=_LIVER_CODE),
 )
 TUMOR = Label(
     index=2,
@@ -47,6 +72,11 @@ TUMOR = Label(
     aliases=(
         "tumour", "tumors", "tumours", "liver tumor", "liver tumour", "hepatic tumor", "hepatic tumour", "lesion",
         "lesions", "liver lesion", "hepatic lesion", "liver cancer", "neoplasm", "liver neoplasm",
+    ),
+    codes=Codes(
+        category=Code(value="49755003", meaning="Morphologically Altered Structure"),
+        type=Code(value="108369006", meaning="Neoplasm"),
+        region=_LIVER_CODE,
     ),
 )  # fmt: skip
 DEFAULT_LABELS: dict[str, Label] = {"liver": LIVER, "tumor": TUMOR}
@@ -75,6 +105,11 @@ def names_for_clients(labels: Mapping[str, int], *, partly: bool) -> list[dict[s
     """
     named = {**labels, NOT_LOOKED_AT_NAME: NOT_LOOKED_AT} if partly else labels
     return [{"name": name, "idx": index} for name, index in named.items()]
+
+
+def is_not_looked_at(name: str) -> bool:
+    """Whether a segment holds the voxels that nobody judged."""
+    return plain(name) in _NOT_LOOKED_AT_NAMES
 
 
 def is_marker(name: str) -> bool:
@@ -164,7 +199,7 @@ def merge(
 
 def _known_index(name: str, labels: Mapping[str, Label]) -> int:
     """Index of a segment that has voxels; 0 for scribbles and markers."""
-    if plain(name) in _NOT_LOOKED_AT_NAMES:
+    if is_not_looked_at(name):
         return NOT_LOOKED_AT
     index = 0 if plain(name) in RESERVED else find_index(name, labels)
     if index is None:

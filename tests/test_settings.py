@@ -73,7 +73,7 @@ def test_every_key_is_documented(key):
 
 def test_no_key_is_documented_that_does_not_exist():
     rows = re.findall(r"^\| `([^`]+)` \| ([^|]*) \|", CONFIGURATION.read_text(encoding="utf-8"), re.MULTILINE)
-    known = {*dotted_keys(), *(f"labels.NAME.{key}" for key in ("index", "color", "aliases"))}
+    known = {*dotted_keys(), *(f"labels.NAME.{key}" for key in ("index", "color", "aliases", "codes"))}
     known |= {"windows.NAME.width", "windows.NAME.level"}
     assert {key for key, _ in rows} <= known
 
