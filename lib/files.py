@@ -113,7 +113,12 @@ def writable_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         try_writing(folder)
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror)
-        msg = f"can't write into {folder}: {reason}"
-        raise (UnavailableError if error.errno in _READ_ONLY else StorageError)(msg) from error
+        raise write_error(folder, error) from error
     return folder
+
+
+def write_error(folder: Path, error: OSError) -> StorageError:
+    """The error that tells a person why a folder could not be written into, and what to do."""
+    reason = _REASONS.get(error.errno or 0, error.strerror)
+    msg = f"can't write into {folder}: {reason}"
+    return (UnavailableError if error.errno in _READ_ONLY else StorageError)(msg)
