@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.dicomweb.client import Pacs
+from lib.errors import StorageError
 from lib.files import sync_folder, writable_folder, write_error
 
 _FETCHING = ".fetching-"
@@ -130,7 +131,7 @@ class SeriesCache:
 
         Raises:
             BlockingIOError: another holds it and `how` says not to wait.
-            StorageError: the lock file can't be made.
+            StorageError: the lock file can't be made, or not be locked.
         """
         path = self.folder / f"{key}{_LOCK}"
         while True:
@@ -139,13 +140,22 @@ class SeriesCache:
             except OSError as error:
                 raise write_error(self.folder, error) from error
             try:
-                fcntl.flock(handle, how)
+                self._lock(handle, how)
                 if not _is_file(handle, path):  # removed together with the entry while we waited
                     continue
                 yield path
                 return
             finally:
                 os.close(handle)
+
+    def _lock(self, handle: int, how: int) -> None:
+        try:
+            fcntl.flock(handle, how)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            msg = f"can't lock files in {self.folder} ({error.strerror}); choose a folder on a local disk"
+            raise StorageError(msg) from error
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a DICOMweb PACS can be asked for: `Pacs`."""
 
 import logging
+import os
 import struct
 import sys
 import threading
@@ -295,21 +296,23 @@ class Pacs:
 
     @property
     def _session(self) -> requests.Session:
-        """One for each thread, as sessions can't be shared."""
-        if not hasattr(self._threads, "session"):
-            self._threads.session = open_session(self.settings)
-        session: requests.Session = self._threads.session
-        return session
+        return self._own()[0]
 
     @property
     def _client(self) -> DICOMwebClient:
-        if not hasattr(self._threads, "client"):
+        return self._own()[1]
+
+    def _own(self) -> tuple[requests.Session, DICOMwebClient]:
+        """For each thread its own, and none from before a fork, as connections can't be shared."""
+        process, *own = getattr(self._threads, "own", (None,))
+        if process != os.getpid():
+            session = open_session(self.settings)
             # Objects are sent in one piece: chunks without a length are more than some PACS and proxies take.
-            client = DICOMwebClient(self.settings.url, self._session, chunk_size=sys.maxsize, permissive_uid=True)
+            client = DICOMwebClient(self.settings.url, session, chunk_size=sys.maxsize, permissive_uid=True)
             client.set_http_retry_params(retry=False)  # the session does that, for lost connections too
-            self._threads.client = client
-        made: DICOMwebClient = self._threads.client
-        return made
+            own = [session, client]
+            self._threads.own = (os.getpid(), *own)
+        return own[0], own[1]
 
 
 def _listed(items: Any) -> list[dict[str, Any]]:

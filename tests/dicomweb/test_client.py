@@ -171,6 +171,9 @@ def test_what_can_not_be_stored(orthanc):
     with pytest.raises(BadInputError, match="the object can't be stored: it lacks StudyInstanceUID"):
         pacs.store(seg)
     seg = seg_for(ct_series())
+    del seg.file_meta.TransferSyntaxUID
+    with pytest.raises(BadInputError, match="can't be stored: it can't be written as a DICOM file"):
+        pacs.store(seg)
     del seg.file_meta
     with pytest.raises(BadInputError, match="the object can't be stored: it lacks its file meta information"):
         pacs.store(seg)

@@ -137,6 +137,7 @@ def test_a_login_page_elsewhere_is_not_followed():
         assert len(server.requests) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 def test_series_without_usable_uid_are_left_out(caplog):
     with BadPacs(says(series("1.1") + series("../2") + series("1.3")), EMPTY) as server:
         assert [one.series_uid for one in server.pacs().find_series()] == ["1.1", "1.3"]
@@ -197,6 +198,7 @@ def test_half_a_series(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 @pytest.mark.parametrize(
     ("answer", "what"),
     [
