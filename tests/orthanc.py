@@ -72,7 +72,7 @@ class Orthanc:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self.stop(signal.SIGKILL)  # at once, as nothing of it is needed any more
         shutil.rmtree(self.folder)
 
     @property
@@ -110,11 +110,11 @@ class Orthanc:
                 raise RuntimeError(msg)
             time.sleep(0.02)
 
-    def stop(self) -> None:
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it; what it stored stays."""
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(how)
         try:
             self._process.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:

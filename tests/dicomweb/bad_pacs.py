@@ -30,6 +30,7 @@ class BadPacs:
     def __init__(self, *answers: Answer, context: Any = None) -> None:
         self.answers = list(answers)
         self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.ports: list[int] = []  # of the client, for each request
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -38,6 +39,7 @@ class BadPacs:
             def do_GET(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 outer.requests.append((self.command, self.path, dict(self.headers)))
+                outer.ports.append(self.client_address[1])
                 answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
                 answer(self)
 

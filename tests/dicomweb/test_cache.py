@@ -174,6 +174,33 @@ def test_a_fetch_of_another_process_is_not_swept_away(cache):
     assert os.listdir(cache.folder) == []
 
 
+def test_a_lock_file_that_was_removed_is_no_lock(orthanc, pacs, cache):
+    series = ct_series()
+    orthanc.fill(series)
+    use(cache, pacs, series)
+    (lock,) = cache.folder.glob("*.lock")
+    using, used = threading.Event(), threading.Event()
+
+    def hold():
+        with cache.series(pacs, *uids(series)):
+            using.set()
+            used.wait(20)
+
+    with ThreadPoolExecutor(1) as pool:
+        with lock.open() as removed:
+            fcntl.flock(removed, fcntl.LOCK_EX)
+            held = pool.submit(hold)
+            assert not using.wait(0.3)  # it waits for the lock
+            lock.unlink()
+        try:
+            assert using.wait(20)
+            with lock.open() as other, pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            used.set()
+        held.result()
+
+
 def test_removing_and_using_at_the_same_time(orthanc, pacs, tmp_path):
     every = [ct_series(seed, shape=(16, 16, 3)) for seed in range(3)]
     orthanc.fill(*every)
