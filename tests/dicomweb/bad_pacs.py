@@ -10,10 +10,13 @@ from typing import Any
 
 import pydicom
 from pydicom import Dataset
+from pydicom.uid import CTImageStorage
 
 from lib.dicomweb.client import Pacs
 from lib.dicomweb.settings import PacsSettings
+from tests.orthanc import new_dataset
 
+STUDY, SERIES = "1.2.3", "1.2.3.4"
 Answer = Callable[[BaseHTTPRequestHandler], None]
 BOUNDARY = "a-boundary"
 MULTIPART = f'multipart/related; type="application/dicom"; boundary="{BOUNDARY}"'
@@ -126,6 +129,13 @@ def listed(keyword: str, *uids: str, **more: Any) -> list[dict[str, Any]]:
             setattr(dataset, name, value)
         items.append(dataset.to_json_dict())
     return items
+
+
+def instance(sop_uid: str, series_uid: str = SERIES) -> Dataset:
+    """Hardly a slice."""
+    dataset = new_dataset(CTImageStorage, STUDY, series_uid)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = sop_uid
+    return dataset
 
 
 def multipart(*datasets: Dataset, closed: bool = True) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 from lib.dicomweb.cache import SeriesCache
 from lib.dicomweb.client import Pacs
 from lib.errors import NotFoundError, StorageError, UnavailableError
-from tests.dicomweb.bad_pacs import MULTIPART, BadPacs, listed, multipart, says
+from tests.dicomweb.bad_pacs import MULTIPART, SERIES, STUDY, BadPacs, instance, listed, multipart, says
 from tests.orthanc import ct_series
 from tests.store.small_disk import SmallDisk
 
@@ -223,14 +223,12 @@ def test_removing_and_using_at_the_same_time(orthanc, pacs, tmp_path):
 
 
 def test_half_a_series_leaves_nothing(tmp_path):
-    from tests.dicomweb.test_faults import instance
-
     half = says(multipart(instance("1.5")), kind=MULTIPART)
     cache = SeriesCache(tmp_path / "cache", PLENTY)
     with (
         BadPacs(says(listed("SOPInstanceUID", "1.5", "1.6")), says([]), half) as server,
         pytest.raises(UnavailableError, match="gave 1 of the 2 instances of series"),
-        cache.series(server.pacs(), "1.2.3", "1.2.3.4"),
+        cache.series(server.pacs(), STUDY, SERIES),
     ):
         pass
     assert folders(cache) == []

@@ -11,21 +11,25 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from pydicom.uid import CTImageStorage, SegmentationStorage
+from pydicom.uid import SegmentationStorage
 
 from lib.errors import BadInputError, NotFoundError, UnavailableError
-from tests.dicomweb.bad_pacs import MULTIPART, BadPacs, hangs_up, listed, multipart, says, waits
+from tests.dicomweb.bad_pacs import (
+    MULTIPART,
+    SERIES,
+    STUDY,
+    BadPacs,
+    hangs_up,
+    instance,
+    listed,
+    multipart,
+    says,
+    waits,
+)
 from tests.orthanc import new_dataset
 
-STUDY, SERIES = "1.2.3", "1.2.3.4"
 LISTED = says(listed("SOPInstanceUID", "1.5", "1.6", "1.7"))
 EMPTY = says([])
-
-
-def instance(sop_uid, series_uid=SERIES):
-    dataset = new_dataset(CTImageStorage, STUDY, series_uid)
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = sop_uid
-    return dataset
 
 
 WHOLE = multipart(*map(instance, ("1.5", "1.6", "1.7")))
