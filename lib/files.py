@@ -114,9 +114,7 @@ def writable_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         try_writing(folder)
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror)
-        msg = f"can't write into {folder}: {reason}"
-        raise (UnavailableError if error.errno in _READ_ONLY else StorageError)(msg) from error
+        raise write_error(folder, error) from error
     return folder
 
 
@@ -124,3 +122,10 @@ def file_sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_error(folder: Path, error: OSError) -> StorageError:
+    """The error that tells a person why a folder could not be written into, and what to do."""
+    reason = _REASONS.get(error.errno or 0, error.strerror)
+    msg = f"can't write into {folder}: {reason}"
+    return (UnavailableError if error.errno in _READ_ONLY else StorageError)(msg)

@@ -1,5 +1,6 @@
 """Fixtures that many tests share, and how tests are given to several workers."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from lib.datasets.samples import DEFAULT_FOLDER, REAL, complete_kind, ensure_samples
 from tests.alone_last import AloneLast, put_last
+from tests.orthanc import Orthanc, orthanc_or_skip
 
 # Other work on the machine must not decide whether a test passes.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -40,3 +42,17 @@ def real_samples(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pa
     if complete_kind(folder) != REAL:
         pytest.skip("pip reaches no registry that has the sample CTs")
     return folder
+
+
+@pytest.fixture(scope="session")
+def running_orthanc() -> Iterator[Orthanc]:
+    """A PACS with a login for all tests, started by the first that needs it; ask for `orthanc`."""
+    with orthanc_or_skip({"annotator": "correct horse ü"}) as server:
+        yield server
+
+
+@pytest.fixture
+def orthanc(running_orthanc: Orthanc) -> Orthanc:
+    """A PACS with nothing in it."""
+    running_orthanc.empty()
+    return running_orthanc

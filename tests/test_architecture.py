@@ -10,8 +10,8 @@ LIB = Path(__file__).resolve().parents[1] / "lib"
 ORDER = (
     "doctor", "web", "datasets", "benchmarks", "training", "activelearning",
     "store", "inference", "settings", "metrics", "networks", "transforms", "phantom", "anatomy", "volume_io",
-    "nrrd_file", "segments", "dicom_seg", "dicom", "looked_at", "volume", "labels", "console", "files", "errors",
-    "venv",
+    "nrrd_file", "segments", "dicomweb", "dicom_seg", "dicom", "looked_at", "volume", "labels", "console", "files",
+    "errors", "venv",
 )  # fmt: skip
 # Files that are MONAI Label's interfaces; everything else is core.
 SHELLS = {
