@@ -27,7 +27,7 @@ _KEPT_OF_NAME = 24  # characters; the rest is free for our prefix, since file sy
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is fsynced and renamed to `path`, on error removed.
 
     The temporary name keeps the suffixes of `path`, as image writers choose the format by them, and starts with a
@@ -35,6 +35,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: where the finished file belongs; its folder is made if missing.
+        durable: whether it must survive a power cut; without that it is not fsynced.
 
     Raises:
         UnavailableError: the folder is read-only.
@@ -56,12 +57,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         made = True
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
-        for folder in made_folders:  # a file in a folder that a power cut takes away is gone as well
-            sync_folder(folder.parent)
+        if durable:
+            sync_folder(path.parent)
+            for folder in made_folders:  # a file in a folder that a power cut takes away is gone as well
+                sync_folder(folder.parent)
     except OSError as error:
         reason = _REASONS.get(error.errno or 0)
         # shutil names the file that it copies from first, whichever of the two refused.

@@ -96,7 +96,8 @@ def write_nrrd(
     }
     lines = ["NRRD0005", *(f"{key}: {value}" for key, value in header.items())]
     lines += [f"{key}:={value}" for key, value in fields.items()]
-    voxels = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
+    # In the order of the file, which for a label that we made is that of memory: no copy.
+    voxels = np.asfortranarray(array, dtype=array.dtype.newbyteorder("<")).T.data
     with path.open("wb") as file:
         file.write("\n".join([*lines, "", ""]).encode())
         file.write(igzip.compress(voxels, compresslevel=1) if compress else voxels)

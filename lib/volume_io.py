@@ -155,7 +155,12 @@ def write_image(path: str | Path, volume: Volume) -> None:
 
 
 def write_label(
-    path: str | Path, volume: Volume, labels: Mapping[str, Label] | None = None, *, compress: bool = False
+    path: str | Path,
+    volume: Volume,
+    labels: Mapping[str, Label] | None = None,
+    *,
+    compress: bool = False,
+    durable: bool = True,
 ) -> None:
     """Write a label volume, whole or not at all.
 
@@ -164,6 +169,7 @@ def write_label(
         volume: uint8 class indices.
         labels: names and colors; needed for `.seg.nrrd`.
         compress: gzip the voxels of NRRD files (raw by default: several times faster for interactive clients).
+        durable: see `lib.files.atomic_write`.
 
     Raises:
         BadInputError: unknown suffix, or `.seg.nrrd` without `labels`.
@@ -175,7 +181,7 @@ def write_label(
         raise BadInputError(msg)
     volume = Volume(volume.array.astype(np.uint8, copy=False), volume.affine)
     fields = segment_fields(volume.shape, labels) if suffix == ".seg.nrrd" and labels else {}
-    with atomic_write(path) as temporary:
+    with atomic_write(path, durable=durable) as temporary:
         _write(temporary, volume, suffix, fields, compress=compress)
 
 

@@ -96,3 +96,13 @@ def test_a_link_is_replaced_and_its_target_left_alone(tmp_path):
         temporary.write_text("new")
     assert not link.is_symlink()
     assert target.read_text() == "original"
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_only_what_must_survive_a_power_cut_is_synced(tmp_path, monkeypatch, durable):
+    synced = []
+    monkeypatch.setattr("lib.files.os.fsync", synced.append)
+    with atomic_write(tmp_path / "new" / "a.txt", durable=durable) as path:
+        path.write_text("a")
+    assert (tmp_path / "new" / "a.txt").read_text() == "a"
+    assert bool(synced) is durable

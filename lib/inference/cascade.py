@@ -209,7 +209,7 @@ def locate(engine: Engine, hu: NDArray[np.int16], spacing: tuple[float, float, f
     down, across = coarse_factors(spacing)
     if down == across == 1:
         return None
-    step = max(1, int(_COARSE_SLICE_MM / spacing[0]))
+    step = max(1, round(_COARSE_SLICE_MM / spacing[0]))
     chosen = np.arange(min(step // 2, len(hu) - 1), len(hu), step)
     batches = [slice(start, start + _COARSE_BATCH) for start in range(0, len(chosen), _COARSE_BATCH)]
     small = np.concatenate([shrunk(hu[chosen[some]], (down, across)) for some in batches])

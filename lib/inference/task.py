@@ -166,7 +166,10 @@ class LiverTumorInferTask(BasicInferTask):
             if planes:
                 write_planes(path, label, self.settings.labels)
             else:
-                write_label(path, label, self.settings.labels, compress=bool(data.get("result_compress")))
+                # Sent and removed: nobody looks for it after a power cut.
+                write_label(
+                    path, label, self.settings.labels, compress=bool(data.get("result_compress")), durable=False
+                )
         return path
 
     def _zip_planes(self, label: Volume) -> str:
