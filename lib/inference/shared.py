@@ -1,7 +1,10 @@
 """Segmentations for many clients: one engine in turn, each result made once, ahead of time where that is known."""
 
 import logging
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -87,7 +90,8 @@ class SharedSegmenter:
         if background:
             return self._one_of_many(path, postprocessing, model)
         work = partial(self._make, Path(path), key, model, once)
-        served: Served = self._queue.run(key if key.content else object(), work, client=client)
+        # The next has the engine while this one is finished, by the first of those who wait for it.
+        served = self._queue.run(key if key.content else object(), work, client=client).value()
         seconds = served.segmentation.seconds
         waited = max(0.0, time.perf_counter() - began - sum(seconds.values()))
         return served._replace(segmentation=replace(served.segmentation, seconds={"wait": waited, **seconds}))
@@ -105,7 +109,7 @@ class SharedSegmenter:
             logger.warning("not segmented ahead: %s", error)
             return
         if key.content and self._results.get(key) is None:
-            self._queue.start(key, partial(self._make, Path(path), key, model, False), client=client)
+            self._queue.start(key, partial(self._make_whole, Path(path), key, model), client=client)
 
     def info(self) -> dict[str, Any]:
         """How many jobs wait, how many results are kept and how much memory those take."""
@@ -127,10 +131,11 @@ class SharedSegmenter:
         self._results.keep_only(model.version)
         return model, Key(content_of(path), model.version, postprocessing)
 
-    def _make(self, path: Path, key: Key, model: Model, once: bool, give_way: GiveWay) -> Served:
+    def _make(self, path: Path, key: Key, model: Model, once: bool, give_way: GiveWay) -> "_Once":
+        """What needs the engine; the rest is done when its value is asked for."""
         kept = self._results.get(key)  # made while this one waited
         if kept is not None:
-            return _served(kept, model)
+            return _Once(partial(_served, kept, model))
         watch = Stopwatch()
         before = key._replace(postprocessing=None)
         made = self._results.get(before)
@@ -143,14 +148,27 @@ class SharedSegmenter:
             give_way()
             raw = predict(image, model, self._settings, watch, lambda _: give_way())
             give_way()
+            image = _without_voxels(image)
+        keep = not once and content_of(path) == key.content  # else it changed while it was read
+        return _Once(partial(self._finish, raw, image, key, model, watch, keep, made is not None))
+
+    def _make_whole(self, path: Path, key: Key, model: Model, give_way: GiveWay) -> "_Once":
+        """With nobody waiting who could finish it."""
+        made = self._make(path, key, model, False, give_way)
+        made.value()
+        return made
+
+    def _finish(
+        self, raw: NDArray[np.uint8], image: Volume, key: Key, model: Model, watch: Stopwatch, keep: bool, cached: bool
+    ) -> Served:
         assert key.postprocessing is not None
+        if keep and not cached:  # at once: whoever asks for the same meanwhile need not wait for the network again
+            self._results.put(key._replace(postprocessing=None), Kept(Packed.of(raw), image.affine, image.shape))
         served = self._finished(raw, image, key.postprocessing, model, watch)
         label, summary = served.segmentation.label, served.segmentation.summary
-        if not once and content_of(path) == key.content:  # else it changed while it was read
-            if made is None:
-                self._results.put(before, Kept(Packed.of(raw), image.affine, image.shape))
+        if keep:
             self._results.put(key, Kept(Packed.of(label.array), label.affine, label.shape, summary, served.centers))
-        return served._replace(cached=made is not None)
+        return served._replace(cached=cached)
 
     def _one_of_many(self, path: str | Path, postprocessing: PostprocessingSettings, model: Model) -> Served:
         """Only the network is waited for, so that others of the batch are read and cleaned while it works."""
@@ -188,3 +206,28 @@ def _served(kept: Kept, model: Model) -> Served:
 def _geometry(kept: Kept) -> Volume:
     """A volume as large as the image and where it was, without its voxels."""
     return Volume(np.broadcast_to(np.int16(0), kept.image_shape), kept.affine)
+
+
+def _without_voxels(image: Volume) -> Volume:
+    """The same for an image, whose memory the next one can have."""
+    return Volume(np.broadcast_to(np.int16(0), image.shape), image.affine)
+
+
+class _Once:
+    """Work that the first of several threads does for all; the others wait for it."""
+
+    def __init__(self, work: Callable[[], Served]) -> None:
+        self._lock = threading.Lock()
+        self._work: Callable[[], Served] | None = work
+        self._outcome: Future[Served] = Future()
+
+    def value(self) -> Served:
+        """What came of it, or its error, each time."""
+        with self._lock:
+            if self._work is not None:
+                work, self._work = self._work, None  # with the voxels that it holds
+                try:
+                    self._outcome.set_result(work())
+                except BaseException as error:
+                    self._outcome.set_exception(error)
+        return self._outcome.result()

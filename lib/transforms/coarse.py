@@ -1,7 +1,6 @@
 """Axial slices at low resolution, as the coarse pass over a volume sees them."""
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lib.volume import AIR_HU
@@ -27,9 +26,11 @@ def shrunk(hu: NDArray[np.int16], factors: tuple[int, int]) -> NDArray[np.int16]
     """
     down, across = factors
     _, height, width = hu.shape
-    tensor = torch.from_numpy(np.ascontiguousarray(hu)).float()
-    tensor = torch.nn.functional.pad(tensor, (0, -width % across, 0, -height % down), value=float(AIR_HU))
-    means: NDArray[np.int16] = torch.nn.functional.avg_pool2d(tensor, (down, across)).round().short().numpy()
+    if height % down or width % across:
+        hu = np.pad(hu, ((0, 0), (0, -height % down), (0, -width % across)), constant_values=AIR_HU)
+    rows = np.sum([hu[:, row::down] for row in range(down)], axis=0, dtype=np.int32)
+    sums = np.sum([rows[:, :, column::across] for column in range(across)], axis=0)
+    means: NDArray[np.int16] = np.rint(sums / (down * across)).astype(np.int16)
     return means
 
 
