@@ -31,7 +31,6 @@ _GROWTH = 2 * _SNAP
 _LEAST_MARGIN_MM = 30.0  # within slices, where pixels are small: the coarse pass is wrong by millimeters
 _SLICE_MARGIN_MM = 5.0  # above and below, at least a slice: the network needs no surroundings there
 _BODY_HU = -300  # fat and denser; clothes and most of a table are less
-_LEAST_OF_BODY = 5  # coarse pixels in a row or column, about 15 mm; a table's edge has fewer
 _BODY_MARGIN = 4  # coarse pixels of the air around
 _WORTH_IT = 0.75  # of all pixels: where more would be seen, the cuts save nothing
 
@@ -227,7 +226,7 @@ def _body(hu: NDArray[np.int16]) -> tuple[slice, slice]:
     dense = (hu > _BODY_HU).any(axis=0)
     spans = []
     for axis in (0, 1):
-        places = np.flatnonzero(np.count_nonzero(dense, axis=1 - axis) >= _LEAST_OF_BODY)
+        places = np.flatnonzero(dense.any(axis=1 - axis))
         first, last = (places[0], places[-1] + 1) if places.size else (0, dense.shape[axis])
         spans.append(slice(max(0, int(first) - _BODY_MARGIN), min(dense.shape[axis], int(last) + _BODY_MARGIN)))
     return spans[0], spans[1]

@@ -6,13 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def bounding_box(
-    array: NDArray[np.bool_] | NDArray[np.integer[Any]], margin: int = 0
-) -> tuple[slice, slice, slice] | None:
+def bounding_box(array: NDArray[Any], margin: int = 0) -> tuple[slice, slice, slice] | None:
     """The smallest box around the voxels that are not 0.
 
     Args:
-        array: three axes in any order.
+        array: numbers, three axes in any order.
         margin: voxels added on every side, as far as the volume reaches.
 
     Returns:
@@ -21,6 +19,8 @@ def bounding_box(
     if abs(array.strides[0]) < abs(array.strides[2]):  # the other way round in memory, where it is read fastest
         turned = bounding_box(array.T, margin)
         return turned and (turned[2], turned[1], turned[0])
+    if array.dtype.kind == "f":
+        array = array != 0
     plane = np.bitwise_or.reduce(array, axis=0) != 0  # no mask as large as the volume is made
     in_plane = [np.flatnonzero(plane.any(axis=axis)) for axis in (1, 0)]
     if not in_plane[0].size:

@@ -40,8 +40,8 @@ def test_any_order_and_direction_of_axes(seed, order, turned) -> None:
     assert bounding_box(view) == expected
 
 
-@pytest.mark.parametrize("dtype", [np.int16, np.uint32, np.int64])
-def test_other_integers(dtype) -> None:
+@pytest.mark.parametrize("dtype", [np.int16, np.uint32, np.int64, np.float32])
+def test_other_numbers(dtype) -> None:
     array = np.zeros((2, 3, 4), dtype)
     array[1, 2, 3] = -1 if dtype is np.int16 else 1
     assert bounding_box(array) == (slice(1, 2), slice(2, 3), slice(3, 4))
