@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from lib.errors import BadInputError
 from lib.segments import Segment, find_segments
-from lib.volume import Grid, checked_shape
+from lib.volume import LPS_TO_RAS, Grid, checked_shape
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TO_RAS = {
-    **dict.fromkeys(("left-posterior-superior", "lps"), _LPS_TO_RAS),
+    **dict.fromkeys(("left-posterior-superior", "lps"), LPS_TO_RAS),
     **dict.fromkeys(("right-anterior-superior", "ras"), np.eye(4)),
     **dict.fromkeys(("left-anterior-superior", "las"), np.diag([-1.0, 1.0, 1.0, 1.0])),
 }
@@ -80,7 +79,7 @@ def write_nrrd(
         fields: keys and values beside those of the format, see `lib.segments.segment_fields`.
         compress: gzip the voxels.
     """
-    lps = _LPS_TO_RAS @ affine
+    lps = LPS_TO_RAS @ affine
     layered = array.ndim == 4
     vectors = ["(" + ",".join(f"{value:.17g}" for value in vector) + ")" for vector in lps[:3].T]
     header = {

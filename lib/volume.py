@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lib.errors import BadInputError
 
 AIR_HU = -1024
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # of DICOM's and NRRD's patient coordinates to NIfTI's
 MAX_IN_PLANE, MAX_SLICES, MAX_VOXELS = 2048, 4096, 1_200_000_000
 _AXIAL = axcodes2ornt(("L", "P", "S"))
 

@@ -18,9 +18,8 @@ from lib.dicom.geometry import SamePixels, affine_of, stack
 from lib.dicom.pixels import planes, read_file
 from lib.dicom.slices import Slice, is_slice, slice_of
 from lib.errors import BadInputError
-from lib.volume import Grid, checked_shape
+from lib.volume import LPS_TO_RAS, Grid, checked_shape
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _CT_KINDS = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 _PREAMBLE = 128  # bytes before the letters DICM
 _ONE_EACH = {"PatientID": "patients", "StudyInstanceUID": "studies", "FrameOfReferenceUID": "frames of reference"}
@@ -124,7 +123,7 @@ def series_grid(headers: Iterable[Dataset], name: str, same_pixels: SamePixels |
     slices = stack(slices, name, same_pixels)
     rows, columns = slices[0].size
     shape = checked_shape((columns, rows, len(slices)), name)
-    grid = Grid(shape, _LPS_TO_RAS @ affine_of(slices, name))
+    grid = Grid(shape, LPS_TO_RAS @ affine_of(slices, name))
     return Series(series_uid, study, frame_of_reference, patient, grid, tuple(slices))
 
 

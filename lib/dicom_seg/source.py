@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from lib.errors import BadInputError
-from lib.volume import Grid, Volume, checked_shape, corner_distance
+from lib.volume import LPS_TO_RAS, Grid, Volume, checked_shape, corner_distance
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # What reading damaged or incomplete DICOM makes pydicom, numpy and Python raise.
 UNREADABLE: Any = (
     AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, NotImplementedError, RuntimeError,

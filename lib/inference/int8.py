@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from lib.errors import StorageError
-from lib.files import atomic_write, file_sha256
+from lib.files import atomic_write, file_sha256, write_error
 from lib.inference.agreement import Case
 from lib.transforms.lookup import look_up
 from lib.transforms.windowing import Channel, channel_tables
@@ -193,5 +192,4 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        msg = f"can't remove {path}: {error.strerror}; make its folder writable"
-        raise StorageError(msg) from error
+        raise write_error(path.parent, error) from error

@@ -141,14 +141,14 @@ class SharedSegmenter:
         made = self._results.get(before)
         if made is not None:
             with watch("unpack"):
-                raw, image = made.voxels.unpacked(), _geometry(made)
+                raw, image = made.voxels.unpacked(), _without_voxels(made.image_shape, made.affine)
         else:
             with watch("read"):
                 image = read_image(path)
             give_way()
             raw = predict(image, model, self._settings, watch, lambda _: give_way())
             give_way()
-            image = _without_voxels(image)
+            image = _without_voxels(image.shape, image.affine)  # the next one can have its memory
         keep = not once and content_of(path) == key.content  # else it changed while it was read
         return _Once(partial(self._finish, raw, image, key, model, watch, keep, made is not None))
 
@@ -203,14 +203,9 @@ def _served(kept: Kept, model: Model) -> Served:
     return Served(Segmentation(label, model.version, kept.summary, watch.seconds), kept.centers, cached=True)
 
 
-def _geometry(kept: Kept) -> Volume:
-    """A volume as large as the image and where it was, without its voxels."""
-    return Volume(np.broadcast_to(np.int16(0), kept.image_shape), kept.affine)
-
-
-def _without_voxels(image: Volume) -> Volume:
-    """The same for an image, whose memory the next one can have."""
-    return Volume(np.broadcast_to(np.int16(0), image.shape), image.affine)
+def _without_voxels(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> Volume:
+    """A volume as large as an image and where it is, but for a voxel's memory."""
+    return Volume(np.broadcast_to(np.int16(0), shape), affine)
 
 
 class _Once:
