@@ -99,12 +99,14 @@ class PacsImages:
         if is_here and self._was_asked(image_id):
             self._cache.use(path)
             return path
+        was_down = self._down is not None
         try:
             key, sop_uids = self._objects(known, self._impatient if is_here else self.pacs)
         except UnavailableError as error:
             if not is_here:
                 raise
-            logger.warning("the image %s is given as it was fetched: %s", image_id, error)
+            level = logging.DEBUG if was_down else logging.WARNING  # once while it lasts
+            logger.log(level, "the image %s is given as it was fetched: %s", image_id, error)
             self._cache.use(path)
             return path
         if not (is_here and known.key == key):
