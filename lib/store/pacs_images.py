@@ -29,7 +29,7 @@ from lib.store.scan import Changes, scan
 from lib.store.schema import images as images_table
 from lib.store.schema import series as series_table
 from lib.volume import Grid
-from lib.volume_io import as_image, write_image
+from lib.volume_io import as_image, read_image, write_image
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,15 @@ class PacsImages:
         return self._known(image_id).image.problem
 
     def note_if_unreadable(self, image_id: str) -> str | None:
-        """Nothing to note: a series was decoded whole when it was fetched."""
+        """Have a volume that can't be read fetched again; the series itself was decoded when it was fetched."""
+        known = self._in_ledger(image_id)
+        path = self._layout.image(image_id, STORED)
+        if known is not None and path.is_file():
+            try:
+                read_image(path)
+            except BadInputError as error:
+                logger.warning("the image %s is fetched again: %s", image_id, error)
+                self._forget(image_id)
         return None
 
     def look(self, progress: Progress | None = None) -> Changes:
