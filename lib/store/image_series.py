@@ -1,5 +1,6 @@
 """What sending and taking in SEGs needs to know of images: of which study they are, and where their slices lie."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,9 @@ class ImageSeries(Protocol):
             NotFoundError: no such image is known.
             UnavailableError: the PACS would have to be asked and can't be reached.
         """
+
+    def studies_with_images(self, study_uids: Collection[str]) -> set[str]:
+        """Those of these studies that hold an image of ours, as far as is known here; the PACS is not asked."""
 
     def source(self, image_id: str) -> SourceSeries:
         """Headers and geometry, which are kept here since the series was fetched.

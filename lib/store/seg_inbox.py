@@ -8,7 +8,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -157,7 +157,7 @@ class SegInbox:
         return []
 
     def look_through(self, listed: Iterable[Series] | None = None) -> list[Version]:
-        """Take in what is new among all SEGs of the PACS; images that they need are fetched.
+        """Take in what is new among all SEGs of the PACS; images that they are of are fetched.
 
         Args:
             listed: series as the PACS lists them, such as those of the last days; None: all. Page by page they are
@@ -203,11 +203,13 @@ class SegInbox:
                 study.at = time.monotonic()
 
     def _not_done(self, listed: Sequence[Series]) -> list[Series]:
-        """Those series of which the PACS has more or fewer SEGs than are done with."""
+        """Those series, in studies with images of ours, of which the PACS has more or fewer SEGs than are done with."""
+        ours = self._images.studies_with_images({one.study_uid for one in listed})
         with self._store.ledger.reading() as connection:
             rows = list(segs.of_series(connection, [one.series_uid for one in listed]).values())
             done = [row.series_uid for row in rows if not self._is_due(connection, row, None)]
-        return [one for one in listed if one.instances is None or done.count(one.series_uid) != one.instances]
+        counts = Counter(done)
+        return [one for one in listed if one.study_uid in ours and counts[one.series_uid] != one.instances]
 
     def _is_due(self, connection: Connection, row: segs.Seg, image_id: str | None) -> bool:
         """Whether a SEG that is known is to be looked at again: it was to wait, or its image is here by now."""
@@ -336,10 +338,10 @@ class SegInbox:
             raise OvertakenError
 
     def _note(self, found: _Found, unusable: UnusableSegError) -> None:
-        at = time.time() + _LATER_S if unusable.later else None
+        wait_s = _LATER_S if unusable.later else None
         with self._store.ledger.writing() as connection:
             new = segs.note_not_taken_in(
-                connection, found.sop_uid, found.series_uid, unusable.image_id, unusable.reason, at
+                connection, found.sop_uid, found.series_uid, unusable.image_id, unusable.reason, wait_s
             )
         if new:
             logger.warning("the SEG %s is not taken in: %s", found.sop_uid, unusable.reason)

@@ -23,6 +23,7 @@ SENT, FOUND = "sent", "found"
 BY_A_PERSON = ("client", "restored")  # sources of the versions that go to the PACS
 _PACS, _ERROR = "pacs", "pacs_error"  # facts: which PACS the ledger works with, and why it can't be reached
 _MOST_IN_A_LIST = 500
+_DAY_S, _MONTH_S = 86_400.0, 30 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def note_refused(connection: Connection, version: Version, reason: str, wait_s: 
     if before is not None and before.direction == SENT and before.next_try_at is None:
         return False  # another server was luckier
     attempts = before.attempts if before else 0
-    at = time.time() + min(wait_s * factor**attempts, 86_400.0)
+    at = time.time() + min(wait_s * factor ** min(attempts, 20), _DAY_S)
     values = _values(
         series_uid, version.image_id, SENT, version_id=version.id, problem=reason, attempts=attempts + 1, at=at
     )
@@ -168,7 +169,7 @@ def note_taken_in(connection: Connection, sop_uid: str, series_uid: str, version
 
 
 def note_not_taken_in(
-    connection: Connection, sop_uid: str, series_uid: str, image_id: str, reason: str | None, at: float | None
+    connection: Connection, sop_uid: str, series_uid: str, image_id: str, reason: str | None, wait_s: float | None
 ) -> bool:
     """A SEG can't be taken in, or not yet.
 
@@ -178,16 +179,17 @@ def note_not_taken_in(
         series_uid: of the SEG.
         image_id: the series that it was made for, empty if that is not known.
         reason: in words; None: it only waits.
-        at: when to look at it again; None: never.
+        wait_s: until it is looked at again, four times longer after each further try, up to a month; None: never.
 
     Returns:
-        False where that is nothing new.
+        Whether there is something new to tell.
     """
     before = known(connection, [sop_uid]).get(sop_uid)
     if before is not None and before.next_try_at is None:
         return False  # another was first
-    attempts = (before.attempts if before else 0) + 1
-    values = _values(series_uid, image_id, FOUND, problem=reason, attempts=attempts, at=at)
+    attempts = before.attempts if before else 0
+    at = None if wait_s is None else time.time() + min(wait_s * 4.0 ** min(attempts, 20), _MONTH_S)
+    values = _values(series_uid, image_id, FOUND, problem=reason, attempts=attempts + 1, at=at)
     _put(connection, sop_uid, before, values)
     if reason is None or (before is not None and before.problem == reason):
         return False

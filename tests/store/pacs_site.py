@@ -40,6 +40,9 @@ class FetchedSeries:
             raise NotFoundError(f"no series {image_id}")
         return self.studies_of[image_id]
 
+    def studies_with_images(self, study_uids):
+        return set(self.studies_of.values()) & set(study_uids)
+
     def source(self, image_id):
         if image_id not in self.headers:
             raise NotFoundError(f"the series {image_id} was never fetched")
@@ -51,7 +54,7 @@ class FetchedSeries:
         with tempfile.TemporaryDirectory() as folder:
             self.pacs.fetch(self.study_of(image_id), image_id, Path(folder))
             write_image(path, Volume(*read_series(folder)))
-            self.headers[image_id] = [one for one in read_headers(folder)]
+            self.headers[image_id] = list(read_headers(folder))
         return path
 
 

@@ -11,7 +11,10 @@ import pytest
 from lib.dicom_seg.read import read_seg
 from lib.errors import UnavailableError
 from lib.labels import NOT_LOOKED_AT
-from lib.store import events, segs
+from lib.settings import Settings
+from lib.store import events, report, segs
+from lib.store.store import Store
+from lib.volume import Volume
 from tests.orthanc import Orthanc, program
 from tests.store.pacs_site import Site
 
@@ -37,8 +40,7 @@ def until(condition, seconds=30.0):
 def test_a_label_comes_to_the_pacs_as_it_was_saved(site):
     array = site.label().array.copy()
     array[:, :, 3] = NOT_LOOKED_AT
-    label = type(site.label())(array, site.label().affine)
-    version = site.save(label)
+    version = site.save(Volume(array, site.label().affine))
     assert [one.id for one in site.outbox.waiting()] == [version.id]
     assert site.outbox.push() == 1
     (seg,) = site.in_pacs()
@@ -246,18 +248,12 @@ def test_a_label_of_a_deleted_series_waits(site, orthanc):
 
 
 def test_a_ledger_without_a_pacs_says_nothing_of_one(tmp_path):
-    from lib.settings import Settings
-    from lib.store import report
-    from lib.store.store import Store
-
     store = Store(tmp_path, Settings())
     assert "pacs" not in report.status(store)
     store.close()
 
 
 def test_the_status_for_people(site):
-    from lib.store import report
-
     site.save(site.label())
     lines = report.status_table(report.status(site.store)).splitlines()
     assert lines[-2].split() == ["PACS", site.pacs.name]
