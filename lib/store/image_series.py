@@ -22,12 +22,15 @@ class ImageSeries(Protocol):
     def studies_with_images(self, study_uids: Collection[str]) -> set[str]:
         """Those of these studies that hold an image of ours, as far as is known here; the PACS is not asked."""
 
+    def is_here(self, image_id: str) -> bool:
+        """Whether `source` knows the series without asking the PACS, as it was fetched once."""
+
     def source(self, image_id: str) -> SourceSeries:
         """Headers and geometry, which are kept here since the series was fetched.
 
         Raises:
-            NotFoundError: it never was.
-            UnavailableError: they can't be read now.
+            NotFoundError: it never was, or the PACS has no such series.
+            UnavailableError: they can't be had now.
         """
 
     def path(self, image_id: str) -> Path:

@@ -82,10 +82,8 @@ class SegMatching:
             UnusableSegError: an image must be; the SEG waits.
         """
         for image_id in candidates:
-            try:
-                self._images.source(image_id)
-            except NotFoundError:
-                raise UnusableSegError(None, image_id, later=True) from None
+            if not self._images.is_here(image_id):
+                raise UnusableSegError(None, image_id, later=True)
 
     def read_for(self, dataset: Dataset, candidates: Sequence[str]) -> tuple[str, SegLabel]:
         """The one image that a SEG fits, and what it says of it; images that were never fetched are.

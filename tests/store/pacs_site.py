@@ -43,6 +43,9 @@ class FetchedSeries:
     def studies_with_images(self, study_uids):
         return set(self.studies_of.values()) & set(study_uids)
 
+    def is_here(self, image_id):
+        return image_id in self.headers
+
     def source(self, image_id):
         if image_id not in self.headers:
             raise NotFoundError(f"the series {image_id} was never fetched")
