@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 MODALITY = "SEG"
 SOURCE = "pacs"  # of versions that were SEGs
 _LATER_S = 3600.0  # until what may be usable one day is looked at again
-_PAGE = 200
+_PAGE = 50
 _MOST_STUDIES = 1000  # whose last look is remembered
 
 

@@ -121,7 +121,7 @@ class Site:
             with tempfile.TemporaryDirectory() as folder:
                 self.pacs.fetch(study_uid, one.series_uid, Path(folder))
                 found += [pydicom.dcmread(path) for path in Path(folder).iterdir()]
-        return sorted(found, key=lambda seg: (seg.ContentDate, seg.ContentTime, seg.SeriesDescription))
+        return sorted(found, key=lambda seg: (seg.ContentDate, seg.ContentTime, seg.get("SeriesDescription", "")))
 
     def put(self, seg, image_id=None):
         """Store a SEG of another program, with what ties it to the patient and study of an image."""
