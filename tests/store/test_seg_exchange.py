@@ -66,6 +66,7 @@ def test_images_in_use_are_looked_at_again(site, exchange):
 
 
 def test_it_goes_on_when_the_pacs_is_back(site, exchange, orthanc, caplog):
+    site.put(seg(site, 1))
     orthanc.stop()
     try:
         exchange.start()
@@ -74,5 +75,4 @@ def test_it_goes_on_when_the_pacs_is_back(site, exchange, orthanc, caplog):
         assert sum("can't be looked for now" in one.getMessage() for one in caplog.records) == 2  # one of each thread
     finally:
         orthanc.start()
-    site.put(seg(site, 1))
     until(lambda: len(site.versions) == 1)
