@@ -163,6 +163,20 @@ class PacsImages:
         """Study Instance UID of an image."""
         return self._known(image_id).study_uid
 
+    def is_here(self, image_id: str) -> bool:
+        """Whether `source` knows the series without asking the PACS, as it was fetched once."""
+        return self._cache.headers(image_id).is_file()
+
+    def studies_with_images(self, study_uids: Collection[str]) -> set[str]:
+        """Those of these studies that hold an image, as far as is known here; the PACS is not asked."""
+        query = (
+            select(series_table.c.study_uid)
+            .join(images_table, images_table.c.image_id == series_table.c.image_id)
+            .where(series_table.c.study_uid.in_(study_uids), images_table.c.present)
+        )
+        with self._ledger.reading() as connection:
+            return set(connection.scalars(query))
+
     def ensure_fit(self, image_id: str) -> str | None:
         """Fetch an image that is to be handed out; why it can't be, None if it can.
 

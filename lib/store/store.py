@@ -17,7 +17,7 @@ from lib.settings import Settings
 from lib.store import versions
 from lib.store.found_labels import FoundLabels, UnsettledError
 from lib.store.image_files import FolderImages, ImageFiles
-from lib.store.label_store import LabelStore
+from lib.store.label_store import LabelStore, Noting
 from lib.store.layout import FINAL, ORIGINAL, Layout, checked_tag
 from lib.store.ledger import Ledger
 from lib.store.pacs_images import PacsImages
@@ -112,6 +112,7 @@ class Store:
         *,
         author: str,
         source: str = "client",
+        noting: Noting | None = None,
     ) -> Version:
         """`LabelStore.save`; a label that lies in the folder and was not taken in yet becomes the version before.
 
@@ -124,7 +125,7 @@ class Store:
             row = versions.shown(connection, image_id, checked_tag(tag))
         if row is not None and row.version_id is None and row.problem is None:
             self._each([(image_id, tag)], self.found_labels.take_in)
-        return self.labels.save(image_id, path, tag, info, author=author, source=source)
+        return self.labels.save(image_id, path, tag, info, author=author, source=source, noting=noting)
 
     def datalist(self, limit: int | None = None) -> list[dict[str, str]]:
         """`[{"image": path, "label": path}, ...]` of the images to train on, by name.
