@@ -54,11 +54,19 @@ class LabelStore:
         files: where images come from; None: the studies folder.
     """
 
-    def __init__(self, ledger: Ledger, layout: Layout, settings: Settings, files: ImageFiles | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        layout: Layout,
+        settings: Settings,
+        files: ImageFiles | None = None,
+        on_version: Callable[[Version], object] = lambda _: None,
+    ) -> None:
         self._ledger = ledger
         self._layout = layout
         self._settings = settings
         self._files = files or FolderImages(ledger, layout)
+        self._on_version = on_version
 
     def save(
         self,
@@ -370,6 +378,7 @@ class LabelStore:
                     if path is not None:
                         (self._layout.versions / path).unlink()
                 raise
+        self._on_version(version)
         return version
 
     def _record(

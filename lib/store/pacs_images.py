@@ -4,7 +4,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,6 +58,7 @@ class PacsImages:
         pacs: which has the images.
         rescan_s: seconds from the end of one listing of the whole PACS to the next.
         in_use_s: see `PacsCache`; None: as there.
+        on_listed: called after each listing of the whole PACS.
     """
 
     in_folder = False
@@ -70,6 +71,7 @@ class PacsImages:
         pacs: Pacs,
         rescan_s: float,
         in_use_s: float | None = None,
+        on_listed: Callable[[], object] = lambda: None,
     ) -> None:
         self.pacs = pacs
         self._impatient = Pacs(replace(pacs.settings, retries=0))  # where there is something to give without it
@@ -77,7 +79,7 @@ class PacsImages:
         self._layout = layout
         most = int(settings.cache_gb * _GIGA)
         self._cache = PacsCache(layout, most) if in_use_s is None else PacsCache(layout, most, in_use_s)
-        self._watch = PacsWatch(ledger, pacs, every_s=rescan_s, poll_s=settings.poll_seconds)
+        self._watch = PacsWatch(ledger, pacs, every_s=rescan_s, poll_s=settings.poll_seconds, on_walked=on_listed)
         self._asked: dict[str, float] = {}  # when each image was found unchanged, by the monotonic clock
         self._down: tuple[float, UnavailableError] | None = None
         self._lock = threading.Lock()

@@ -25,7 +25,9 @@ from lib.inference.task import LiverTumorInferTask
 from lib.settings import load_settings
 from lib.store.door import named_in_errors
 from lib.store.folder import FolderDatastore
+from lib.store.layout import FINAL
 from lib.store.store import Store
+from lib.store.versions import Version
 from lib.training.preflight import check_ledger
 from lib.training.recording import BY_ITSELF
 from lib.training.registry import Registry
@@ -128,6 +130,11 @@ class LiverLoopApp(MONAILabelApp):
         super().on_save_label(image_id, label_id)
         self.retraining.notice_label()
 
+    def _found_in_pacs(self, version: Version) -> None:
+        """A SEG that somebody stored in the PACS counts like a label that a client submits."""
+        if version.tag == FINAL:
+            self.retraining.notice_label()
+
     def check_inference(self, model: str, params: dict[str, Any]) -> None:
         """Refuse an inference or a batch of them before it starts.
 
@@ -228,7 +235,7 @@ class LiverLoopApp(MONAILabelApp):
         self.registry.follow()
         if self.store is not None:
             install_ledger(server)
-            self.store.watch()
+            self.store.watch(self._found_in_pacs)
         super().on_init_complete()
         self.retraining.begin()
         self.source.get(choose_device())  # so that its engine is chosen before the first request
