@@ -4,7 +4,8 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,8 +35,10 @@ from lib.volume_io import as_image, read_image, write_image
 logger = logging.getLogger(__name__)
 
 _FRESH_S = 2.0  # for so long after it was asked for, a series is taken for unchanged
+_LISTED_S = 60.0  # and for so long after its objects were listed, while their number is the same: a list takes a second
 _DOWN_S = 10.0  # for so long after it could not be reached, the PACS is not asked again
 _TELL_EVERY_S = 10.0  # progress in the log
+_MOST_ASKED = 1000  # images whose last answer is kept in memory
 _GIGA = 10**9
 
 
@@ -46,6 +49,16 @@ class _Known:
     image: Image
     study_uid: str
     key: str | None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the PACS said of a series, at which times by the monotonic clock."""
+
+    key: str
+    count: int
+    listed_at: float
+    at: float
 
 
 class PacsImages:
@@ -78,7 +91,7 @@ class PacsImages:
         most = int(settings.cache_gb * _GIGA)
         self._cache = PacsCache(layout, most) if in_use_s is None else PacsCache(layout, most, in_use_s)
         self._watch = PacsWatch(ledger, pacs, every_s=rescan_s, poll_s=settings.poll_seconds)
-        self._asked: dict[str, float] = {}  # when each image was found unchanged, by the monotonic clock
+        self._asked: dict[str, _Asked] = {}
         self._down: tuple[float, UnavailableError] | None = None
         self._lock = threading.Lock()
 
@@ -96,11 +109,11 @@ class PacsImages:
         known = self._known(image_id)
         path = self._layout.image(image_id, STORED)
         is_here = known.key is not None and known.image.grid is not None and known.image.file.is_of(path)
-        if is_here and self._was_asked(image_id):
-            self._cache.use(path)
-            return path
         was_down = self._down is not None
         try:
+            if is_here and self._seems_unchanged(known):
+                self._cache.use(path)
+                return path
             key, sop_uids = self._objects(known, self._impatient if is_here else self.pacs)
         except UnavailableError as error:
             if not is_here:
@@ -118,8 +131,8 @@ class PacsImages:
                     self._fetch(known, key, sop_uids)
             self.trim(keep=[image_id])
         self._cache.use(path)
-        with self._lock:
-            self._asked[image_id] = time.monotonic()
+        now = time.monotonic()
+        self._note_asked(image_id, _Asked(key, len(sop_uids), now, now))
         return path
 
     def paths(self, found: Sequence[tuple[str, str]]) -> Mapping[str, Path]:
@@ -246,46 +259,64 @@ class PacsImages:
     def _ask_for(self, image_id: str) -> None:
         if not is_uid(image_id):
             return
-        self._refuse_while_down()
-        try:
+        with self._asking():
             found = self.pacs.find(image_id)
-        except UnavailableError as error:
-            self._note_down(error)
-            raise
         if found is not None and found.modality == "CT":
             pacs_listing.note_listed(self._ledger, [found])
 
-    def _was_asked(self, image_id: str) -> bool:
+    def _seems_unchanged(self, known: _Known) -> bool:
+        """Whether the series has as many objects as when they were listed a short time ago; of one that is here."""
+        image_id = known.image.image_id
         with self._lock:
-            asked = self._asked.get(image_id, float("-inf"))
-            if len(self._asked) > 1000:
+            asked = self._asked.get(image_id)
+        now = time.monotonic()
+        if asked is None or asked.key != known.key or now - asked.listed_at >= _LISTED_S:
+            return False
+        if now - asked.at < _FRESH_S:
+            return True
+        with self._asking():
+            found = self._impatient.series(known.study_uid, image_id)
+        if found is None:
+            raise self._gone(image_id)
+        if found.instances != asked.count:
+            return False
+        self._note_asked(image_id, replace(asked, at=now))
+        return True
+
+    def _note_asked(self, image_id: str, asked: _Asked) -> None:
+        with self._lock:
+            if len(self._asked) >= _MOST_ASKED:
                 self._asked.clear()
-        return time.monotonic() - asked < _FRESH_S
+            self._asked[image_id] = asked
 
     def _objects(self, known: _Known, pacs: Pacs) -> tuple[str, list[str]]:
         """The objects that the series has now and their key; a series that is gone is noted so."""
-        self._refuse_while_down()
         image_id = known.image.image_id
         try:
-            sop_uids = pacs.instances(known.study_uid, image_id)
-        except UnavailableError as error:
-            self._note_down(error)
-            raise
+            with self._asking():
+                sop_uids = pacs.instances(known.study_uid, image_id)
         except NotFoundError:
-            pacs_listing.note_gone(self._ledger, [image_id])
-            msg = f"the PACS at {self.pacs.name} no longer has the series {image_id}; it was deleted or moved"
-            raise NotFoundError(msg) from None
-        self._down = None
+            raise self._gone(image_id) from None
         return hashlib.sha256("\n".join(sop_uids).encode()).hexdigest()[:32], sop_uids
 
-    def _refuse_while_down(self) -> None:
+    def _gone(self, image_id: str) -> NotFoundError:
+        """What to tell of a series that the PACS does not have any more, which is noted."""
+        pacs_listing.note_gone(self._ledger, [image_id])
+        msg = f"the PACS at {self.pacs.name} no longer has the series {image_id}; it was deleted or moved"
+        return NotFoundError(msg)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
         """Nobody waits again and again for a PACS that did not answer a moment ago."""
         down = self._down
         if down is not None and time.monotonic() - down[0] < _DOWN_S:
             raise UnavailableError(str(down[1]))
-
-    def _note_down(self, error: UnavailableError) -> None:
-        self._down = (time.monotonic(), error)
+        try:
+            yield
+        except UnavailableError as error:
+            self._down = (time.monotonic(), error)
+            raise
+        self._down = None
 
     def _fetch(self, known: _Known, key: str, sop_uids: list[str]) -> None:
         """With the image's lock held."""

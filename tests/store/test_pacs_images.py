@@ -148,6 +148,27 @@ def test_a_series_that_grew_is_fetched_anew_and_labels_of_before_do_not_count(or
     assert label_path.endswith(f"labels/final/{uid(series)}.nii.gz")
 
 
+def test_objects_that_were_replaced_are_noticed_by_their_list(orthanc, pacs, store, monkeypatch):
+    series, other = ct_series(1, shape=SHAPE), ct_series(2, shape=SHAPE)
+    orthanc.fill(series)
+    path = store.images.path(uid(series))
+    before = read_image(path)
+    for old, new in zip(series, other, strict=True):
+        orthanc.delete(str(old.SOPInstanceUID))
+        new.SeriesInstanceUID, new.StudyInstanceUID = old.SeriesInstanceUID, old.StudyInstanceUID
+        new.PatientID = old.PatientID
+    orthanc.fill(other)
+    asked = []
+    monkeypatch.setattr(store.images._impatient, "instances", lambda *uids: asked.append(uids))
+    store.images.path(uid(series))  # as many as before, and listed a moment ago
+    assert asked == []
+    monkeypatch.undo()
+    monkeypatch.setattr(pacs_images, "_LISTED_S", 0)
+    store.images.path(uid(series))
+    assert pacs.fetches == 2
+    assert not np.array_equal(read_image(path).array, before.array)
+
+
 def test_a_deleted_series_is_not_given(orthanc, store):
     series = ct_series(shape=SHAPE)
     orthanc.fill(series)
