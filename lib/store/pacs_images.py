@@ -16,6 +16,7 @@ from lib.dicom_seg.source import SourceSeries
 from lib.dicomweb.answers import is_uid
 from lib.dicomweb.client import Pacs
 from lib.errors import BadInputError, LiverLoopError, NotFoundError, UnavailableError
+from lib.files import file_sha256
 from lib.settings import PacsStoreSettings
 from lib.store import images, inspection, leases, pacs_listing, trainings, versions
 from lib.store.image_files import Progress
@@ -38,6 +39,7 @@ _FRESH_S = 2.0  # for so long after it was asked for, a series is taken for unch
 _LISTED_S = 60.0  # and for so long after its objects were listed, while their number is the same: a list takes a second
 _DOWN_S = 10.0  # for so long after it could not be reached, the PACS is not asked again
 _TELL_EVERY_S = 10.0  # progress in the log
+_AT_ONCE = 2  # series that are made volumes; a long one takes a gigabyte meanwhile
 _MOST_ASKED = 1000  # images whose last answer is kept in memory
 _GIGA = 10**9
 
@@ -94,6 +96,7 @@ class PacsImages:
         self._asked: dict[str, _Asked] = {}
         self._down: tuple[float, UnavailableError] | None = None
         self._lock = threading.Lock()
+        self._converting = threading.BoundedSemaphore(_AT_ONCE)
 
     def path(self, image_id: str) -> Path:
         """The image's volume as the PACS has the series now, fetched if it is not here.
@@ -215,6 +218,7 @@ class PacsImages:
 
     def watch(self) -> None:
         """List the PACS in the background, whole and for new studies."""
+        self.trim()  # the bound may be another one since the last start
         self._watch.start()
 
     def stop(self) -> None:
@@ -327,22 +331,28 @@ class PacsImages:
             self.pacs.fetch(known.study_uid, image_id, folder, sop_uids)
             fetched = time.monotonic()
             try:
-                headers, series = read_geometry(folder)
-                volume = as_image(read_voxels(series), series.grid.affine, f"series {image_id}")
+                with self._converting:
+                    grid = self._convert(folder, image_id)
             except BadInputError as error:
                 problem = str(error).replace(f"{folder}/", "").replace(str(folder), f"series {image_id}")
                 path.unlink(missing_ok=True)  # of other objects
                 self._note_problem(known, key, problem)
                 raise BadInputError(problem) from error
-            write_headers(self._cache.headers(image_id), headers, series)
-            write_image(path, volume)
-        self._note_fetched(known, key, Inspection(volume.grid, fingerprint_of(path)))
+        self._note_fetched(known, key, Inspection(grid, fingerprint_of(path)), file_sha256(path))
         logger.info(
             "fetched the image %s: %d objects in %.1f s, %s voxels written in %.1f s",
-            image_id, len(sop_uids), fetched - begun, "x".join(map(str, volume.shape)), time.monotonic() - fetched,
+            image_id, len(sop_uids), fetched - begun, "x".join(map(str, grid.shape)), time.monotonic() - fetched,
         )  # fmt: skip
 
-    def _note_fetched(self, known: _Known, key: str, found: Inspection) -> None:
+    def _convert(self, folder: Path, image_id: str) -> Grid:
+        """Make a folder of DICOM files the image's volume and headers."""
+        headers, series = read_geometry(folder)
+        volume = as_image(read_voxels(series), series.grid.affine, f"series {image_id}")
+        write_headers(self._cache.headers(image_id), headers, series)
+        write_image(self._layout.image(image_id, STORED), volume)
+        return volume.grid
+
+    def _note_fetched(self, known: _Known, key: str, found: Inspection, sha256: str) -> None:
         """Last the key, without which all else counts for nothing and the series is fetched again."""
         image_id = known.image.image_id
         state = FileState.of(self._layout.image(image_id, STORED), STORED)
@@ -357,7 +367,7 @@ class PacsImages:
             image = images.get(connection, image_id)
         if is_other:
             logger.warning("the series %s has other objects now; labels that were made before do not count", image_id)
-        inspection.note_found(self._ledger, self._layout, image, found)
+        inspection.note_found(self._ledger, self._layout, image, found, sha256)
         self._note_key(image_id, key)
 
     def _note_problem(self, known: _Known, key: str, problem: str) -> None:
