@@ -349,4 +349,5 @@ def _write(temporary: Path, volume: Volume, suffix: str, fields: Mapping[str, An
         image.set_qform(None, code=0)  # sheared: no quaternion holds it, and only the sform is right
     image.header.set_xyzt_units("mm")
     content = image.to_bytes()
-    temporary.write_bytes(igzip.compress(content, compresslevel=1) if suffix == ".nii.gz" else content)
+    # Without a time, so that equal volumes are equal files.
+    temporary.write_bytes(igzip.compress(content, compresslevel=1, mtime=0) if suffix == ".nii.gz" else content)

@@ -133,14 +133,21 @@ def note_if_unreadable(ledger: Ledger, layout: Layout, image_id: str) -> str | N
     return None
 
 
-def note_found(ledger: Ledger, layout: Layout, image: Image, found: Inspection) -> bool:
+def note_found(ledger: Ledger, layout: Layout, image: Image, found: Inspection, sha256: str | None = None) -> bool:
     """Note what an image is, and which of several with one content is not needed; False where it changed meanwhile.
+
+    Args:
+        ledger: what is known.
+        layout: where files lie.
+        image: as the ledger had it when its file was looked at.
+        found: in the file.
+        sha256: of the file; None: read where another may be the same.
 
     Raises:
         StorageError: the ledger refused.
     """
     path = layout.image(image.image_id, image.file.suffix)
-    own: str | None = None
+    own = sha256
     hashes: dict[str, str | None] = {}
     while True:
         with ledger.reading() as connection:

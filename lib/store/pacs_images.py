@@ -4,7 +4,8 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lib.dicom_seg.source import SourceSeries
 from lib.dicomweb.answers import is_uid
 from lib.dicomweb.client import Pacs
 from lib.errors import BadInputError, LiverLoopError, NotFoundError, UnavailableError
+from lib.files import file_sha256
 from lib.settings import PacsStoreSettings
 from lib.store import images, inspection, leases, pacs_listing, trainings, versions
 from lib.store.image_files import Progress
@@ -34,8 +36,11 @@ from lib.volume_io import as_image, read_image, write_image
 logger = logging.getLogger(__name__)
 
 _FRESH_S = 2.0  # for so long after it was asked for, a series is taken for unchanged
+_LISTED_S = 60.0  # and for so long after its objects were listed, while their number is the same: a list takes a second
 _DOWN_S = 10.0  # for so long after it could not be reached, the PACS is not asked again
 _TELL_EVERY_S = 10.0  # progress in the log
+_AT_ONCE = 2  # series that are made volumes; a long one takes a gigabyte meanwhile
+_MOST_ASKED = 1000  # images whose last answer is kept in memory
 _GIGA = 10**9
 
 
@@ -46,6 +51,16 @@ class _Known:
     image: Image
     study_uid: str
     key: str | None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the PACS said of a series, at which times by the monotonic clock."""
+
+    key: str
+    count: int
+    listed_at: float
+    at: float
 
 
 class PacsImages:
@@ -80,9 +95,10 @@ class PacsImages:
         most = int(settings.cache_gb * _GIGA)
         self._cache = PacsCache(layout, most) if in_use_s is None else PacsCache(layout, most, in_use_s)
         self._watch = PacsWatch(ledger, pacs, every_s=rescan_s, poll_s=settings.poll_seconds, on_walked=on_listed)
-        self._asked: dict[str, float] = {}  # when each image was found unchanged, by the monotonic clock
+        self._asked: dict[str, _Asked] = {}
         self._down: tuple[float, UnavailableError] | None = None
         self._lock = threading.Lock()
+        self._converting = threading.BoundedSemaphore(_AT_ONCE)
 
     def path(self, image_id: str) -> Path:
         """The image's volume as the PACS has the series now, fetched if it is not here.
@@ -98,11 +114,11 @@ class PacsImages:
         known = self._known(image_id)
         path = self._layout.image(image_id, STORED)
         is_here = known.key is not None and known.image.grid is not None and known.image.file.is_of(path)
-        if is_here and self._was_asked(image_id):
-            self._cache.use(path)
-            return path
         was_down = self._down is not None
         try:
+            if is_here and self._seems_unchanged(known):
+                self._cache.use(path)
+                return path
             key, sop_uids = self._objects(known, self._impatient if is_here else self.pacs)
         except UnavailableError as error:
             if not is_here:
@@ -120,8 +136,8 @@ class PacsImages:
                     self._fetch(known, key, sop_uids)
             self.trim(keep=[image_id])
         self._cache.use(path)
-        with self._lock:
-            self._asked[image_id] = time.monotonic()
+        now = time.monotonic()
+        self._note_asked(image_id, _Asked(key, len(sop_uids), now, now))
         return path
 
     def paths(self, found: Sequence[tuple[str, str]]) -> Mapping[str, Path]:
@@ -218,6 +234,7 @@ class PacsImages:
 
     def watch(self) -> None:
         """List the PACS in the background, whole and for new studies."""
+        self.trim()  # the bound may be another one since the last start
         self._watch.start()
 
     def stop(self) -> None:
@@ -262,46 +279,64 @@ class PacsImages:
     def _ask_for(self, image_id: str) -> None:
         if not is_uid(image_id):
             return
-        self._refuse_while_down()
-        try:
+        with self._asking():
             found = self.pacs.find(image_id)
-        except UnavailableError as error:
-            self._note_down(error)
-            raise
         if found is not None and found.modality == "CT":
             pacs_listing.note_listed(self._ledger, [found])
 
-    def _was_asked(self, image_id: str) -> bool:
+    def _seems_unchanged(self, known: _Known) -> bool:
+        """Whether the series has as many objects as when they were listed a short time ago; of one that is here."""
+        image_id = known.image.image_id
         with self._lock:
-            asked = self._asked.get(image_id, float("-inf"))
-            if len(self._asked) > 1000:
+            asked = self._asked.get(image_id)
+        now = time.monotonic()
+        if asked is None or asked.key != known.key or now - asked.listed_at >= _LISTED_S:
+            return False
+        if now - asked.at < _FRESH_S:
+            return True
+        with self._asking():
+            found = self._impatient.series(known.study_uid, image_id)
+        if found is None:
+            raise self._gone(image_id)
+        if found.instances != asked.count:
+            return False
+        self._note_asked(image_id, replace(asked, at=now))
+        return True
+
+    def _note_asked(self, image_id: str, asked: _Asked) -> None:
+        with self._lock:
+            if len(self._asked) >= _MOST_ASKED:
                 self._asked.clear()
-        return time.monotonic() - asked < _FRESH_S
+            self._asked[image_id] = asked
 
     def _objects(self, known: _Known, pacs: Pacs) -> tuple[str, list[str]]:
         """The objects that the series has now and their key; a series that is gone is noted so."""
-        self._refuse_while_down()
         image_id = known.image.image_id
         try:
-            sop_uids = pacs.instances(known.study_uid, image_id)
-        except UnavailableError as error:
-            self._note_down(error)
-            raise
+            with self._asking():
+                sop_uids = pacs.instances(known.study_uid, image_id)
         except NotFoundError:
-            pacs_listing.note_gone(self._ledger, [image_id])
-            msg = f"the PACS at {self.pacs.name} no longer has the series {image_id}; it was deleted or moved"
-            raise NotFoundError(msg) from None
-        self._down = None
+            raise self._gone(image_id) from None
         return hashlib.sha256("\n".join(sop_uids).encode()).hexdigest()[:32], sop_uids
 
-    def _refuse_while_down(self) -> None:
+    def _gone(self, image_id: str) -> NotFoundError:
+        """What to tell of a series that the PACS does not have any more, which is noted."""
+        pacs_listing.note_gone(self._ledger, [image_id])
+        msg = f"the PACS at {self.pacs.name} no longer has the series {image_id}; it was deleted or moved"
+        return NotFoundError(msg)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
         """Nobody waits again and again for a PACS that did not answer a moment ago."""
         down = self._down
         if down is not None and time.monotonic() - down[0] < _DOWN_S:
             raise UnavailableError(str(down[1]))
-
-    def _note_down(self, error: UnavailableError) -> None:
-        self._down = (time.monotonic(), error)
+        try:
+            yield
+        except UnavailableError as error:
+            self._down = (time.monotonic(), error)
+            raise
+        self._down = None
 
     def _fetch(self, known: _Known, key: str, sop_uids: list[str]) -> None:
         """With the image's lock held."""
@@ -312,22 +347,28 @@ class PacsImages:
             self.pacs.fetch(known.study_uid, image_id, folder, sop_uids)
             fetched = time.monotonic()
             try:
-                headers, series = read_geometry(folder)
-                volume = as_image(read_voxels(series), series.grid.affine, f"series {image_id}")
+                with self._converting:
+                    grid = self._convert(folder, image_id)
             except BadInputError as error:
                 problem = str(error).replace(f"{folder}/", "").replace(str(folder), f"series {image_id}")
                 path.unlink(missing_ok=True)  # of other objects
                 self._note_problem(known, key, problem)
                 raise BadInputError(problem) from error
-            write_headers(self._cache.headers(image_id), headers, series)
-            write_image(path, volume)
-        self._note_fetched(known, key, Inspection(volume.grid, fingerprint_of(path)))
+        self._note_fetched(known, key, Inspection(grid, fingerprint_of(path)), file_sha256(path))
         logger.info(
             "fetched the image %s: %d objects in %.1f s, %s voxels written in %.1f s",
-            image_id, len(sop_uids), fetched - begun, "x".join(map(str, volume.shape)), time.monotonic() - fetched,
+            image_id, len(sop_uids), fetched - begun, "x".join(map(str, grid.shape)), time.monotonic() - fetched,
         )  # fmt: skip
 
-    def _note_fetched(self, known: _Known, key: str, found: Inspection) -> None:
+    def _convert(self, folder: Path, image_id: str) -> Grid:
+        """Make a folder of DICOM files the image's volume and headers."""
+        headers, series = read_geometry(folder)
+        volume = as_image(read_voxels(series), series.grid.affine, f"series {image_id}")
+        write_headers(self._cache.headers(image_id), headers, series)
+        write_image(self._layout.image(image_id, STORED), volume)
+        return volume.grid
+
+    def _note_fetched(self, known: _Known, key: str, found: Inspection, sha256: str) -> None:
         """Last the key, without which all else counts for nothing and the series is fetched again."""
         image_id = known.image.image_id
         state = FileState.of(self._layout.image(image_id, STORED), STORED)
@@ -342,7 +383,7 @@ class PacsImages:
             image = images.get(connection, image_id)
         if is_other:
             logger.warning("the series %s has other objects now; labels that were made before do not count", image_id)
-        inspection.note_found(self._ledger, self._layout, image, found)
+        inspection.note_found(self._ledger, self._layout, image, found, sha256)
         self._note_key(image_id, key)
 
     def _note_problem(self, known: _Known, key: str, problem: str) -> None:

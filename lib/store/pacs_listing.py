@@ -42,7 +42,7 @@ def walk(
     Args:
         ledger: what is known.
         pacs: which is asked.
-        progress: called after each page with the number of series so far; what it raises ends the walk.
+        progress: called again and again with the number of series so far; what it raises ends the walk.
 
     Returns:
         How many series there are.
@@ -53,7 +53,7 @@ def walk(
     """
     begun = time.time()
     count = _note_all(ledger, pacs.find_series("CT"), progress)
-    _note_gone(ledger, pacs, begun)
+    _note_gone(ledger, pacs, begun, lambda: progress(count) if progress is not None else None)
     return count
 
 
@@ -130,8 +130,8 @@ def _note_all(ledger: Ledger, found: Iterable[Series], progress: Callable[[int],
     return count
 
 
-def _note_gone(ledger: Ledger, pacs: Pacs, begun: float) -> None:
-    """Ask for each series that is there by the ledger and was not listed since."""
+def _note_gone(ledger: Ledger, pacs: Pacs, begun: float, alive: Callable[[], object]) -> None:
+    """Ask for each series that is there by the ledger and was not listed since; `alive` is called for each."""
     query = (
         select(series_table.c.image_id, series_table.c.study_uid)
         .join(images_table, images_table.c.image_id == series_table.c.image_id)
@@ -147,6 +147,7 @@ def _note_gone(ledger: Ledger, pacs: Pacs, begun: float) -> None:
             return
         there, gone = [], []
         for image_id, study_uid in page:
+            alive()
             found = pacs.series(study_uid, image_id)
             if found is None or found.modality not in ("", "CT"):
                 gone.append(image_id)

@@ -19,9 +19,9 @@ OF_SERIES = re.compile(r"/studies/([0-9.]+)/series/([0-9.]+)/instances")
 
 
 @contextmanager
-def pacs_store(folder: Path, pacs: Pacs, in_use_s: float | None = None, **settings: Any):
+def pacs_store(folder: Path, pacs: Pacs, in_use_s: float | None = None, ledger: str = "", **settings: Any):
     """A store whose images come from `pacs`, in a working folder that is made if it is missing."""
-    chosen = Settings.model_validate({"pacs": settings})
+    chosen = Settings.model_validate({"pacs": settings, "ledger": ledger})
     _make(folder, pacs.settings.url)
     store = Store(folder, chosen, pacs=pacs)
     if in_use_s is not None:

@@ -13,7 +13,7 @@ import pytest
 from lib.activelearning.next_image import next_sample
 from lib.dicomweb.client import Pacs
 from lib.errors import BadInputError, NotFoundError, StorageError, UnavailableError
-from lib.store import images, leases, pacs_images, pacs_listing, trainings, versions
+from lib.store import audit, images, leases, pacs_images, pacs_listing, trainings, versions
 from lib.store.layout import FINAL
 from lib.volume import Volume
 from lib.volume_io import read_image, write_label
@@ -132,6 +132,30 @@ def test_headers_that_are_damaged_are_said_to_be(orthanc, store):
     assert store.images.source(uid(series)).series_uid == uid(series)
 
 
+def test_on_either_database(orthanc, pacs, tmp_path, ledger_url):
+    series = ct_series(shape=SHAPE)
+    orthanc.fill(series)
+    with pacs_store(tmp_path / "work", pacs, ledger=ledger_url) as store:
+        pacs_listing.walk(store.ledger, pacs)
+        lease = next_sample(store, "random", "anna", model_version=None, rng=np.random.default_rng(0))
+        assert lease.image_id == uid(series)
+        assert save(store, series).number == 1
+        assert len(store.datalist()) == 1
+        store.images.trim()
+
+
+def test_a_removed_volume_is_nothing_to_repair(orthanc, store):
+    series = ct_series(shape=SHAPE)
+    orthanc.fill(series)
+    path = store.images.path(uid(series))
+    save(store, series)
+    (store.layout.studies / "other.nii.gz").write_bytes(path.read_bytes())
+    path.write_bytes(b"changed")
+    assert audit.check(store) == []
+    path.unlink()
+    assert audit.check(store) == []
+
+
 def test_a_series_that_grew_is_fetched_anew_and_labels_of_before_do_not_count(orthanc, pacs, store):
     series = ct_series(shape=SHAPE)
     orthanc.fill(series[:4])
@@ -146,6 +170,27 @@ def test_a_series_that_grew_is_fetched_anew_and_labels_of_before_do_not_count(or
     ((image_path, label_path),) = [pair.values() for pair in store.datalist()]
     assert read_image(image_path).shape == SHAPE
     assert label_path.endswith(f"labels/final/{uid(series)}.nii.gz")
+
+
+def test_objects_that_were_replaced_are_noticed_by_their_list(orthanc, pacs, store, monkeypatch):
+    series, other = ct_series(1, shape=SHAPE), ct_series(2, shape=SHAPE)
+    orthanc.fill(series)
+    path = store.images.path(uid(series))
+    before = read_image(path)
+    for old, new in zip(series, other, strict=True):
+        orthanc.delete(str(old.SOPInstanceUID))
+        new.SeriesInstanceUID, new.StudyInstanceUID = old.SeriesInstanceUID, old.StudyInstanceUID
+        new.PatientID = old.PatientID
+    orthanc.fill(other)
+    asked = []
+    monkeypatch.setattr(store.images._impatient, "instances", lambda *uids: asked.append(uids))
+    store.images.path(uid(series))  # as many as before, and listed a moment ago
+    assert asked == []
+    monkeypatch.undo()
+    monkeypatch.setattr(pacs_images, "_LISTED_S", 0)
+    store.images.path(uid(series))
+    assert pacs.fetches == 2
+    assert not np.array_equal(read_image(path).array, before.array)
 
 
 def test_a_deleted_series_is_not_given(orthanc, store):
@@ -217,7 +262,8 @@ def test_the_same_images_as_another_series_are_offered_once(orthanc, pacs, store
     first, copy = ct_series(1, shape=SHAPE), ct_series(1, shape=SHAPE)
     orthanc.fill(first, copy)
     pacs_listing.walk(store.ledger, pacs)
-    assert store.images.ensure_fit(uid(first)) is None
+    store.images.path(uid(first)).unlink()
+    time.sleep(1.1)  # not because they were fetched in the same second
     assert "has the same content as image" in (store.images.ensure_fit(uid(copy)) or image(store, first).problem)
     assert store.images.path(uid(copy)).exists()  # whoever asks for it gets it
 

@@ -63,8 +63,8 @@ def test_what_an_orthanc_lists(orthanc, tmp_path):
         assert known(store) == [str(first[0].SeriesInstanceUID)]
 
 
-def test_a_series_that_is_gone_and_back_keeps_its_place(tmp_path):
-    with BigPacs(5) as pacs, pacs_store(tmp_path, pacs.pacs()) as store:
+def test_a_series_that_is_gone_and_back_keeps_its_place(tmp_path, ledger_url):
+    with BigPacs(5) as pacs, pacs_store(tmp_path / "work", pacs.pacs(), ledger=ledger_url) as store:
         walk(store)
         study = pacs.series.pop("1.2.3.1")
         walk(store)
@@ -102,8 +102,8 @@ def test_a_listing_that_breaks_off_makes_nothing_vanish(tmp_path):
         assert len(known(store)) == 300
 
 
-def test_a_series_that_could_not_be_read_is_tried_again_when_it_has_grown(tmp_path):
-    with BigPacs(2) as pacs, pacs_store(tmp_path, pacs.pacs()) as store:
+def test_a_series_that_could_not_be_read_is_tried_again_when_it_has_grown(tmp_path, ledger_url):
+    with BigPacs(2) as pacs, pacs_store(tmp_path / "work", pacs.pacs(), ledger=ledger_url) as store:
         walk(store)
         with store.ledger.writing() as connection:
             images.note_problem(connection, "1.2.1.1", "slices are missing")
