@@ -187,8 +187,10 @@ def install_requests(app: FastAPI) -> None:
         caller: User = annotator,
     ) -> dict:
         parsed_params(params)
-        # MONAI Label takes everything from the first dot for the suffix: case.1.2.nii.gz would become "case".
-        image = checked_identifier(image or stem_of(file.filename or ""), "image id")
+        store = _store()
+        if store is None or store.pacs_images is None:  # nothing can be added to a PACS, whatever its name
+            # MONAI Label takes everything from the first dot for the suffix: case.1.2.nii.gz would become "case".
+            image = checked_identifier(image or stem_of(file.filename or ""), "image id")
         with _tidied(background_tasks):
             return datastore.add_image(background_tasks, image, params, file, caller.username)
 

@@ -361,7 +361,8 @@ def test_a_label_of_ones_own_image(site, start, own_image, tmp_path):
     status, reason = refusal(slicer.submit)
     assert status == 400
     if site.kind == "pacs":
-        assert "PACS" in reason
+        assert "come from the PACS at 127.0.0.1" in reason
+        assert "send the series to that" in reason
         return
     assert "image id '3: Abdomen/Pelvis 1.5 mm' is not allowed" in reason
     slicer.load_own(own_image, "own")  # 3D Slicer goes by the name that it had first
