@@ -4,6 +4,7 @@ import re
 import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from lib.volume_io import write_image, write_label
 from tests.loop.running_server import MODEL, RunningServer, make_app, wait_until
 from tests.loop.slicer_module import DialogError, SlicerModule
 from tests.loop.studies import phantom, write_studies
-from tests.orthanc import orthanc_or_skip, slices_of
+from tests.orthanc import Orthanc, orthanc_or_skip, slices_of
 
 pytestmark = pytest.mark.server
 
@@ -43,12 +44,14 @@ class Site:
         server: over a studies folder or a PACS.
         folder: where the server keeps labels and ledger.
         cases: phantoms by image id.
+        pacs: where the images come from, None for a folder.
     """
 
     kind: str
     server: RunningServer
     folder: Path
     cases: dict[str, Phantom]
+    pacs: Orthanc | None = None
 
     def free_all(self):
         for lease in self.server.ask("GET", "/ledger/leases").reason:
@@ -85,11 +88,11 @@ def pacs_site(folder):
             orthanc.url,
             folder / "run",
             app=make_app(folder / "app"),
-            conf={**_CONF, "pacs.folder": folder / "working"},
+            conf={**_CONF, "pacs.folder": folder / "working", "pacs.poll_seconds": 1},
             environment={USER: user, PASSWORD: password},
         ) as server:
             wait_until(lambda: server.ask("GET", "/info/").reason["datastore"]["total"] == len(cases), "the listing")
-            yield Site("pacs", server, folder / "working", cases)
+            yield Site("pacs", server, folder / "working", cases, orthanc)
 
 
 _SITES = {"folder": folder_site, "pacs": pacs_site}
@@ -371,6 +374,50 @@ def test_a_label_of_ones_own_image(site, start, own_image, tmp_path):
     np.testing.assert_array_equal(stored(site, "own", slicer) > 0, slicer.segments["liver"] | slicer.segments["tumor"])
     assert slicer.total == len(site.cases) + 1
     assert site.server.ask("DELETE", "/datastore/image?id=own").status == 200
+
+
+@contextmanager
+def down(pacs):
+    pacs.stop()
+    try:
+        yield
+    finally:
+        pacs.start()
+
+
+@pytest.mark.parametrize("site", ["pacs"], indirect=True)
+def test_work_on_a_fetched_image_goes_on_while_the_pacs_is_down(site, start, tmp_path):
+    slicer = start()
+    image_id = slicer.next_sample()
+    before = len(site.versions(image_id))
+    with down(site.pacs):
+        assert start().next_sample() == image_id  # 3D Slicer was started again
+        slicer.segment()
+        draw_truth(slicer, site.cases[image_id], tmp_path)
+        assert slicer.submit()["version"] == before + 1
+    assert site.server.ask("DELETE", f"/datastore/label?id={image_id}&tag=final").status == 200
+
+
+@pytest.mark.parametrize("site", ["pacs"], indirect=True)
+def test_a_series_that_comes_is_offered_and_one_that_goes_is_told(site, start):
+    series = slices_of(phantom(66).image, generate_uid(), f"{date.today():%Y%m%d}", "P66", "portal venous")
+    image_id = str(series[0].SeriesInstanceUID)
+    slicer = start()
+    total = slicer.total
+    site.pacs.fill(series)
+    wait_until(lambda: (slicer.connect(), slicer.total)[1] == total + 1, "the new series")
+    with down(site.pacs):
+        answer = site.server.infer(image_id)
+        assert answer.status == 503
+        assert re.match(r"the PACS at 127.0.0.1:\d+ can't be reached", answer.reason)
+        assert site.server.ask("GET", f"/datastore/image?image={image_id}").status == 503
+    wait_until(lambda: site.server.infer(image_id).status == 200, "the PACS to be asked again")
+    site.pacs.delete(image_id)
+    answer = wait_until(lambda: (a := site.server.infer(image_id)).status != 200 and a, "the series to go")
+    assert answer.status == 404
+    assert answer.reason.endswith(f"no longer has the series {image_id}; it was deleted or moved")
+    slicer.connect()
+    assert slicer.total == total
 
 
 def test_a_training_is_followed_and_stopped(site, start, tmp_path):

@@ -19,7 +19,9 @@ def store(tmp_path):
     partial.array[:, :, 0] = NOT_LOOKED_AT
     rng = np.random.default_rng(0)
     for name, label in {"a": LABEL, "b": partial}.items():
-        hu = rng.integers(-900, 900, LABEL.shape).astype(np.int16)  # a file of zeros is so small that it looks truncated
+        hu = rng.integers(-900, 900, LABEL.shape).astype(
+            np.int16
+        )  # a file of zeros is so small that it looks truncated
         write_image(tmp_path / "studies" / f"{name}.nii.gz", Volume(hu, LABEL.affine))
         write_label(tmp_path / "studies" / "labels" / "final" / f"{name}.nii.gz", label)
     store = Store(tmp_path / "studies", Settings())
