@@ -17,16 +17,11 @@ from lib.files import atomic_write, write_error
 from lib.settings import Settings
 from lib.store.layout import Layout
 from lib.store.store import Store
-from lib.store.studies import images_in
+from lib.store.studies import images_in, is_pacs
 
 logger = logging.getLogger(__name__)
 
 _PORTS = {"http": 80, "https": 443}
-
-
-def is_pacs(studies: str | Path) -> bool:
-    """Whether what `--studies` names is the address of a PACS and no folder."""
-    return str(studies).startswith(("http://", "https://"))
 
 
 def open_store(
