@@ -1,106 +1,27 @@
 """An annotator's session in 3D Slicer, over a studies folder and over a PACS."""
 
 import re
-import sqlite3
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import date
-from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
 from pydicom.uid import generate_uid
 
-from lib.dicomweb.settings import PASSWORD, USER
-from lib.phantom import Phantom
 from lib.volume_io import write_image, write_label
-from tests.loop.running_server import MODEL, RunningServer, make_app, wait_until
+from tests.loop.running_server import MODEL, wait_until
 from tests.loop.slicer_module import DialogError, SlicerModule
-from tests.loop.studies import phantom, write_studies
-from tests.orthanc import Orthanc, orthanc_or_skip, slices_of
+from tests.loop.slicer_site import SEEDS, SITES
+from tests.loop.studies import phantom
+from tests.orthanc import slices_of
 
 pytestmark = pytest.mark.server
 
-_SEEDS = range(60, 65)
-_LOGIN = {"annotator": "correct horse ü"}
-_CONF = {
-    "inference.engine": "pytorch",  # choosing another takes seconds of the CPU
-    "training.max_epochs": 2,
-    "training.patch_size": 64,
-    "training.slices_per_case": 4,
-    "training.threads": 1,
-    "training.cross_validate_below": 0,
-    "training.by_itself.niceness": 0,
-}
 
-
-@dataclass
-class Site:
-    """A server with phantoms.
-
-    Args:
-        kind: "folder" or "pacs".
-        server: over a studies folder or a PACS.
-        folder: where the server keeps labels and ledger.
-        cases: phantoms by image id.
-        pacs: where the images come from, None for a folder.
-    """
-
-    kind: str
-    server: RunningServer
-    folder: Path
-    cases: dict[str, Phantom]
-    pacs: Orthanc | None = None
-
-    def free_all(self):
-        for lease in self.server.ask("GET", "/ledger/leases").reason:
-            assert self.server.ask("DELETE", f"/ledger/leases/{lease['image_id']}").status == 200
-
-    def let_leases_end(self):
-        """An hour goes by."""
-        with closing(sqlite3.connect(self.folder / "ledger" / "ledger.sqlite", timeout=30)) as connection:
-            connection.execute("UPDATE leases SET expires_at = expires_at - 3600")
-            connection.commit()
-
-    def versions(self, image_id):
-        return self.server.ask("GET", f"/ledger/images/{image_id}/versions?tag=final").reason
-
-
-@contextmanager
-def folder_site(folder):
-    cases = write_studies(folder / "studies", _SEEDS)
-    with RunningServer(folder / "studies", folder / "run", app=make_app(folder / "app"), conf=_CONF) as server:
-        yield Site("folder", server, folder / "studies", cases)
-
-
-@contextmanager
-def pacs_site(folder):
-    with orthanc_or_skip(_LOGIN) as orthanc:
-        cases = {}
-        for seed in _SEEDS:
-            case = phantom(seed)
-            series = slices_of(case.image, generate_uid(), "20240501", f"P{seed}", "portal venous")
-            orthanc.fill(series)
-            cases[str(series[0].SeriesInstanceUID)] = case
-        ((user, password),) = _LOGIN.items()
-        with RunningServer(
-            orthanc.url,
-            folder / "run",
-            app=make_app(folder / "app"),
-            conf={**_CONF, "pacs.folder": folder / "working", "pacs.poll_seconds": 1},
-            environment={USER: user, PASSWORD: password},
-        ) as server:
-            wait_until(lambda: server.ask("GET", "/info/").reason["datastore"]["total"] == len(cases), "the listing")
-            yield Site("pacs", server, folder / "working", cases, orthanc)
-
-
-_SITES = {"folder": folder_site, "pacs": pacs_site}
-
-
-@pytest.fixture(scope="module", params=_SITES)
+@pytest.fixture(scope="module", params=SITES)
 def site(request, tmp_path_factory):
-    with _SITES[request.param](tmp_path_factory.mktemp(request.param)) as running:
+    with SITES[request.param](tmp_path_factory.mktemp(request.param)) as running:
         yield running
 
 
@@ -178,7 +99,7 @@ def test_a_case_is_loaded_segmented_corrected_and_submitted(site, start, tmp_pat
     assert slicer.downloads == 1
     assert not slicer.original_shown
     if site.kind == "pacs":
-        assert slicer.volume_name == f"P{_SEEDS[list(site.cases).index(image_id)]}"
+        assert slicer.volume_name == f"P{SEEDS[list(site.cases).index(image_id)]}"
     write_image(tmp_path / "source.nii.gz", site.cases[image_id].image)
     np.testing.assert_array_equal(
         SimpleITK.GetArrayFromImage(slicer.volume), on_grid_of(slicer.volume, tmp_path / "source.nii.gz")
