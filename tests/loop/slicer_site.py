@@ -1,4 +1,4 @@
-"""A server with phantoms for 3D Slicer, over a studies folder or over a PACS."""
+"""A server with phantoms for 3D Slicer, over a studies folder or over a PACS, and where volumes lie."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import SimpleITK
+from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 
 from lib.dicomweb.settings import PASSWORD, USER
@@ -93,3 +96,19 @@ def pacs_site(folder: Path) -> Iterator[Site]:
 
 
 SITES = {"folder": folder_site, "pacs": pacs_site}
+
+
+def same_place(one: SimpleITK.Image, other: SimpleITK.Image) -> None:
+    """Make sure that two images have the same grid in the patient."""
+    assert one.GetSize() == other.GetSize()
+    for get in (SimpleITK.Image.GetOrigin, SimpleITK.Image.GetSpacing, SimpleITK.Image.GetDirection):
+        np.testing.assert_allclose(get(one), get(other), atol=1e-4)
+
+
+def on_grid_of(volume: SimpleITK.Image, path: Path) -> NDArray[Any]:
+    """Another volume's values at the voxels of this one, as an array `(Z, Y, X)`."""
+    other = SimpleITK.ReadImage(str(path))
+    assert np.prod(other.GetSize()) == np.prod(volume.GetSize())
+    return SimpleITK.GetArrayFromImage(
+        SimpleITK.Resample(other, volume, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor)
+    )

@@ -12,7 +12,7 @@ from pydicom.uid import generate_uid
 from lib.volume_io import write_image, write_label
 from tests.loop.running_server import MODEL, wait_until
 from tests.loop.slicer_module import DialogError, SlicerModule
-from tests.loop.slicer_site import SEEDS, SITES
+from tests.loop.slicer_site import SEEDS, SITES, on_grid_of, same_place
 from tests.loop.studies import phantom
 from tests.orthanc import slices_of
 
@@ -38,26 +38,19 @@ def start(site, tmp_path):
     return started
 
 
-def same_place(one, other):
-    assert one.GetSize() == other.GetSize()
-    for get in (SimpleITK.Image.GetOrigin, SimpleITK.Image.GetSpacing, SimpleITK.Image.GetDirection):
-        np.testing.assert_allclose(get(one), get(other), atol=1e-4)
-
-
-def on_grid_of(volume, path):
-    """Another volume's values at the voxels of this one, as an array `(Z, Y, X)`."""
-    other = SimpleITK.ReadImage(str(path))
-    assert np.prod(other.GetSize()) == np.prod(volume.GetSize())
-    return SimpleITK.GetArrayFromImage(
-        SimpleITK.Resample(other, volume, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor)
-    )
-
-
 def draw_truth(slicer, case, tmp_path):
     """The annotator draws what is right."""
     write_label(tmp_path / "truth.nii.gz", case.label)
     truth = on_grid_of(slicer.volume, tmp_path / "truth.nii.gz")
     slicer.segments["liver"], slicer.segments["tumor"] = truth == 1, truth == 2
+
+
+def label_cases(slicer, site, tmp_path, count):
+    """So many cases are labelled, those that were before among them."""
+    while slicer.labelled < count:
+        image_id = slicer.next_sample()
+        draw_truth(slicer, site.cases[image_id], tmp_path)
+        slicer.submit()
 
 
 def stored(site, image_id, slicer):
@@ -173,6 +166,7 @@ def test_segments_are_told_by_name_whatever_their_order(site, start, tmp_path, e
 
 
 def test_a_submitted_case_comes_back_for_review_with_its_label(site, start, tmp_path):
+    label_cases(start("anna"), site, tmp_path, 1)
     slicer = start("reviewer")
     image_id = slicer.next_sample("review")
     before = stored(site, image_id, slicer)
@@ -183,6 +177,29 @@ def test_a_submitted_case_comes_back_for_review_with_its_label(site, start, tmp_
     number = len(site.versions(image_id))
     assert slicer.submit()["version"] == number + 1
     assert not (stored(site, image_id, slicer) == 2).any()
+
+
+def test_slices_that_nobody_looked_at_are_shown_in_a_review(site, start, tmp_path):
+    slicer = start()
+    image_id = slicer.next_sample()
+    draw_truth(slicer, site.cases[image_id], tmp_path)
+    strokes = np.zeros_like(slicer.segments["liver"])
+    strokes[7:9] = True
+    for name in ("liver", "tumor"):
+        slicer.segments[name] &= strokes
+    strokes[:, 1:], strokes[:, :, 1:] = False, False
+    slicer.segments["looked at"] = strokes
+    result = slicer.submit()
+    assert (result["looked_at_slices"], result["slices"]) == (2, len(strokes))
+    reviewer = start("reviewer")
+    while reviewer.next_sample("review") != image_id:
+        reviewer.submit()
+    assert list(reviewer.segments) == ["liver", "tumor", "not looked at"]
+    seen = reviewer.segments["not looked at"].all(axis=(1, 2))
+    assert np.flatnonzero(~seen).tolist() == [7, 8]
+    np.testing.assert_array_equal(reviewer.segments["tumor"][7:9, 1:], slicer.segments["tumor"][7:9, 1:])
+    assert reviewer.submit()["looked_at_slices"] == 2
+    assert site.server.ask("DELETE", f"/datastore/label?id={image_id}&tag=final").status == 200
 
 
 def test_submitting_twice_keeps_both(site, start, tmp_path):
@@ -261,8 +278,9 @@ def own_image(tmp_path):
     return path
 
 
-def test_an_image_of_ones_own_is_segmented_without_being_kept(site, start, own_image):
-    slicer = start()
+@pytest.mark.parametrize("extension", [".nii.gz", ".seg.nrrd"])  # the second for overlapping segments
+def test_an_image_of_ones_own_is_segmented_without_being_kept(site, start, own_image, extension):
+    slicer = start(extension=extension)
     slicer.load_own(own_image, "3: Abdomen/Pelvis 1.5 mm")  # as 3D Slicer calls a series
     slicer.segment()
     same_place(slicer.result, slicer.volume)
@@ -343,10 +361,7 @@ def test_a_series_that_comes_is_offered_and_one_that_goes_is_told(site, start):
 
 def test_a_training_is_followed_and_stopped(site, start, tmp_path):
     slicer = start("trainer")
-    while slicer.labelled < 2:
-        image_id = slicer.next_sample()
-        draw_truth(slicer, site.cases[image_id], tmp_path)
-        slicer.submit()
+    label_cases(slicer, site, tmp_path, 2)
     slicer.choose("trainers", MODEL, "max_epochs", 1000)
     assert slicer.train(MODEL)["id"]
     wait_until(lambda: (slicer.connect(), slicer.can_stop)[1], "the training's process", pause_s=0.05)
@@ -361,8 +376,9 @@ def test_a_training_is_followed_and_stopped(site, start, tmp_path):
     assert slicer.can_train
 
 
-def test_all_trainers_are_followed_to_the_end(site, start):
+def test_all_trainers_are_followed_to_the_end(site, start, tmp_path):
     slicer = start("trainer")
+    label_cases(slicer, site, tmp_path, 2)
     assert list(slicer.train()) == [MODEL]
     wait_until(lambda: (slicer.connect(), slicer.can_stop)[1], "the training's process", pause_s=0.05)
     shown = slicer.training_shown
@@ -378,8 +394,7 @@ def test_all_trainers_are_followed_to_the_end(site, start):
 
 def test_the_end_of_the_work_is_told(site, start, tmp_path):
     slicer = start()
-    while image_id := slicer.next_sample():
-        draw_truth(slicer, site.cases[image_id], tmp_path)
-        slicer.submit()
+    label_cases(slicer, site, tmp_path, len(site.cases))
+    assert slicer.next_sample() is None
     assert slicer.tooltip == f"{len(site.cases)}/{len(site.cases)} samples are labeled"
     assert slicer.active_learning_bar == 100
