@@ -17,6 +17,8 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
+from lib.dicomweb.forwarding import Forwarder
+from lib.dicomweb.settings import PacsSettings
 from lib.errors import BadInputError, LiverLoopError, NotFoundError
 from lib.inference.batch import LiverTumorBatchInferTask
 from lib.inference.device import choose_device
@@ -35,6 +37,8 @@ from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
 from lib.web.ledger_requests import install_ledger
 from lib.web.model_requests import install_models
+from lib.web.ohif import install_ohif
+from lib.web.pacs_proxy import install_proxy
 from lib.web.requests import install_requests
 from lib.web.retraining import Retraining
 
@@ -81,7 +85,7 @@ class LiverLoopApp(MONAILabelApp):
 
     def init_datastore(self) -> Datastore:
         """A folder with a ledger; MONAI Label's own store for DICOMweb addresses."""
-        if self.studies.startswith(("http://", "https://")):
+        if _is_address(self.studies):
             return super().init_datastore()
         return FolderDatastore(self.studies, self.settings)
 
@@ -222,6 +226,9 @@ class LiverLoopApp(MONAILabelApp):
         install_answers(server)
         install_requests(server)
         install_models(server)
+        pacs = PacsSettings.from_environment(self.studies) if _is_address(self.studies) else None
+        install_proxy(server, Forwarder(pacs) if pacs else None)
+        install_ohif(server, self.settings.labels if pacs else None)
         self.registry.follow()
         if self.store is not None:
             install_ledger(server)
@@ -264,6 +271,10 @@ class LiverLoopApp(MONAILabelApp):
             return True
         msg = f"{image[:80]!r} is a path of the server; name images by their id, or send the file"
         raise BadInputError(msg)
+
+
+def _is_address(studies: str) -> bool:
+    return studies.startswith(("http://", "https://"))
 
 
 def _check_name(kind: str, name: object, known: Collection[str]) -> None:
