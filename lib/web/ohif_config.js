@@ -30,6 +30,30 @@
     return [Events.SEGMENTATION_REPRESENTATION_ADDED, Events.SEGMENTATION_REPRESENTATION_MODIFIED];
   }
 
+  // "Export DICOM SEG" in the panel of segmentations does not say where to; nobody would be told how it went either.
+  function mendStoring({ commandsManager, extensionManager, servicesManager }) {
+    const { uiNotificationService } = servicesManager.services;
+    const store = commandsManager.getCommand('storeSegmentation', 'SEGMENTATION');
+    if (!store || store.mended) {
+      return;
+    }
+    const tell = (type, message) => uiNotificationService.show({ title: 'LiverLoop', message, type, duration: 8000 });
+    async function commandFn(options) {
+      try {
+        const [dataSource] = extensionManager.getActiveDataSource();
+        const stored = await store.commandFn({ dataSource, ...options });
+        if (stored) {
+          tell('success', 'The segmentation is in the PACS now');
+        }
+        return stored;
+      } catch (error) {
+        const status = error?.request?.status ?? error?.status;
+        tell('error', `The segmentation is NOT stored: ${status ? `the PACS answers ${status}` : error.message}`);
+      }
+    }
+    commandsManager.registerCommand('SEGMENTATION', 'storeSegmentation', { ...store, commandFn, mended: true });
+  }
+
   // The mode of MONAI Label with the brushes of the segmentation mode, and the panel that stores SEGs in the PACS.
   async function modeFactory({ modeConfiguration, loadModules }) {
     const modules = await loadModules([panelMode, brushMode]);
@@ -52,6 +76,7 @@
             },
           },
         });
+        mendStoring(context);
         changes().forEach((change) => window.cornerstone.eventTarget.addEventListener(change, painted));
       },
       onModeExit(context) {
