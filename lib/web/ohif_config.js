@@ -11,18 +11,19 @@
   // The panel colors classes by a list of its own and makes up a color for a name that isn't in there.
   function paint() {
     const { segmentation } = window.cornerstoneTools;
-    for (const { segmentationId, segments } of segmentation.state.getSegmentations()) {
-      for (const viewportId of segmentation.state.getViewportIdsWithSegmentation(segmentationId)) {
-        for (const { segmentIndex, label } of Object.values(segments).filter(Boolean)) {
-          const wanted = Object.hasOwn(colors, label) && [...colors[label], 255];
-          const now = wanted && segmentation.config.color.getSegmentIndexColor(viewportId, segmentationId, segmentIndex);
-          if (now && wanted.some((value, index) => value !== now[index])) {
-            segmentation.config.color.setSegmentIndexColor(viewportId, segmentationId, segmentIndex, wanted);
-          }
+    const panels = segmentation.state.getSegmentation('1'); // of MONAI Label's panel; a SEG brings its own colors
+    for (const viewportId of panels ? segmentation.state.getViewportIdsWithSegmentation('1') : []) {
+      for (const { segmentIndex, label } of Object.values(panels.segments).filter(Boolean)) {
+        const wanted = Object.hasOwn(colors, label) && [...colors[label], 255];
+        const now = wanted && segmentation.config.color.getSegmentIndexColor(viewportId, '1', segmentIndex);
+        if (now && wanted.some((value, index) => value !== now[index])) {
+          segmentation.config.color.setSegmentIndexColor(viewportId, '1', segmentIndex, wanted);
         }
       }
     }
   }
+
+  const painted = () => setTimeout(paint); // after whoever changes something has done so
 
   function changes() {
     const { Events } = window.cornerstoneTools.Enums;
@@ -30,35 +31,84 @@
     return [Events.SEGMENTATION_REPRESENTATION_ADDED, Events.SEGMENTATION_REPRESENTATION_MODIFIED];
   }
 
-  // "Export DICOM SEG" in the panel of segmentations does not say where to; nobody would be told how it went either.
+  // Writing a SEG, the viewer sorts the images from the last along their normal to the first, but not the slices drawn
+  // on them: of a series that is numbered the other way, the SEG would be upside down. So these are sorted before.
+  async function withSortedSlices(segmentationId, write) {
+    const { cache, metaData } = window.cornerstone;
+    const labelmap = window.cornerstoneTools.segmentation.state.getSegmentation(segmentationId)?.representationData.Labelmap;
+    if (!labelmap?.imageIds) {
+      return write();
+    }
+    const height = (imageId) => {
+      const { ImagePositionPatient: position, ImageOrientationPatient: axes } = metaData.get(
+        'instance',
+        cache.getImage(imageId).referencedImageId
+      );
+      const [a, b, c, d, e, f] = Array.from(axes, Number);
+      const normal = [b * f - c * e, c * d - a * f, a * e - b * d];
+      return normal.reduce((sum, value, axis) => sum + value * Number(position[axis]), 0);
+    };
+    const before = labelmap.imageIds;
+    labelmap.imageIds = before
+      .map((imageId) => [height(imageId), imageId])
+      .sort(([first], [second]) => second - first)
+      .map(([, imageId]) => imageId);
+    try {
+      return await write();
+    } finally {
+      labelmap.imageIds = before;
+    }
+  }
+
+  // "Export DICOM SEG" of the panel of segmentations does not say where to, and would not tell how it went.
   function mendStoring({ commandsManager, extensionManager, servicesManager }) {
     const { uiNotificationService } = servicesManager.services;
-    const store = commandsManager.getCommand('storeSegmentation', 'SEGMENTATION');
-    if (!store || store.mended) {
-      return;
-    }
     const tell = (type, message) => uiNotificationService.show({ title: 'LiverLoop', message, type, duration: 8000 });
-    async function commandFn(options) {
+    const replace = (name, make) => {
+      const command = commandsManager.getCommand(name, 'SEGMENTATION');
+      if (command && !command.mended) {
+        const commandFn = make(command.commandFn);
+        commandsManager.registerCommand('SEGMENTATION', name, { ...command, commandFn, mended: true });
+      }
+    };
+    replace('downloadSegmentation', (download) => (options) =>
+      withSortedSlices(options.segmentationId, () => download(options))
+    );
+    replace('storeSegmentation', (store) => async (options) => {
+      const [dataSource] = extensionManager.getActiveDataSource();
       try {
-        const [dataSource] = extensionManager.getActiveDataSource();
-        const stored = await store.commandFn({ dataSource, ...options });
+        const stored = await withSortedSlices(options.segmentationId, () => store({ dataSource, ...options }));
         if (stored) {
           tell('success', 'The segmentation is in the PACS now');
         }
         return stored;
       } catch (error) {
         const status = error?.request?.status ?? error?.status;
-        tell('error', `The segmentation is NOT stored: ${status ? `the PACS answers ${status}` : error.message}`);
+        const reason = status ? `the PACS answers ${status}` : error?.message ?? 'for no known reason';
+        tell('error', `The segmentation is NOT in the PACS: ${reason}`);
       }
-    }
-    commandsManager.registerCommand('SEGMENTATION', 'storeSegmentation', { ...store, commandFn, mended: true });
+    });
   }
+
+  let extensionManager;
+  const extension = {
+    id: 'liverloop',
+    preRegistration(context) {
+      extensionManager = context.extensionManager;
+    },
+    onModeEnter(context) {
+      mendStoring({ ...context, extensionManager }); // only now are all extensions there
+      changes().forEach((change) => window.cornerstone.eventTarget.addEventListener(change, painted));
+    },
+    onModeExit() {
+      changes().forEach((change) => window.cornerstone.eventTarget.removeEventListener(change, painted));
+    },
+  };
 
   // The mode of MONAI Label with the brushes of the segmentation mode, and the panel that stores SEGs in the PACS.
   async function modeFactory({ modeConfiguration, loadModules }) {
     const modules = await loadModules([panelMode, brushMode]);
     const [mode, brushes] = modules.map((one) => one.modeFactory({ modeConfiguration }));
-    const painted = () => setTimeout(paint); // after whoever changes something has done so
 
     return {
       ...mode,
@@ -76,12 +126,6 @@
             },
           },
         });
-        mendStoring(context);
-        changes().forEach((change) => window.cornerstone.eventTarget.addEventListener(change, painted));
-      },
-      onModeExit(context) {
-        changes().forEach((change) => window.cornerstone.eventTarget.removeEventListener(change, painted));
-        mode.onModeExit(context);
       },
       routes: mode.routes.map((route) => ({
         ...route,
@@ -98,7 +142,7 @@
   window.config = {
     routerBasename: '/ohif/',
     showStudyList: true,
-    extensions: [],
+    extensions: [extension],
     modes: [{ id: panelMode, modeFactory }], // in place of the one of this name
     showWarningMessageForCrossOrigin: true,
     showCPUFallbackMessage: true,
