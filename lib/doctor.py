@@ -31,7 +31,7 @@ class Place:
     """What is examined: an app folder, a studies folder, and the address a server would listen on."""
 
     app: Path
-    studies: Path
+    studies: str | Path  # a folder, or the address of a PACS
     host: str = "127.0.0.1"
     port: int = 8000
 
@@ -55,7 +55,7 @@ def facts(place: Place) -> dict[str, str]:
         "cpu": _or_unknown(_processor),
         "memory": _or_unknown(_memory),
         "gpu": _or_unknown(_gpu),
-        "disk of studies": _or_unknown(lambda: _free_disk(place.studies)),
+        "disk of studies": _or_unknown(lambda: _free_disk(_folder_of(place))),
         "disk of models": _or_unknown(lambda: _free_disk(place.app)),
     }
 
@@ -67,7 +67,7 @@ def parts(place: Place) -> dict[str, Callable[[], str]]:
         "packages": _try_packages,
         "app folder": lambda: str(check_app(place.app)),
         "settings": lambda: _try_settings(place),
-        "studies folder": lambda: check_studies(str(place.studies)),
+        "studies folder": lambda: check_studies(str(place.studies), place.app),
         "sample image": _try_sample_image,
         "windowing": lambda: _try_windowing(place),
         "network": lambda: _try_network(place),
@@ -135,6 +135,17 @@ def _gpu() -> str:
         return "none that torch can use"
     names = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     return ", ".join(f"{device.name} ({device.total_memory / 1e9:.0f} GB)" for device in names)
+
+
+def _folder_of(place: Place) -> Path:
+    """Where labels and images lie."""
+    from lib.settings import load_settings
+    from lib.store.opening import working_folder
+    from lib.store.studies import is_pacs
+
+    if not is_pacs(place.studies):
+        return Path(place.studies)
+    return working_folder(str(place.studies), load_settings(place.app / "app.yaml"), place.app)
 
 
 def _free_disk(folder: Path) -> str:

@@ -176,6 +176,16 @@ class StoreSettings(_Section):
     rescan_minutes: float = Field(default=10, gt=0, description="between two looks through the whole folder")
 
 
+class PacsStoreSettings(_Section):
+    """How images come from a PACS, where --studies is its address; the login is in environment variables."""
+
+    folder: str = Field(default="", description="for labels, ledger and fetched images; empty: pacs/ in the app's")
+    cache_gb: float = Field(default=100, gt=0, allow_inf_nan=False, description="of fetched images on the disk")
+    poll_seconds: float = Field(default=30, ge=1, allow_inf_nan=False, description="between two looks for new studies")
+    connect_seconds: float = Field(default=5, gt=0, allow_inf_nan=False, description="to wait for a connection")
+    read_seconds: float = Field(default=30, gt=0, allow_inf_nan=False, description="to wait for more of an answer")
+
+
 class LimitSettings(_Section):
     """What the server refuses."""
 
@@ -202,6 +212,7 @@ class Settings(_Section):
     synthetic_tumors: SyntheticTumorSettings = SyntheticTumorSettings()
     active_learning: ActiveLearningSettings = ActiveLearningSettings()
     store: StoreSettings = StoreSettings()
+    pacs: PacsStoreSettings = PacsStoreSettings()
     limits: LimitSettings = LimitSettings()
 
     @model_validator(mode="before")

@@ -78,6 +78,21 @@ def read_image(path: str | Path) -> Volume:
         array, affine = read_series(path)
     else:
         array, affine, _ = _read(path, IMAGE_SUFFIXES)
+    return as_image(array, affine, path)
+
+
+def as_image(array: NDArray, affine: NDArray[np.float64], path: str | Path) -> Volume:
+    """A CT of voxels that were read already, see `read_image`.
+
+    Args:
+        array: `(X, Y, Z)`, numbers of any type; may be changed.
+        affine: RAS+ mm.
+        path: where they come from, for messages.
+
+    Raises:
+        BadInputError: NaN or infinite, not CT-like, or no affine.
+    """
+    path = Path(path)
     return _volume(_as_hounsfield(array, path), affine, path)
 
 

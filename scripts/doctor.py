@@ -17,6 +17,7 @@ enter_environment()
 
 from lib.console import Parser, run
 from lib.doctor import REPOSITORY, Finding, Place, examine, facts, parts
+from lib.store.studies import named_studies
 from lib.web.environment import apply_environment, server_environment
 
 
@@ -72,7 +73,9 @@ def _parse() -> argparse.Namespace:
     )
     app, studies = REPOSITORY / "apps" / "liver_tumor", REPOSITORY / "sample-data"
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.add_argument("--studies", type=Path, default=studies, metavar="DIR", help="default: sample-data")
+    parser.add_argument(
+        "--studies", type=named_studies, default=studies, metavar="DIR|URL", help="default: sample-data"
+    )
     parser.add_argument("--app", type=Path, default=app, metavar="DIR", help="default: apps/liver_tumor")
     parser.add_argument("--host", default="127.0.0.1", help="address of the server (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port of the server (default: %(default)s)")

@@ -35,7 +35,9 @@ from lib.store import audit, events, images, leases, refused, report, versions
 from lib.store.archive import export_archive
 from lib.store.archive_import import import_archive
 from lib.store.layout import FINAL, Layout
+from lib.store.opening import open_store
 from lib.store.store import Store
+from lib.store.studies import is_pacs, named_studies
 
 Answer = tuple[Any, str, int]  # for --json, for people, exit code
 
@@ -47,7 +49,8 @@ def main() -> int:
     arguments = _arguments()
     settings = settings_from(arguments)
     _check_studies(arguments)
-    store = Store(arguments.studies, settings, follow_classes=False)  # not by a mistyped --app
+    # Labels are not renumbered by a mistyped --app.
+    store = open_store(arguments.studies, settings, arguments.app, follow_classes=False)
     try:
         values, text, code = arguments.command(store, arguments)
     finally:
@@ -140,6 +143,9 @@ def _events(store: Store, arguments: argparse.Namespace) -> Answer:
 
 
 def _rescan(store: Store, _: argparse.Namespace) -> Answer:
+    if store.pacs_images is not None:
+        with _progress("listing the PACS", "series") as progress:
+            store.pacs_images.walk(progress)
     with _progress("looking", "file") as progress:
         changes = store.rescan(progress)
     values = asdict(changes) | {"unsettled": [str(path) for path in changes.unsettled]}
@@ -182,7 +188,7 @@ def _progress(what: str, unit: str) -> Iterator[Callable[[int], object]]:
 
 def _check_studies(arguments: argparse.Namespace) -> None:
     """A mistyped folder gets no ledger."""
-    if arguments.name == "import":
+    if arguments.name == "import" or is_pacs(arguments.studies):
         return
     if not arguments.studies.is_dir():
         msg = f"there is no studies folder {arguments.studies}"
@@ -251,7 +257,7 @@ def _arguments() -> argparse.Namespace:
     add("repair", _repair, "do what can be done about that without losing anything")
     arguments = parser.parse_args()
     if arguments.studies is None:
-        parser.error("--studies DIR is required, the folder with the images")
+        parser.error("--studies DIR is required, the folder with the images or the address of a PACS")
     if getattr(arguments, "limit", 1) < 1:
         parser.error(f"--limit must be at least 1, not {arguments.limit}")
     return arguments
@@ -261,7 +267,13 @@ def _add_common(parser: argparse.ArgumentParser, *, after_command: bool) -> None
     """The options that every command has; they may stand before it as well as behind it."""
     add_command_options(parser, after_command=after_command)
     default = argparse.SUPPRESS if after_command else None
-    parser.add_argument("--studies", default=default, type=Path, metavar="DIR", help="folder with the images; required")
+    parser.add_argument(
+        "--studies",
+        default=default,
+        type=named_studies,
+        metavar="DIR|URL",
+        help="folder with the images, or address of a PACS; required",
+    )
 
 
 if __name__ == "__main__":

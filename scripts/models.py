@@ -33,6 +33,7 @@ from lib.errors import BadInputError, ModelError
 from lib.files import writable_folder
 from lib.inference.command_line import add_command_options, settings_from
 from lib.inference.model import load_model
+from lib.store.studies import named_studies
 from lib.training.cases import find_cases, split_cases
 from lib.training.export import EXPORTS
 from lib.training.int8 import offer_int8
@@ -74,7 +75,7 @@ def _publish(registry: Registry, arguments: argparse.Namespace) -> Answer:
 def _quantize(registry: Registry, arguments: argparse.Namespace) -> Answer:
     version, settings = registry.get(arguments.version), registry.settings
     registry.check(version)
-    cases = find_cases(labelled_cases(arguments.studies, settings))
+    cases = find_cases(labelled_cases(arguments.studies, settings, arguments.app))
     training, validation = split_cases(cases, settings.training.validation_fraction)
     model = load_model(settings, version.weights, torch.device("cpu"))
     if model.folder is not None:
@@ -127,7 +128,9 @@ def _arguments() -> argparse.Namespace:
     publish.add_argument("--reason", required=True, metavar="TEXT", help="why, for those who come after")
     publish.add_argument("--by", default=getpass.getuser(), metavar="NAME", help="who wants that (default: you)")
     quantize = add("quantize", _quantize, "make a version faster on CPUs, if its labels stay as good", "version")
-    quantize.add_argument("--studies", type=Path, required=True, metavar="DIR", help="labelled images to judge it on")
+    quantize.add_argument(
+        "--studies", type=named_studies, required=True, metavar="DIR|URL", help="labelled images to judge it on"
+    )
     export = add("export", _export, "write a version for use elsewhere", "version")
     export.add_argument("--torchscript", type=Path, metavar="FILE", help="one file that takes HU and gives logits")
     export.add_argument("--onnx", type=Path, metavar="FILE", help="the same as ONNX, for programs without PyTorch")

@@ -41,7 +41,8 @@ then:
               press Next Sample, then Run under Auto Segmentation; correct; Submit Label
   OHIF        open ADDRESS/ohif/ (comes with MONAI Label; shows what is in the PACS)
 
-Corrected labels are kept in labels/ beside the images, models and logs in the app's folder. Variables such as
+Corrected labels are kept in labels/ beside the images, models and logs in the app's folder; for a PACS in a folder of
+its own in pacs/ of the app's. LIVERLOOP_PACS_USER and LIVERLOOP_PACS_PASSWORD are its login. Variables such as
 MONAI_LABEL_* and OMP_NUM_THREADS are kept if you set them. Ctrl-C stops the server and a training that it runs.
 Exit code: 0 stopped, 2 wrong input, 3 the server could not start, 130 interrupted while starting.
 """
@@ -54,7 +55,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _stop)
     check_address(arguments.host, arguments.port)
     app = check_app(arguments.app)
-    studies = None if arguments.studies is None else check_studies(arguments.studies)
+    studies = None if arguments.studies is None else check_studies(arguments.studies, app, arguments.conf)
     check_conf(app, arguments.conf)
     if studies is None:
         studies = _samples()

@@ -39,6 +39,7 @@ from lib.console import Parser, check_output_folder, run
 from lib.errors import BadInputError, NotFoundError
 from lib.inference.command_line import add_app_arguments, device_from, settings_from
 from lib.inference.device import set_threads
+from lib.store.studies import named_studies
 from lib.training.cases import find_cases, split_cases
 from lib.training.distributed import from_first, joined, launched_by_torchrun, own_device, share
 from lib.training.history import Row, as_table, sentence
@@ -73,7 +74,7 @@ def _train(arguments: argparse.Namespace, device: torch.device) -> None:
     if part.rank:
         run_training([], settings, from_first(Path()), device, start=None, cache_folder=cache_folder)
         return
-    cases = find_cases(labelled_cases(arguments.studies, settings))
+    cases = find_cases(labelled_cases(arguments.studies, settings, arguments.app))
     registry = Registry(arguments.app, settings)
     start = None if arguments.resume else _start(arguments.start, registry)
     folder = arguments.resume or _new_folder(arguments.output)
@@ -136,7 +137,12 @@ class _Progress:
 
 def _arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", type=Path, metavar="STUDIES", help="folder with images and labels/final")
+    parser.add_argument(
+        "studies",
+        type=named_studies,
+        metavar="STUDIES",
+        help="folder with images and labels/final, or address of a PACS",
+    )
     folder = parser.add_mutually_exclusive_group()
     folder.add_argument("-o", "--output", type=Path, metavar="RUN_DIR", help="new folder (default: runs/<time>)")
     folder.add_argument(

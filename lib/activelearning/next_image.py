@@ -7,10 +7,9 @@ import numpy as np
 from sqlalchemy import Connection
 
 from lib.activelearning.strategies import STRATEGIES
-from lib.errors import BusyError, UnavailableError
+from lib.errors import BusyError, StorageError, UnavailableError
 from lib.store import leases, pool
 from lib.store.events import SERVER
-from lib.store.inspection import ensure_fit
 from lib.store.leases import REVIEW, Lease
 from lib.store.pool import Candidate, Order
 from lib.store.store import Store
@@ -53,8 +52,8 @@ def next_sample(
 
     Raises:
         BusyError: all images that are left are in other hands.
-        UnavailableError: many images in a row turned out unfit.
-        StorageError: the ledger can't be written.
+        UnavailableError: many images in a row turned out unfit, or the PACS can't be reached.
+        StorageError: the ledger can't be written, or the disk is full.
     """
     seconds = store.settings.store.lease_minutes * 60
     problem = None
@@ -65,7 +64,12 @@ def next_sample(
         if lease is None:
             return None
         # Outside the transaction, as it may read the file; meanwhile nobody else tries the same one.
-        problem = ensure_fit(store.ledger, store.layout, lease.image_id)
+        try:
+            problem = store.images.ensure_fit(lease.image_id)
+        except StorageError as error:  # of the PACS or the disk, not of this image
+            with store.ledger.writing() as connection:
+                leases.free(connection, lease.image_id, actor=SERVER, why=f"it can't be fetched: {error}")
+            raise
         if problem is None:
             return lease
         with store.ledger.writing() as connection:

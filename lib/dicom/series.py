@@ -61,7 +61,22 @@ def read_series(folder: str | Path) -> tuple[NDArray[np.int16], NDArray[np.float
         BadInputError: no CT slices, several series, slices missing, unevenly spaced or different at one position,
             differing sizes, orientations or pixel spacings, a damaged file, or pixels that can't be decoded.
     """
-    series = series_grid(read_headers(folder), str(folder), _have_same_pixels)
+    _, series = read_geometry(folder)
+    return read_voxels(series), series.grid.affine
+
+
+def read_geometry(folder: str | Path) -> tuple[list[FileDataset], Series]:
+    """The headers of the DICOM files in a folder, and the one CT series they make; see `read_series`."""
+    headers = read_headers(folder)
+    return headers, series_grid(headers, str(folder), _have_same_pixels)
+
+
+def read_voxels(series: Series) -> NDArray[np.int16]:
+    """int16 HU `(X, Y, Z)` of a series whose slices lie in files.
+
+    Raises:
+        BadInputError: a damaged file, or pixels that can't be decoded.
+    """
     array = np.empty(series.grid.shape, np.int16, order="F")
     by_file: dict[str, list[int]] = defaultdict(list)
     for index, item in enumerate(series.slices):
@@ -69,7 +84,7 @@ def read_series(folder: str | Path) -> tuple[NDArray[np.int16], NDArray[np.float
     for indices in by_file.values():
         for index, plane in zip(indices, planes([series.slices[index] for index in indices]), strict=True):
             array[:, :, index] = plane.T
-    return array, series.grid.affine
+    return array
 
 
 def read_headers(folder: str | Path) -> list[FileDataset]:

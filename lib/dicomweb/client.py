@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # dicomweb-client's helper, which logs a stack trace for each error that is ours to put in words.
 logging.getLogger("retrying").setLevel(logging.CRITICAL)
+# Tells of each request.
+logging.getLogger("dicomweb_client").setLevel(logging.WARNING)
 
 # As stored, compressed too; otherwise the PACS would have to unpack each slice.
 _AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -112,6 +114,16 @@ class Pacs:
                 if error.response.status_code != 404:  # so do some PACS answer for a study without series
                     raise
                 return None
+            found = [series_of(item) for item in _listed(items)]
+        return next((one for one in found if one is not None and one.series_uid == series_uid), None)
+
+    def find(self, series_uid: str) -> Series | None:
+        """A series of any study as the PACS lists it now; None if it is not there."""
+        check_uids(series_uid)
+        with self._explained(_NO_SERVICE):
+            items = self._client.search_for_series(
+                fields=list(SERIES_FIELDS), search_filters={"SeriesInstanceUID": series_uid}, limit=10
+            )
             found = [series_of(item) for item in _listed(items)]
         return next((one for one in found if one is not None and one.series_uid == series_uid), None)
 

@@ -45,7 +45,7 @@ def check(store: Store, progress: Progress | None = None, *, deep: bool = True) 
         StorageError: the ledger can't be read.
         OSError: a file is there but can't be read.
     """
-    search = Search(store.layout, _tags(store.layout), deep)
+    search = Search(store.layout, _tags(store.layout), deep, store.images.in_folder)
     first: list[Finding] = []
     done = 0
     for page in _pages(store):
@@ -74,7 +74,7 @@ def repair(store: Store, findings: Iterable[Finding], progress: Progress | None 
     Raises:
         StorageError: disk or ledger refused.
     """
-    search = Search(store.layout, _tags(store.layout), deep=True)
+    search = Search(store.layout, _tags(store.layout), deep=True, images_in_folder=store.images.in_folder)
     wanted = list(findings)
     done: list[str] = []
     for finding in wanted:

@@ -83,11 +83,13 @@ class Search:
         layout: where files lie.
         tags: the folders in `labels/`.
         deep: whether to read every version and label and compare its hash; else sizes and times decide which to read.
+        images_in_folder: whether images lie in the folder; else they come from a PACS, and those here are copies.
     """
 
     layout: Layout
     tags: Sequence[str]
     deep: bool
+    images_in_folder: bool = True
 
     def of_image(self, records: Records) -> list[Finding]:
         """Every disagreement about one image.
@@ -135,7 +137,7 @@ class Search:
     def _image(self, records: Records) -> Iterator[Finding]:
         image_id, row = records.image_id, records.image
         if row is None:
-            if files := self._image_files(image_id):
+            if self.images_in_folder and (files := self._image_files(image_id)):
                 explanation = "the image lies in the folder and the ledger does not know it yet"
                 yield Finding(
                     Kind.IMAGE_NEW, image_id, None, self.relative(files[0]), explanation, "look through the folder"
@@ -148,7 +150,9 @@ class Search:
             return
         path = self.layout.image(image_id, row["suffix"])
         shown = self.relative(path)
-        if not row["present"]:
+        if not self.images_in_folder:
+            pass
+        elif not row["present"]:
             if self._image_files(image_id):
                 explanation = "the image is in the folder again and the ledger says that it is gone"
                 yield Finding(Kind.IMAGE_BACK, image_id, None, shown, explanation, "look through the folder")
@@ -221,7 +225,7 @@ class Search:
 
     def _waiting(self, records: Records, tag: str, path: Path) -> Finding:
         there = records.image is not None and records.image["present"]
-        there = there or bool(self._image_files(records.image_id))
+        there = there or (self.images_in_folder and bool(self._image_files(records.image_id)))
         explanation = "the label lies in the folder and is not a version yet"
         repair = "take it in as a version; if it does not fit its image, say why and leave it"
         if not there:

@@ -1,4 +1,4 @@
-"""MONAI Label's `Datastore` over a studies folder and its ledger; `lib.store.store` does the work."""
+"""MONAI Label's `Datastore` over a ledger, of a studies folder or a PACS; `lib.store.store` does the work."""
 
 import io
 import json
@@ -22,6 +22,7 @@ from lib.store.images import FileState
 from lib.store.inspection import fingerprint_of, release_twins
 from lib.store.layout import FINAL
 from lib.store.meaning import DECIDED
+from lib.store.opening import open_store
 from lib.store.store import Store
 from lib.store.to_correct import name_those_in_review
 from lib.volume_io import IMAGE_SUFFIXES, read_image, stem_of, suffix_of
@@ -30,20 +31,21 @@ logger = logging.getLogger(__name__)
 
 
 class FolderDatastore(Datastore):
-    """A studies folder as MONAI Label's server, clients and tasks see it.
+    """A studies folder or a PACS as MONAI Label's server, clients and tasks see it.
 
     Args:
-        path: the studies folder.
+        path: the studies folder, or the address of a PACS.
         settings: classes, limits, and which database.
+        app_folder: see `lib.store.opening.open_store`.
 
     Raises:
-        SettingsError: the ledger belongs to another folder, or its URL can't be used.
+        SettingsError: the ledger belongs to another folder, or its URL can't be used; or the PACS's address or login.
         BadInputError: MONAI Label's own `datastore_v2.json` is damaged.
-        StorageError: folder or database can't be written.
+        StorageError: folder or database can't be written, or a PACS that was never reached can't be.
     """
 
-    def __init__(self, path: str, settings: Settings) -> None:
-        self.store = Store(path, settings)
+    def __init__(self, path: str, settings: Settings, app_folder: str | Path | None = None) -> None:
+        self.store: Store = open_store(path, settings, app_folder)
 
     def name(self) -> str:
         """What the data set is called."""
@@ -62,17 +64,17 @@ class FolderDatastore(Datastore):
         self._set_fact("description", description)
 
     def image_path(self, image_id: str) -> Path:
-        """The image's file; a link is not followed, as its name is the image's.
+        """The image's file, fetched from a PACS if need be; a link is not followed, as its name is the image's.
 
         Raises:
             NotFoundError: no image has this id.
+            BadInputError: the series in the PACS is no CT that can be read.
+            StorageError: it can't be fetched now.
         """
-        with self.store.ledger.reading() as connection:
-            image = images.get(connection, image_id)
-        return self.store.layout.image(image_id, image.file.suffix)
+        return self.store.images.path(image_id)
 
     def get_image_uri(self, image_id: str) -> str:
-        """Path of the image, empty if there is none."""
+        """Path of the image, empty if there is none; fetched, see `image_path`."""
         try:
             return str(self.image_path(image_id))
         except NotFoundError:
@@ -84,7 +86,7 @@ class FolderDatastore(Datastore):
         return io.BytesIO(Path(path).read_bytes()) if path else None
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """What is noted about an image, and its path; empty if there is none."""
+        """What is noted about an image, and its path, where it lies once it is fetched; empty if there is none."""
         with self.store.ledger.reading() as connection:
             image = images.find(connection, image_id)
         if image is None:
@@ -175,7 +177,10 @@ class FolderDatastore(Datastore):
         Args:
             full_path: absolute paths; else relative to the studies folder.
         """
-        pairs = self.store.datalist()
+        return self._pairs(full_path=full_path)
+
+    def _pairs(self, limit: int | None = None, *, full_path: bool = True) -> list[dict[str, str]]:
+        pairs = self.store.datalist(limit)
         if full_path:
             return pairs
         root = self.store.layout.studies
@@ -185,9 +190,11 @@ class FolderDatastore(Datastore):
         """Take in a CT; the same file under the same id again changes nothing.
 
         Raises:
-            BadInputError: unfit id, not a readable CT, the id is taken, or the image is there under another id.
+            BadInputError: unfit id, not a readable CT, the id is taken, or the image is there under another id; or the
+                images come from a PACS.
             StorageError: the disk or the ledger refused.
         """
+        self._refuse_for_pacs("send the series to that")
         image_id = stem_of(checked_identifier(image_id or stem_of(image_filename), "image id"))
         path = Path(image_filename)
         with named_in_errors(image_filename, f"image {image_id!r}"):
@@ -225,7 +232,9 @@ class FolderDatastore(Datastore):
 
         Raises:
             NotFoundError: no image has this id.
+            BadInputError: the images come from a PACS.
         """
+        self._refuse_for_pacs("exclude the image with a reason to leave it out, or delete the series there")
         path = self.image_path(image_id)
         for tag in self.get_labels_by_image_id(image_id):
             self.store.labels.withdraw(image_id, tag, author="administrator")
@@ -264,11 +273,10 @@ class FolderDatastore(Datastore):
         Raises:
             NotFoundError: nothing is labelled yet.
         """
-        pairs = self.datalist()
+        pairs = self._pairs(limit_cases if limit_cases and limit_cases > 0 else None)
         if not pairs:
             msg = "no image is labelled yet, so there is no data set to download"
             raise NotFoundError(msg)
-        pairs = pairs[:limit_cases] if limit_cases and limit_cases > 0 else pairs
         with tempfile.NamedTemporaryFile(delete=False, suffix=".zip") as file, zipfile.ZipFile(file, "w") as archive:
             for pair in pairs:
                 for kind, path in pair.items():
@@ -277,7 +285,9 @@ class FolderDatastore(Datastore):
         return file.name
 
     def refresh(self) -> None:
-        """Look through the whole folder now."""
+        """Look through the whole folder now; a PACS is listed in the background."""
+        if self.store.pacs_images is not None:
+            self.store.pacs_images.list_soon()
         self.store.rescan()
 
     def status(self) -> dict[str, Any]:
@@ -291,6 +301,12 @@ class FolderDatastore(Datastore):
         with self.store.ledger.reading() as connection:
             name_those_in_review(connection, described["objects"], self.store.settings.label_indices())
         return described
+
+    def _refuse_for_pacs(self, remedy: str) -> None:
+        if self.store.pacs_images is not None:
+            name = self.store.pacs_images.pacs.name
+            msg = f"the images of this server come from the PACS at {name}, in which it changes nothing; {remedy}"
+            raise BadInputError(msg)
 
     def _described(self, image_ids: list[str]) -> dict[str, Any]:
         with self.store.ledger.reading() as connection:

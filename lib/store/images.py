@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,14 +104,14 @@ def get(connection: Connection, image_id: str) -> Image:
 
 
 def register(
-    connection: Connection, found: Sequence[tuple[str, FileState]], info: dict[str, Any] | None = None
+    connection: Connection, found: Sequence[tuple[str, FileState]], infos: Mapping[str, dict[str, Any]] | None = None
 ) -> None:
     """Note images that the ledger doesn't know yet; all are in the pool unless they have a final label.
 
     Args:
         connection: a transaction.
         found: image ids and files.
-        info: what to note about each.
+        infos: what to note about each, by image id.
     """
     now = time.time()
     rows = [
@@ -125,7 +125,7 @@ def register(
             "open": True,
             "shuffle": random.random(),
             "served_at": 0.0,
-            "info": {"ts": int(now), "name": f"{image_id}{state.suffix}", **(info or {})},
+            "info": {"ts": int(now), "name": f"{image_id}{state.suffix}", **(infos or {}).get(image_id, {})},
             "added_at": now,
         }
         for image_id, state in found

@@ -133,6 +133,37 @@ def note_if_unreadable(ledger: Ledger, layout: Layout, image_id: str) -> str | N
     return None
 
 
+def note_found(ledger: Ledger, layout: Layout, image: Image, found: Inspection) -> bool:
+    """Note what an image is, and which of several with one content is not needed; False where it changed meanwhile.
+
+    Raises:
+        StorageError: the ledger refused.
+    """
+    path = layout.image(image.image_id, image.file.suffix)
+    own: str | None = None
+    hashes: dict[str, str | None] = {}
+    while True:
+        with ledger.reading() as connection:
+            alike = _alike(connection, image, found.fingerprint)
+        if alike and own is None:
+            own = file_sha256(path)
+        hashes = {name: _sha256(layout, name, suffix, known) for name, suffix, known in alike}
+        with ledger.writing() as connection:
+            if not _is_still(connection, image):
+                return False
+            if _alike(connection, image, found.fingerprint) != alike:
+                continue  # another one was inspected at the same time
+            images.note_problem(connection, image.image_id, None)
+            images.note_content(connection, image.image_id, found.grid, found.fingerprint, own)
+            for name, sha256 in hashes.items():
+                connection.execute(update(images_table).where(images_table.c.image_id == name).values(sha256=sha256))
+            same = [name for name, sha256 in hashes.items() if sha256 == own]
+            first, *others = _by_age(connection, [image.image_id, *same])
+            for other in others:
+                images.note_problem(connection, other, f"{_TWIN}{first!r}")
+            return True
+
+
 def inspect_all(ledger: Ledger, layout: Layout, stop: threading.Event) -> None:
     """Inspect every image that was not inspected yet or could not be opened, one by one, until done or stopped.
 
@@ -196,7 +227,7 @@ def _inspected(ledger: Ledger, layout: Layout, image_id: str) -> str | None:
             image = images.get(connection, image_id)
         try:
             found = inspect(layout.image(image_id, image.file.suffix), image.file.suffix)
-            noted = _note_found(ledger, layout, image, found)
+            noted = note_found(ledger, layout, image, found)
         except StorageError:
             raise
         except NotFoundError as error:
@@ -216,33 +247,6 @@ def _inspected(ledger: Ledger, layout: Layout, image_id: str) -> str | None:
             if problem_now is not None:
                 logger.warning("the image %s is not offered: %s", image_id, problem_now)
             return problem_now
-
-
-def _note_found(ledger: Ledger, layout: Layout, image: Image, found: Inspection) -> bool:
-    """Note what an image is, and which of several with one content is not needed; False where it changed meanwhile."""
-    path = layout.image(image.image_id, image.file.suffix)
-    own: str | None = None
-    hashes: dict[str, str | None] = {}
-    while True:
-        with ledger.reading() as connection:
-            alike = _alike(connection, image, found.fingerprint)
-        if alike and own is None:
-            own = file_sha256(path)
-        hashes = {name: _sha256(layout, name, suffix, known) for name, suffix, known in alike}
-        with ledger.writing() as connection:
-            if not _is_still(connection, image):
-                return False
-            if _alike(connection, image, found.fingerprint) != alike:
-                continue  # another one was inspected at the same time
-            images.note_problem(connection, image.image_id, None)
-            images.note_content(connection, image.image_id, found.grid, found.fingerprint, own)
-            for name, sha256 in hashes.items():
-                connection.execute(update(images_table).where(images_table.c.image_id == name).values(sha256=sha256))
-            same = [name for name, sha256 in hashes.items() if sha256 == own]
-            first, *others = _by_age(connection, [image.image_id, *same])
-            for other in others:
-                images.note_problem(connection, other, f"{_TWIN}{first!r}")
-            return True
 
 
 def _note_problem(ledger: Ledger, image: Image, problem: str) -> bool:

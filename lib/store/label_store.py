@@ -23,6 +23,7 @@ from lib.store import images, leases, pool, presegmentations, refused, version_f
 from lib.store.comparison import Comparison, change_of, compare, count_voxels
 from lib.store.door import checked_label, named_in_errors
 from lib.store.events import SERVER, record
+from lib.store.image_files import FolderImages, ImageFiles
 from lib.store.images import FileState
 from lib.store.layout import FINAL, ORIGINAL, STORED, Layout, checked_tag
 from lib.store.ledger import Ledger
@@ -31,7 +32,7 @@ from lib.store.schema import labels as labels_table
 from lib.store.schema import versions as versions_table
 from lib.store.versions import Version
 from lib.volume import Grid, Volume
-from lib.volume_io import read_grid, read_label
+from lib.volume_io import read_label
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +48,14 @@ class LabelStore:
         ledger: what is known.
         layout: where files lie.
         settings: classes and limits.
+        files: where images come from; None: the studies folder.
     """
 
-    def __init__(self, ledger: Ledger, layout: Layout, settings: Settings) -> None:
+    def __init__(self, ledger: Ledger, layout: Layout, settings: Settings, files: ImageFiles | None = None) -> None:
         self._ledger = ledger
         self._layout = layout
         self._settings = settings
+        self._files = files or FolderImages(ledger, layout)
 
     def save(
         self,
@@ -262,18 +265,14 @@ class LabelStore:
         return self._layout.versions / version.file
 
     def grid(self, image_id: str) -> Grid:
-        """Where the voxels of an image lie, by its header.
+        """Where the voxels of an image lie.
 
         Raises:
             NotFoundError: no image has this id.
             BadInputError: its header can't be read.
+            StorageError: it had to be fetched, and that failed.
         """
-        with self._ledger.reading() as connection:
-            image = images.get(connection, image_id)
-        path = self._layout.image(image_id, image.file.suffix)
-        if image.grid is None or not image.file.is_of(path):  # replaced a moment ago, and not noticed yet
-            return read_grid(path)
-        return image.grid
+        return self._files.grid(image_id)
 
     def checked(
         self,

@@ -7,6 +7,8 @@
     STUDIES/ledger/id                            which ledger belongs to this folder
     STUDIES/ledger/versions/case_1/final/...     every version of every label
     STUDIES/ledger/presegmentations/case_1/...   automatic results, to compare corrections with
+    STUDIES/ledger/pacs                          the PACS that the images come from, if this is its working folder
+    STUDIES/ledger/series/1.2.3.json.gz          headers of a series of the PACS
 
 Other tools see images and newest labels where MONAI Label has always put them.
 """
@@ -89,6 +91,16 @@ class Layout:
     def presegmentations(self) -> Path:
         """The folder that `presegmentations.file` in the ledger is relative to."""
         return self.ledger / "presegmentations"
+
+    @property
+    def series(self) -> Path:
+        """The folder of headers and locks of the series of a PACS; only a PACS's working folder has it."""
+        return self.ledger / "series"
+
+    @property
+    def pacs(self) -> Path:
+        """The file that tells which PACS this is the working folder of."""
+        return self.ledger / "pacs"
 
     def in_use(self) -> bool:
         """Whether some ledger has kept versions in this folder."""

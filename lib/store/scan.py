@@ -79,7 +79,9 @@ class Changes:
         return bool(self.images_added or self.images_changed or self.images_vanished or labels)
 
 
-def scan(ledger: Ledger, layout: Layout, *, progress: Callable[[int], object] | None = None) -> Changes:
+def scan(
+    ledger: Ledger, layout: Layout, *, progress: Callable[[int], object] | None = None, of_images: bool = True
+) -> Changes:
     """Compare the whole folder with the ledger and note what differs.
 
     Labels come first, so that an image whose label lies in the folder is never offered. Interrupted, it has noted what
@@ -89,6 +91,7 @@ def scan(ledger: Ledger, layout: Layout, *, progress: Callable[[int], object] | 
         ledger: what is known.
         layout: where files lie.
         progress: called with the number of files looked at so far; what it raises ends the look.
+        of_images: whether images are what lies in the folder; False: labels alone are compared.
 
     Raises:
         UnavailableError: the folder can't be read, or is not the one that the ledger knows.
@@ -98,18 +101,20 @@ def scan(ledger: Ledger, layout: Layout, *, progress: Callable[[int], object] | 
     look.check_mounted()
     for tag in look.known_tags():
         look.at_tag(tag)
-    look.at_images(listing.side_by_side(listing.named_files(layout.studies, IMAGE_SUFFIXES), look.image_rows()))
+    if of_images:
+        look.at_images(listing.side_by_side(listing.named_files(layout.studies, IMAGE_SUFFIXES), look.image_rows()))
     look.find_waiting()
     return look.changes
 
 
-def look_at(ledger: Ledger, layout: Layout, path: Path) -> Changes:
+def look_at(ledger: Ledger, layout: Layout, path: Path, *, of_images: bool = True) -> Changes:
     """Compare one file with the ledger, or one folder of labels; a file costs the same in a folder of any size.
 
     Args:
         ledger: what is known.
         layout: where files lie.
         path: of an image, a label, `labels/` or `labels/<tag>/`, whether it is still there or not; others are ignored.
+        of_images: see `scan`.
 
     Raises:
         UnavailableError: the folder can't be read, or is not the one that the ledger knows.
@@ -128,7 +133,7 @@ def look_at(ledger: Ledger, layout: Layout, path: Path) -> Changes:
         if look.is_tag(path.name):
             look.at_tag(path.name)
             look.find_waiting(labels_table.c.tag == path.name)
-    elif named and path.parent == layout.studies and named[1].lower() in IMAGE_SUFFIXES:
+    elif named and of_images and path.parent == layout.studies and named[1].lower() in IMAGE_SUFFIXES:
         look.at_one(*named, [])
     elif named and path.parent.parent == layout.labels and look.is_tag(path.parent.name):
         look.at_one(*named, [path.parent.name])

@@ -190,6 +190,34 @@ splits = Table(
     Column("decided_at", Double, nullable=False),
 )
 
+series = Table(
+    "series",
+    metadata,
+    Column("image_id", _Name, primary_key=True, comment="its Series Instance UID"),
+    Column("study_uid", Text, nullable=False),
+    Column("key", Text, comment="of the objects that the volume was made of; none: never fetched"),
+    Column("instances", Integer, comment="objects in the series when it was last listed, where the PACS says so"),
+    Column("listed_at", Double, nullable=False, comment="when the PACS last listed it"),
+    comment="the images that are series of a PACS, see lib.store.pacs_images",
+)
+Index("series_by_study", series.c.study_uid)
+Index("series_by_listing", series.c.listed_at)
+
+segs = Table(
+    "segs",
+    metadata,
+    Column("sop_uid", Text, primary_key=True),
+    Column("series_uid", Text, nullable=False),
+    Column("image_id", _Name, nullable=False),
+    Column("version_id", _Key),
+    Column("direction", Text, nullable=False, comment="sent or found"),
+    Column("problem", Text),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("next_try_at", Double),
+    Column("at", Double, nullable=False),
+    comment="DICOM SEGs that were sent to a PACS or found in it",
+)
+
 models = Table(
     "models",
     metadata,

@@ -1,24 +1,27 @@
-"""A studies folder and what is known of it: the one object that servers and scripts open."""
+"""A studies folder and what is known of it: the one object that servers and scripts open.
+
+`lib.store.opening` opens it, for a folder and for a PACS alike.
+"""
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lib.dicomweb.client import Pacs
 from lib.errors import LiverLoopError, SettingsError, StorageError
 from lib.files import writable_folder
 from lib.settings import Settings
 from lib.store import versions
-from lib.store.adoption import adopt
 from lib.store.found_labels import FoundLabels, UnsettledError
-from lib.store.inspection import inspect_all
+from lib.store.image_files import FolderImages, ImageFiles
 from lib.store.label_store import LabelStore
 from lib.store.layout import FINAL, ORIGINAL, Layout, checked_tag
 from lib.store.ledger import Ledger
-from lib.store.scan import Changes, scan
+from lib.store.pacs_images import PacsImages
+from lib.store.scan import Changes
 from lib.store.versions import Version
 from lib.store.watch import Watcher
 
@@ -34,26 +37,33 @@ class Store:
         studies: the folder; made if it is missing.
         settings: classes, limits, and which database.
         follow_classes: bring labels to the numbers of `settings` where they were saved with others; False: refuse.
+        pacs: where the images come from; `studies` is then the working folder. None: they lie in the folder.
 
     Raises:
-        SettingsError: the ledger belongs to another folder, its URL can't be used, or its labels have other numbers.
+        SettingsError: the ledger belongs to another folder, its URL can't be used, or its labels have other numbers;
+            or a folder is a PACS's working folder.
         BadInputError: MONAI Label's own `datastore_v2.json` is damaged.
         StorageError: folder or database can't be written.
     """
 
-    def __init__(self, studies: str | Path, settings: Settings, *, follow_classes: bool = True) -> None:
+    def __init__(
+        self, studies: str | Path, settings: Settings, *, follow_classes: bool = True, pacs: Pacs | None = None
+    ) -> None:
         self.settings = settings
         self.layout = Layout(Path(studies).resolve())
+        if pacs is None and self.layout.pacs.is_file():
+            address = self.layout.pacs.read_text(encoding="utf-8").strip()
+            msg = f"{self.layout.studies} is the working folder of the PACS at {address}; let --studies name that"
+            raise SettingsError(msg)
         for folder in (self.layout.tag(FINAL), self.layout.tag(ORIGINAL), self.layout.ledger):
             writable_folder(folder)
         url = settings.ledger or f"sqlite:///{self.layout.database}"
         in_use = self.layout.in_use()
         self.ledger = Ledger(url, belongs_to=self.layout.studies_id(), may_be_new=not in_use)
-        self.labels = LabelStore(self.ledger, self.layout, settings)
+        self.images = self._image_files(pacs)
+        self.labels = LabelStore(self.ledger, self.layout, settings, self.images)
         self.found_labels = FoundLabels(self.ledger, self.layout, settings, self.labels)
         self._watcher: Watcher | None = None
-        self._stop = threading.Event()
-        self._inspector: threading.Thread | None = None
         with self.ledger.reading() as connection:
             known = self.ledger.fact(connection, "scanned_at") is not None
         if not known:
@@ -61,13 +71,12 @@ class Store:
         self._follow_classes(allowed=follow_classes)
 
     def look(self, progress: Callable[[int], object] | None = None) -> Changes:
-        """Bring the ledger's images in line with the folder; labels are noticed, not yet read.
+        """Bring the ledger in line with the folder; labels are noticed, not yet read.
 
         Args:
             progress: called with the number of files looked at so far.
         """
-        changes = scan(self.ledger, self.layout, progress=progress)
-        adopt(self.ledger, self.layout)
+        changes = self.images.look(progress)
         with self.ledger.writing() as connection:
             self.ledger.set_fact(connection, "scanned_at", str(time.time()))
         return changes
@@ -117,20 +126,26 @@ class Store:
             self._each([(image_id, tag)], self.found_labels.take_in)
         return self.labels.save(image_id, path, tag, info, author=author, source=source)
 
-    def datalist(self) -> list[dict[str, str]]:
+    def datalist(self, limit: int | None = None) -> list[dict[str, str]]:
         """`[{"image": path, "label": path}, ...]` of the images to train on, by name.
 
-        Left out are images that are gone, unfit or excluded, and labels that don't fit their image.
+        Left out are images that are gone, unfit or excluded or that can't be fetched now, and labels that don't fit
+        their image.
+
+        Args:
+            limit: of the first so many; None: of all.
         """
         self.take_in(FINAL)
         with self.ledger.reading() as connection:
-            pairs = versions.labelled_pairs(connection, FINAL)
+            pairs = versions.labelled_pairs(connection, FINAL)[:limit]
+        paths = self.images.paths([(image_id, suffix) for image_id, suffix, _ in pairs])
+        if not self.images.in_folder:  # some may have turned out to be others than those their labels were made on
+            with self.ledger.reading() as connection:
+                pairs = versions.labelled_pairs(connection, FINAL)
         return [
-            {
-                "image": str(self.layout.image(image_id, suffix)),
-                "label": str(self.layout.shown(image_id, FINAL, label_suffix)),
-            }
-            for image_id, suffix, label_suffix in pairs
+            {"image": str(paths[image_id]), "label": str(self.layout.shown(image_id, FINAL, label_suffix))}
+            for image_id, _, label_suffix in pairs
+            if image_id in paths
         ]
 
     def watch(self) -> None:
@@ -138,21 +153,30 @@ class Store:
         if self._watcher is not None:
             return
         every_s = self.settings.store.rescan_minutes * 60
-        self._watcher = Watcher(self.ledger, self.layout, self.follow, self.rescan, every_s)
-        self._watcher.start()
-        self._inspector = threading.Thread(
-            target=inspect_all, args=(self.ledger, self.layout, self._stop), name="inspect-images", daemon=True
+        self._watcher = Watcher(
+            self.ledger, self.layout, self.follow, self.rescan, every_s, of_images=self.images.in_folder
         )
-        self._inspector.start()
+        self._watcher.start()
+        self.images.watch()
 
     def close(self) -> None:
         """End the threads and close the ledger."""
-        self._stop.set()
         if self._watcher is not None:
             self._watcher.stop()
-        if self._inspector is not None:
-            self._inspector.join(timeout=10)
+        self.images.stop()
         self.ledger.close()
+
+    @property
+    def pacs_images(self) -> PacsImages | None:
+        """The images as series of a PACS; None where they lie in a folder."""
+        return self.images if isinstance(self.images, PacsImages) else None
+
+    def _image_files(self, pacs: Pacs | None) -> ImageFiles:
+        if pacs is None:
+            return FolderImages(self.ledger, self.layout)
+        writable_folder(self.layout.series)
+        every_s = self.settings.store.rescan_minutes * 60
+        return PacsImages(self.ledger, self.layout, self.settings.pacs, pacs, every_s)
 
     def _follow_classes(self, *, allowed: bool) -> None:
         """Where the site numbers its classes anew, labels get new versions with the new numbers."""

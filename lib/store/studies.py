@@ -12,6 +12,16 @@ from lib.store.layout import FINAL
 from lib.volume_io import IMAGE_SUFFIXES, stem_of
 
 
+def is_pacs(studies: str | Path) -> bool:
+    """Whether what `--studies` names is the address of a PACS and no folder."""
+    return str(studies).startswith(("http://", "https://"))
+
+
+def named_studies(text: str) -> str | Path:
+    """What `--studies` names: the address of a PACS as it stands there, else a folder."""
+    return text if is_pacs(text) else Path(text)
+
+
 def images_in(folder: Path) -> list[Path]:
     """The image files at the top of a folder, by name."""
     return _volumes(folder)

@@ -54,6 +54,7 @@ class Watcher:
         on_change: called with what single files turned out to be, if anything changed.
         rescan: looks through the whole folder; of what it returns, the `unsettled` files of `Changes` are used.
         every_s: seconds from the end of one look through the folder to the next.
+        of_images: whether images are what lies in the folder, see `lib.store.scan.scan`.
 
     Example:
         >>> with Watcher(ledger, layout, on_change, rescan, every_s=600):  # doctest: +SKIP
@@ -67,12 +68,15 @@ class Watcher:
         on_change: Callable[[Changes], object],
         rescan: Callable[[], object],
         every_s: float,
+        *,
+        of_images: bool = True,
     ) -> None:
         self._ledger = ledger
         self._layout = layout
         self._on_change = on_change
         self._rescan = rescan
         self._every_s = every_s
+        self._of_images = of_images
         self._due: dict[Path, float] = {}  # when each file is to be looked at, by the monotonic clock
         self._rescan_at = 0.0
         self._ready: list[Path] = []
@@ -213,7 +217,7 @@ class Watcher:
     def _look_at(self, path: Path) -> None:
         if path.parent == self._layout.labels or path == self._layout.labels:
             self._observe_folder(path)
-        changes = look_at(self._ledger, self._layout, path)
+        changes = look_at(self._ledger, self._layout, path, of_images=self._of_images)
         if changes:
             self._on_change(changes)
         self._look_again(changes)

@@ -8,8 +8,9 @@ from lib.errors import BadInputError
 from lib.settings import Settings
 from lib.store import images, splits, versions
 from lib.store.layout import FINAL, Layout
+from lib.store.opening import open_store
 from lib.store.store import Store
-from lib.store.studies import labelled_images
+from lib.store.studies import is_pacs, labelled_images
 from lib.training.split import Side, divide, patient_of
 from lib.volume_io import stem_of
 
@@ -53,17 +54,24 @@ def with_sides(
     ]
 
 
-def labelled_cases(studies: Path, settings: Settings) -> list[dict[str, Any]]:
+def labelled_cases(studies: str | Path, settings: Settings, app_folder: Path | None = None) -> list[dict[str, Any]]:
     """Labelled images to train on: by the ledger where a folder has one, else by the names of its files.
+
+    Args:
+        studies: a folder, or the address of a PACS; of that the labelled series are fetched.
+        settings: of the app.
+        app_folder: of the app, see `lib.store.opening.open_store`.
 
     Raises:
         NotFoundError: there is no such folder.
         BadInputError: nothing in it is labelled.
+        StorageError: disk or ledger refused, or a PACS can't be reached.
     """
-    if not Layout(studies.resolve()).ledger.is_dir():
+    if not is_pacs(studies) and not Layout(Path(studies).resolve()).ledger.is_dir():
         pattern = settings.training.patient_pattern
-        return [{**pair, "patient": patient_of(stem_of(pair["image"]), pattern)} for pair in labelled_images(studies)]
-    store = Store(studies, settings, follow_classes=False)
+        pairs = labelled_images(Path(studies))
+        return [{**pair, "patient": patient_of(stem_of(pair["image"]), pattern)} for pair in pairs]
+    store = open_store(studies, settings, app_folder, follow_classes=False)
     try:
         store.rescan()
         pairs = with_sides(store, store.datalist(), settings, settings.training.validation_fraction)

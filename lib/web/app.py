@@ -18,7 +18,6 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
 from lib.dicomweb.forwarding import Forwarder
-from lib.dicomweb.settings import PacsSettings
 from lib.errors import BadInputError, LiverLoopError, NotFoundError
 from lib.inference.batch import LiverTumorBatchInferTask
 from lib.inference.device import choose_device
@@ -27,7 +26,6 @@ from lib.inference.task import LiverTumorInferTask
 from lib.settings import load_settings
 from lib.store.door import named_in_errors
 from lib.store.folder import FolderDatastore
-from lib.store.inspection import note_if_unreadable
 from lib.store.store import Store
 from lib.training.preflight import check_ledger
 from lib.training.recording import BY_ITSELF
@@ -53,7 +51,7 @@ class LiverLoopApp(MONAILabelApp):
 
     Args:
         app_dir: the app folder; `model/` in it gets the trainings.
-        studies: a folder or a DICOMweb address.
+        studies: a folder, or the address of a PACS (the root of its DICOMweb service).
         conf: `--conf` overrides of `app.yaml`.
 
     Raises:
@@ -84,10 +82,8 @@ class LiverLoopApp(MONAILabelApp):
         )
 
     def init_datastore(self) -> Datastore:
-        """A folder with a ledger; MONAI Label's own store for DICOMweb addresses."""
-        if _is_address(self.studies):
-            return super().init_datastore()
-        return FolderDatastore(self.studies, self.settings)
+        """The same store for a folder and for a PACS; MONAI Label's own, which downloads programs, is never used."""
+        return FolderDatastore(self.studies, self.settings, self.app_dir)
 
     @property
     def store(self) -> Store | None:
@@ -178,7 +174,9 @@ class LiverLoopApp(MONAILabelApp):
         _check_name("model", request.get("model"), self._infers)
         image = request.get("image")
         if isinstance(image, str) and not self._was_sent(image, request):
-            uri = (datastore or self.datastore()).get_image_uri(image)
+            images = datastore or self.datastore()
+            ours = isinstance(images, FolderDatastore)
+            uri = str(images.image_path(image)) if ours else images.get_image_uri(image)  # the first says why not
             if not uri or not os.path.exists(uri):
                 msg = f"there is no image {image[:80]!r}"
                 raise NotFoundError(msg)
@@ -192,11 +190,15 @@ class LiverLoopApp(MONAILabelApp):
         return result
 
     def prefetch(self, image_id: str, client: str) -> None:
-        """Segment an image of the studies folder before its annotator asks for that."""
+        """Segment an image of the store before its annotator asks for that."""
         chosen = self.settings.inference
         if self.store is None or not (chosen.prefetch and chosen.cache_mb) or self.source.path_or_none is None:
             return
-        path = self.datastore().get_image_uri(image_id)
+        try:
+            path = self.datastore().get_image_uri(image_id)
+        except LiverLoopError as error:
+            logger.warning("the image %s is not segmented ahead: %s", image_id, error)
+            return
         if path:
             self._infers[self.settings.model_name].shared.prefetch(path, client)
 
@@ -226,9 +228,9 @@ class LiverLoopApp(MONAILabelApp):
         install_answers(server)
         install_requests(server)
         install_models(server)
-        pacs = PacsSettings.from_environment(self.studies) if _is_address(self.studies) else None
-        install_proxy(server, Forwarder(pacs) if pacs else None)
-        install_ohif(server, self.settings.labels if pacs else None)
+        images = self.store.pacs_images if self.store else None
+        install_proxy(server, Forwarder(images.pacs.settings) if images else None)
+        install_ohif(server, self.settings.labels if images else None)
         self.registry.follow()
         if self.store is not None:
             install_ledger(server)
@@ -245,7 +247,7 @@ class LiverLoopApp(MONAILabelApp):
             yield
         except BadInputError:
             if self.store is not None and isinstance(image, str):
-                note_if_unreadable(self.store.ledger, self.store.layout, image)
+                self.store.images.note_if_unreadable(image)
             raise
 
     def _keep_presegmentation(self, image_id: str, request: dict[str, Any], result: dict[str, Any]) -> None:
@@ -271,10 +273,6 @@ class LiverLoopApp(MONAILabelApp):
             return True
         msg = f"{image[:80]!r} is a path of the server; name images by their id, or send the file"
         raise BadInputError(msg)
-
-
-def _is_address(studies: str) -> bool:
-    return studies.startswith(("http://", "https://"))
 
 
 def _check_name(kind: str, name: object, known: Collection[str]) -> None:

@@ -4,20 +4,21 @@ Only the standard library is imported at the top: a taken port or a mistyped fol
 ten seconds that MONAI Label takes to import.
 """
 
-import base64
 import errno
 import ipaddress
-import os
 import socket
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lib.errors import BadInputError, NotFoundError, SettingsError, StorageError
 from lib.files import try_writing
 from lib.web.environment import IMAGE_PATTERNS
+
+if TYPE_CHECKING:
+    from lib.settings import Settings
 
 
 def check_address(host: str, port: int) -> None:
@@ -65,8 +66,8 @@ def check_app(app: Path) -> Path:
     return app.resolve()
 
 
-def check_conf(app: Path, conf: Sequence[Sequence[str]]) -> None:
-    """Validate `app.yaml` together with the `--conf` overrides.
+def check_conf(app: Path, conf: Sequence[Sequence[str]]) -> "Settings":
+    """Validate `app.yaml` together with the `--conf` overrides; returns the settings.
 
     Raises:
         SettingsError: an unknown key or a wrong value.
@@ -79,20 +80,26 @@ def check_conf(app: Path, conf: Sequence[Sequence[str]]) -> None:
             msg = f"--conf {key} is given twice; keep one"
             raise SettingsError(msg)
         overrides[key] = value
-    load_settings(app / "app.yaml", overrides)
+    return load_settings(app / "app.yaml", overrides)
 
 
-def check_studies(studies: str) -> str:
-    """The absolute path of a studies folder, or the URL of a DICOMweb server that answers.
+def check_studies(studies: str, app: Path, conf: Sequence[Sequence[str]] = ()) -> str:
+    """The absolute path of a studies folder, or the address of a PACS that lets us in or did before.
+
+    Args:
+        studies: a folder, or the root of a DICOMweb service.
+        app: the app folder; only looked at for a PACS.
+        conf: `--conf` overrides; likewise.
 
     Raises:
-        NotFoundError: no such folder, or nothing answers at the URL.
-        BadInputError: it is a file or an empty text, or the server at the URL refuses.
-        StorageError: the folder can't be written; labels are kept in it.
+        NotFoundError: no such folder.
+        BadInputError: it is a file or an empty text; or the PACS's address, login or certificates can't be used.
+        StorageError: the folder can't be written, in which labels are kept; or the PACS can't be reached.
     """
     if studies.startswith(("http://", "https://")):
-        _check_dicomweb(studies)
-        return studies
+        from lib.store.opening import reached_pacs  # brings much, so it comes after the quick checks
+
+        return reached_pacs(studies, check_conf(app, conf), app)[0].settings.url
     if not studies.strip():  # of an unset shell variable; pathlib would take the current folder
         msg = "--studies is empty; give the folder that holds the images"
         raise BadInputError(msg)
@@ -156,25 +163,3 @@ def _check_writable(folder: Path, what: str, why: str) -> None:
     except OSError as error:
         msg = f"{what} {folder} can't be written ({error.strerror}); {why}: change its permissions or choose another"
         raise StorageError(msg) from error
-
-
-def _check_dicomweb(url: str) -> None:
-    # The names that MONAI Label reads the login from.
-    user, password = (os.environ.get(f"MONAI_LABEL_DATASTORE_{name}", "") for name in ("USERNAME", "PASSWORD"))
-    request = urllib.request.Request(f"{url.rstrip('/')}/studies?limit=1", headers={"Accept": "application/dicom+json"})
-    if user:
-        token = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
-        request.add_header("Authorization", f"Basic {token}")
-    try:
-        with urllib.request.urlopen(request, timeout=10):
-            pass
-    except urllib.error.HTTPError as error:
-        if error.code in {401, 403}:
-            msg = f"{url} refuses (HTTP {error.code}); set MONAI_LABEL_DATASTORE_USERNAME and _PASSWORD"
-        else:
-            msg = f"{url}/studies answers HTTP {error.code}; give the root of a DICOMweb service, often .../dicom-web"
-        raise BadInputError(msg) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        msg = f"nothing answers at {url} ({reason}); start the PACS or correct --studies"
-        raise NotFoundError(msg) from error

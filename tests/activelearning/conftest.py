@@ -8,7 +8,8 @@ import pytest
 
 from lib.activelearning import next_image
 from lib.settings import Settings
-from lib.store import images
+from lib.store import images, inspection
+from lib.store.image_files import FolderImages
 from lib.store.images import FileState
 from lib.store.layout import Layout
 from lib.store.ledger import Ledger
@@ -18,7 +19,9 @@ class Studies(SimpleNamespace):
     """As much of a `Store` as handing out needs."""
 
     def __init__(self, url: str, folder: Path, settings: Settings | None = None) -> None:
-        super().__init__(ledger=Ledger(url), layout=Layout(folder), settings=settings or Settings())
+        ledger, layout = Ledger(url), Layout(folder)
+        files = FolderImages(ledger, layout)
+        super().__init__(ledger=ledger, layout=layout, settings=settings or Settings(), images=files)
 
     def register(self, *names):
         with self.ledger.writing() as connection:
@@ -42,7 +45,7 @@ def problems(monkeypatch):
                 images.note_problem(connection, image_id, problem)
         return problem
 
-    monkeypatch.setattr(next_image, "ensure_fit", ensure_fit)
+    monkeypatch.setattr(inspection, "ensure_fit", ensure_fit)
     return found
 
 

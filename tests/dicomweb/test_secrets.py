@@ -5,7 +5,6 @@ import logging
 
 import pytest
 
-from lib.dicomweb.cache import SeriesCache
 from lib.errors import LiverLoopError
 from tests.dicomweb.bad_pacs import BadPacs, hangs_up, says
 from tests.orthanc import ct_series
@@ -16,6 +15,7 @@ SECRETS = (PASSWORD, TOKEN, PATIENT, base64.b64encode(f"{USER}:{PASSWORD}".encod
 
 def test_with_a_real_pacs(orthanc, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "dicomweb_client")
     series = ct_series(patient=PATIENT)
     uids = series[0].StudyInstanceUID, series[0].SeriesInstanceUID
     pacs = orthanc.pacs()
@@ -25,8 +25,7 @@ def test_with_a_real_pacs(orthanc, tmp_path, caplog):
     assert [found.patient_id for found in pacs.find_series()] == [PATIENT]
     pacs.metadata(*uids)
     pacs.references(*uids)
-    with SeriesCache(tmp_path, 1).series(pacs, *uids):
-        pass
+    pacs.fetch(*uids, tmp_path)
     for wrong in (orthanc.pacs(user="", password="", token=TOKEN), orthanc.pacs(password=PASSWORD + "!")):
         with pytest.raises(LiverLoopError) as caught:
             wrong.check()

@@ -67,7 +67,9 @@ def test_status(ledger, studies):
 
 def test_options_before_the_command(ledger, studies):
     assert answer(ledger("--json", "--studies", studies, "--conf", "model_name", "m", "excluded", folder=None)) == {}
-    message = "error: --studies DIR is required, the folder with the images; see ledger.py --help"
+    message = (
+        "error: --studies DIR is required, the folder with the images or the address of a PACS; see ledger.py --help"
+    )
     assert error_of(ledger("status", folder=None)) == message
 
 

@@ -53,7 +53,7 @@ def told(connection, name):
 
 
 def test_a_file_is_registered_as_it_was_found(connection):
-    images.register(connection, [("case_1", STATE)], {"origin": "upload"})
+    images.register(connection, [("case_1", STATE)], {"case_1": {"origin": "upload"}})
     image = images.get(connection, "case_1")
     assert image.file == STATE
     assert (image.present, image.problem, image.excluded, image.labelled, image.grid) == (True, None, None, False, None)

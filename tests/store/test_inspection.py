@@ -202,13 +202,13 @@ def test_the_fingerprint_sees_beginning_middle_and_end(tmp_path: Path, part: flo
 def test_two_at_the_same_time_find_each_other(ledger: Ledger, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "ab":
         add(ledger, layout, f"{name}.nii")
-    plain, both = inspection._note_found, threading.Barrier(2)
+    plain, both = inspection.note_found, threading.Barrier(2)
 
     def together(*args: Any) -> bool:
         both.wait(30)
         return plain(*args)
 
-    monkeypatch.setattr(inspection, "_note_found", together)
+    monkeypatch.setattr(inspection, "note_found", together)
     threads = [threading.Thread(target=ensure_fit, args=(ledger, layout, name)) for name in "ab"]
     for thread in threads:
         thread.start()
@@ -322,7 +322,7 @@ def test_a_ledger_that_refuses_is_not_the_image_s_fault(
         msg = "the disk is full"
         raise StorageError(msg)
 
-    monkeypatch.setattr(inspection, "_note_found", full)
+    monkeypatch.setattr(inspection, "note_found", full)
     with pytest.raises(StorageError, match="the disk is full"):
         ensure_fit(ledger, layout, "a")
     with pytest.raises(StorageError, match="the disk is full"):

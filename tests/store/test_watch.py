@@ -163,9 +163,9 @@ def test_what_is_not_ours_is_not_looked_at(ledger: Ledger, layout: Layout, monke
     looked_at: list[Path] = []
     plain = watch.look_at
 
-    def noted(ledger: Ledger, layout: Layout, path: Path) -> Changes:
+    def noted(ledger: Ledger, layout: Layout, path: Path, *, of_images: bool) -> Changes:
         looked_at.append(path)
-        return plain(ledger, layout, path)
+        return plain(ledger, layout, path, of_images=of_images)
 
     monkeypatch.setattr(watch, "look_at", noted)
     (layout.labels / "refused" / "a").mkdir(parents=True)

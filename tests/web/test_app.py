@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from monailabel.config import settings as server
-from monailabel.interfaces.app import MONAILabelApp
 
 from lib.errors import BadInputError, ModelError, NotFoundError, SettingsError
 from lib.inference.model import new_network
@@ -110,12 +109,8 @@ def test_a_damaged_studies_folder_stops_the_start(make_app, studies):
     assert "datastore_v2.json is damaged; move it away" in refused(BadInputError, make_app)
 
 
-def test_folders_get_our_store_and_addresses_the_one_for_pacs(make_app, monkeypatch):
-    app = make_app()
-    assert isinstance(app.datastore(), FolderDatastore)
-    monkeypatch.setattr(MONAILabelApp, "init_datastore", lambda self: "the store for PACS")
-    app.studies = "http://127.0.0.1:8042/dicom-web"
-    assert app.init_datastore() == "the store for PACS"
+def test_a_folder_gets_our_store(make_app):
+    assert isinstance(make_app().datastore(), FolderDatastore)
 
 
 @pytest.mark.parametrize("image_id", ["a", "b.1.2"])
@@ -186,7 +181,7 @@ def test_a_path_of_the_server_is_no_image(make_app, studies):
             f"{path[:80]!r} is a path of the server; name images by their id, or send the file"
         )
     for path in ("../studies/a.nii.gz", "studies/a", "a.nii.gz"):
-        assert refused(NotFoundError, app.infer, request(path)) == f"there is no image {path!r}"
+        assert refused(NotFoundError, app.infer, request(path)).startswith(f"there is no image {path!r}")
 
 
 def test_errors_about_an_upload_do_not_show_where_it_was_put(make_app):

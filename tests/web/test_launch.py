@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.errors import BadInputError, NotFoundError, SettingsError, StorageError
+from lib.errors import BadInputError, LiverLoopError, NotFoundError, SettingsError, StorageError, UnavailableError
 from lib.web.launch import (
     announcement,
     check_address,
@@ -17,6 +17,7 @@ from lib.web.launch import (
     server_url,
     wait_until_ready,
 )
+from tests.dicomweb.bad_pacs import BadPacs, says
 
 # Nobody may create files there, not even an administrator.
 UNWRITABLE = Path("/sys")
@@ -118,55 +119,65 @@ def test_conf_is_validated_with_the_app(app):
 
 def test_a_studies_folder_is_made_absolute_and_left_as_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path.parent)
-    assert check_studies(tmp_path.name) == str(tmp_path.resolve())
+    assert check_studies(tmp_path.name, tmp_path) == str(tmp_path.resolve())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_studies_folder_is_not_made(tmp_path):
     with pytest.raises(NotFoundError, match=r"the studies folder .*typo does not exist; make it or correct --studies"):
-        check_studies(str(tmp_path / "typo"))
+        check_studies(str(tmp_path / "typo"), tmp_path)
     assert not (tmp_path / "typo").exists()
 
 
 @pytest.mark.parametrize("studies", ["", " "])
 def test_an_empty_text_is_not_the_current_folder(studies):
     with pytest.raises(BadInputError, match=r"^--studies is empty; give the folder that holds the images$"):
-        check_studies(studies)
+        check_studies(studies, Path())
 
 
 def test_a_file_is_not_a_studies_folder(tmp_path):
     (tmp_path / "ct.nii.gz").write_bytes(b"")
     with pytest.raises(BadInputError, match=r"ct\.nii\.gz is a file; give the folder"):
-        check_studies(str(tmp_path / "ct.nii.gz"))
+        check_studies(str(tmp_path / "ct.nii.gz"), tmp_path)
 
 
 @pytest.mark.skipif(not UNWRITABLE.is_dir(), reason="needs a folder that even root can't write")
 def test_an_unwritable_studies_folder_is_refused():
     with pytest.raises(StorageError, match=r"the studies folder /sys can't be written \(.+\); labels are kept in it"):
-        check_studies(str(UNWRITABLE))
+        check_studies(str(UNWRITABLE), Path())
 
 
-def test_a_pacs_is_asked_with_the_login(monkeypatch):
-    monkeypatch.setenv("MONAI_LABEL_DATASTORE_USERNAME", "reader")
-    monkeypatch.setenv("MONAI_LABEL_DATASTORE_PASSWORD", "secret")
-    with web_server(204) as (url, seen):
-        assert check_studies(f"{url}/dicom-web") == f"{url}/dicom-web"
-        assert seen == [("/dicom-web/studies?limit=1", "Basic cmVhZGVyOnNlY3JldA==")]
+def test_a_pacs_is_asked_with_the_login(app, monkeypatch):
+    monkeypatch.setenv("LIVERLOOP_PACS_USER", "reader")
+    monkeypatch.setenv("LIVERLOOP_PACS_PASSWORD", "secret")
+    with BadPacs(says([])) as pacs:
+        assert check_studies(f"{pacs.url}/", app) == pacs.url
+    ((_, path, headers),) = pacs.requests
+    assert path.startswith("/dicom-web/series?")
+    assert headers["Authorization"] == "Basic cmVhZGVyOnNlY3JldA=="
+    assert sorted(path.name for path in app.iterdir()) == ["app.yaml", "main.py"]
 
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(401, r"refuses \(HTTP 401\); set MONAI_LABEL_DATASTORE_USERNAME"), (404, "answers HTTP 404; give the root")],
+    [
+        (401, r"refuses us \(HTTP 401\): it wants a login; set LIVERLOOP_PACS_USER and LIVERLOOP_PACS_PASSWORD"),
+        (404, "has no DICOMweb service at this address; give the root"),
+    ],
 )
-def test_a_pacs_that_refuses_is_named(status, message):
-    with web_server(status) as (url, _), pytest.raises(BadInputError, match=message):
-        check_studies(url)
+def test_a_pacs_that_refuses_is_named(app, status, message):
+    with BadPacs(says("", status)) as pacs, pytest.raises(LiverLoopError, match=message):
+        check_studies(pacs.url, app)
 
 
-def test_a_silent_pacs_is_named(free_port):
+def test_a_silent_pacs_is_named_unless_it_was_there_before(app, free_port):
     url = f"http://127.0.0.1:{free_port}/dicom-web"
-    with pytest.raises(NotFoundError, match=rf"nothing answers at {url} \(.*refused\); start the PACS"):
-        check_studies(url)
+    with pytest.raises(UnavailableError, match=rf"the PACS at 127.0.0.1:{free_port} can't be reached"):
+        check_studies(url, app)
+    folder = app.parent / "work"
+    (folder / "ledger").mkdir(parents=True)
+    (folder / "ledger" / "pacs").write_text(url)
+    assert check_studies(url, app, [("pacs.folder", str(folder))]) == url
 
 
 @pytest.mark.parametrize(
