@@ -91,7 +91,7 @@ def _check_owner(folder: Path, url: str) -> None:
     layout = Layout(folder)
     try:
         owner = layout.pacs.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if (layout.ledger / "id").exists() or images_in(folder):
             msg = f"{folder} holds studies of its own; let pacs.folder name an empty folder for those of {url}"
             raise SettingsError(msg) from None

@@ -29,7 +29,7 @@ from lib.store.scan import Changes, scan
 from lib.store.schema import images as images_table
 from lib.store.schema import series as series_table
 from lib.volume import Grid
-from lib.volume_io import as_image, write_image
+from lib.volume_io import as_image, read_image, write_image
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +99,14 @@ class PacsImages:
         if is_here and self._was_asked(image_id):
             self._cache.use(path)
             return path
+        was_down = self._down is not None
         try:
             key, sop_uids = self._objects(known, self._impatient if is_here else self.pacs)
         except UnavailableError as error:
             if not is_here:
                 raise
-            logger.warning("the image %s is given as it was fetched: %s", image_id, error)
+            level = logging.DEBUG if was_down else logging.WARNING  # once while it lasts
+            logger.log(level, "the image %s is given as it was fetched: %s", image_id, error)
             self._cache.use(path)
             return path
         if not (is_here and known.key == key):
@@ -175,7 +177,15 @@ class PacsImages:
         return self._known(image_id).image.problem
 
     def note_if_unreadable(self, image_id: str) -> str | None:
-        """Nothing to note: a series was decoded whole when it was fetched."""
+        """Have a volume that can't be read fetched again; the series itself was decoded when it was fetched."""
+        known = self._in_ledger(image_id)
+        path = self._layout.image(image_id, STORED)
+        if known is not None and path.is_file():
+            try:
+                read_image(path)
+            except BadInputError as error:
+                logger.warning("the image %s is fetched again: %s", image_id, error)
+                self._forget(image_id)
         return None
 
     def look(self, progress: Progress | None = None) -> Changes:
