@@ -8,6 +8,11 @@
   // MONAI Label's panel takes its server's address from this cookie; without one it guesses port 8000.
   document.cookie = 'MONAILABEL_SERVER_URL=' + escape(window.location.origin + '/') + '; path=/ohif; samesite=strict';
 
+  // Its progress bars have white text on white.
+  const style = document.createElement('style');
+  style.textContent = '.monaiLabelPanel .w3-container { color: black; text-align: center; }';
+  document.head.append(style);
+
   // The panel colors classes by a list of its own and makes up a color for a name that isn't in there.
   function paint() {
     const { segmentation } = window.cornerstoneTools;

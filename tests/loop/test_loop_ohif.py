@@ -17,14 +17,14 @@ from lib.phantom import Phantom, make_phantom
 from lib.settings import load_settings
 from lib.volume import Volume
 from lib.volume_io import write_label
+from tests import screenshots
 from tests.browser import browser_or_skip
-from tests.loop.running_server import APP, REPOSITORY, RunningServer, make_app
+from tests.loop.running_server import APP, RunningServer, make_app
 from tests.loop.viewer import PANEL, Viewer
 from tests.orthanc import orthanc_or_skip, slices_of
 
 pytestmark = pytest.mark.server
 
-PICTURES = REPOSITORY / "runs" / "screenshots"
 _LOGIN = ("annotator", "correct horse ü")
 _WAITING, _LABELLED, _FINAL = "ohif-waiting", "ohif-labelled", "ohif-final"  # patients
 _COLORS = {"liver": [221, 130, 101], "tumor": [144, 238, 144]}
@@ -35,6 +35,7 @@ _RECIPE = {
     "training.slices_per_case": 2,
     "training.threads": 1,
     "training.cross_validate_below": 0,
+    "training.by_itself.niceness": 0,  # or it would wait for the other tests
 }
 
 
@@ -105,10 +106,10 @@ def server(orthanc, cases, browser, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def viewer(browser, server):
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    for path in PICTURES.glob("ohif-*.png"):
+    screenshots.FOLDER.mkdir(parents=True, exist_ok=True)
+    for path in screenshots.FOLDER.glob("ohif-*.png"):
         path.unlink()
-    viewer = Viewer(browser, server.url, PICTURES)
+    viewer = Viewer(browser, server.url, screenshots.FOLDER)
     yield viewer
     assert viewer.errors == []
 
@@ -150,6 +151,8 @@ def test_the_next_sample_is_the_one_without_a_label(viewer, server, cases):
     viewer.open_study(_LABELLED, "MONAI Label")
     assert viewer.page.locator("#monailabelServerURL").input_value() == f"{server.url}/"
     viewer.connect()
+    viewer.open_section("Active Learning")
+    assert viewer.page.get_by_title("2/3 samples annotated").inner_text() == "67%"
     told = viewer.next_sample()
     viewer.picture("ohif-2-next-sample")
     waiting = cases[_WAITING]
@@ -182,6 +185,14 @@ def test_liver_and_tumor_are_shown_where_they_are(viewer, cases):
     beside = np.where(truth.array == 0, 3, 0).astype(np.uint8)
     place = viewer.on_screen("mpr-axial", middle_of(Volume(beside, truth.affine), 3, height))
     assert not any(is_tinted(picture, place, color) for color in _COLORS.values())
+
+
+def test_class_prompts_show_the_chosen_class_alone(viewer):
+    both = viewer.label(PANEL).array
+    viewer.segment_classes("tumor")
+    np.testing.assert_array_equal(viewer.label(PANEL).array, np.where(both == 2, 2, 0))
+    viewer.segment()
+    np.testing.assert_array_equal(viewer.label(PANEL).array, both)
 
 
 def test_a_correction_is_stored_as_it_is_on_the_screen(viewer, orthanc, cases):

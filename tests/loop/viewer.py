@@ -51,6 +51,10 @@ _SEGMENTATIONS = """() => {
     ])),
   }));
 }"""
+_CLEAR = """(id) => {
+  const { voxelManager } = window.services.segmentationService.getLabelmapVolume(id);
+  voxelManager.setCompleteScalarDataArray(new Uint8Array(voxelManager.getCompleteScalarDataArray().length));
+}"""
 # Where a point (mm, LPS) lies on the screen; and the plane that a viewport shows.
 _ON_SCREEN = """([viewportId, point]) => {
   const viewport = window.cornerstone.getRenderingEngines()[0].getViewport(viewportId);
@@ -128,15 +132,33 @@ class Viewer:
     def segment(self) -> None:
         """Run the automatic segmentation and wait until it is on the screen."""
         self.open_section("Auto-Segmentation")
-        self.page.locator("button[title='Run Segmentation']").click()
-        self.page.get_by_text("Running Segmentation - Successful").wait_for()
-        self.wait_until(lambda: self.label(PANEL).array.any(), "voxels of the segmentation")
+        self._infer(self.page.locator("button[title='Run Segmentation']"))
+
+    def segment_classes(self, *names: str) -> None:
+        """Run the segmentation of some classes only."""
+        self.open_section("Class Prompts")
+        section = self._section("Class Prompts")
+        for box in section.locator("input[type=checkbox]:not(.tab-switch)").all():
+            row = box.locator("xpath=ancestor::tr[1]")
+            box.set_checked(row.inner_text().strip() in names)
+        self._infer(section.locator("button.actionButton", has_text="Run"))
 
     def open_section(self, title: str) -> None:
         """Unfold a part of MONAI Label's panel unless it is open."""
-        section = self.page.locator(".tab", has=self.page.get_by_text(title, exact=True))
+        section = self._section(title)
         if not section.locator("input.tab-switch").is_checked():
             section.locator("label.tab-label").click()
+
+    def _infer(self, button: Locator) -> None:
+        """From an empty segmentation, so that its voxels tell when the answer has come."""
+        self.page.evaluate(_CLEAR, PANEL)
+        with self.page.expect_response(lambda response: "/infer/" in response.url) as answer:
+            button.click()
+        assert answer.value.status == 200, answer.value.text()
+        self.wait_until(lambda: self.label(PANEL).array.any(), "voxels of the segmentation")
+
+    def _section(self, title: str) -> Locator:
+        return self.page.locator(".tab", has=self.page.get_by_text(title, exact=True))
 
     def open_segmentations(self) -> None:
         """Show the panel with brushes and segments."""
