@@ -124,7 +124,10 @@ class LiverLoopApp(MONAILabelApp):
     def info(self) -> dict[str, Any]:
         """What clients show of the app, and how things stand with inference and retraining."""
         inference = self._infers[self.settings.model_name].shared.info()
-        return {**super().info(), "inference": inference, "retraining": self.retraining.info()}
+        told = super().info()
+        # Of figures that don't exist yet clients make a training that is at 100 %.
+        stats = {name: figures for name, figures in told["train_stats"].items() if figures}
+        return {**told, "train_stats": stats, "inference": inference, "retraining": self.retraining.info()}
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Called after each label that a client saved."""

@@ -153,6 +153,7 @@ def test_the_next_sample_is_the_one_without_a_label(viewer, server, cases):
     viewer.connect()
     viewer.open_section("Active Learning")
     assert viewer.page.get_by_title("2/3 samples annotated").inner_text() == "67%"
+    assert viewer.page.get_by_title("Not Running").inner_text() == "0%"
     told = viewer.next_sample()
     viewer.picture("ohif-2-next-sample")
     waiting = cases[_WAITING]
