@@ -17,6 +17,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
+from lib.dicomweb.forwarding import Forwarder
 from lib.errors import BadInputError, LiverLoopError, NotFoundError
 from lib.inference.batch import LiverTumorBatchInferTask
 from lib.inference.device import choose_device
@@ -36,6 +37,8 @@ from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
 from lib.web.ledger_requests import install_ledger
 from lib.web.model_requests import install_models
+from lib.web.ohif import install_ohif
+from lib.web.pacs_proxy import install_proxy
 from lib.web.requests import install_requests
 from lib.web.retraining import Retraining
 
@@ -123,7 +126,10 @@ class LiverLoopApp(MONAILabelApp):
     def info(self) -> dict[str, Any]:
         """What clients show of the app, and how things stand with inference and retraining."""
         inference = self._infers[self.settings.model_name].shared.info()
-        return {**super().info(), "inference": inference, "retraining": self.retraining.info()}
+        told = super().info()
+        # Of figures that don't exist yet clients make a training that is at 100 %.
+        stats = {name: figures for name, figures in told["train_stats"].items() if figures}
+        return {**told, "train_stats": stats, "inference": inference, "retraining": self.retraining.info()}
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Called after each label that a client saved."""
@@ -232,6 +238,9 @@ class LiverLoopApp(MONAILabelApp):
         install_answers(server)
         install_requests(server)
         install_models(server)
+        images = self.store.pacs_images if self.store else None
+        install_proxy(server, Forwarder(images.pacs.settings) if images else None)
+        install_ohif(server, self.settings.labels if images else None)
         self.registry.follow()
         if self.store is not None:
             install_ledger(server)
