@@ -73,6 +73,10 @@ class SegExchange:
                 self._recent.popitem(last=False)
         return self.inbox.look(image_id)
 
+    def look_at_study(self, study_uid: str) -> list[Version]:
+        """Take in what somebody has just stored in a study; see `SegInbox.look_at_study`."""
+        return self.inbox.look_at_study(study_uid)
+
     def wake(self) -> None:
         """A label was saved: send it soon. Returns at once."""
         self.outbox.wake()

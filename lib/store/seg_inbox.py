@@ -177,6 +177,10 @@ class SegInbox:
                     found += self._take_in(study_uid, list(group), None)
         return found
 
+    def look_at_study(self, study_uid: str) -> list[Version]:
+        """`look_through` one study at once, such as when something has just been stored in it."""
+        return self.look_through(self._listed_in(study_uid))
+
     def _listed_in(self, study_uid: str) -> Iterator[Series]:
         try:
             for one in self._pacs.find_series(MODALITY, study_uid=study_uid):

@@ -141,6 +141,11 @@ class LiverLoopApp(MONAILabelApp):
         if version.tag == FINAL:
             self.retraining.notice_label()
 
+    def _stored_in_pacs(self, study_uid: str) -> None:
+        """A viewer has just stored a SEG through this server: no need to find it."""
+        if self.store is not None and self.store.segs is not None:
+            self.store.segs.look_at_study(study_uid)
+
     def check_inference(self, model: str, params: dict[str, Any]) -> None:
         """Refuse an inference or a batch of them before it starts.
 
@@ -239,7 +244,7 @@ class LiverLoopApp(MONAILabelApp):
         install_requests(server)
         install_models(server)
         images = self.store.pacs_images if self.store else None
-        install_proxy(server, Forwarder(images.pacs.settings) if images else None)
+        install_proxy(server, Forwarder(images.pacs.settings) if images else None, self._stored_in_pacs)
         install_ohif(server, self.settings.labels if images else None)
         self.registry.follow()
         if self.store is not None:
