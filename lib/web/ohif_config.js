@@ -88,8 +88,12 @@
         }
         return stored;
       } catch (error) {
-        const status = error?.request?.status ?? error?.status;
-        const reason = status ? `the PACS answers ${status}` : error?.message ?? 'for no known reason';
+        let reason = error?.message;
+        try {
+          reason = JSON.parse(error.response).detail ?? reason; // of our proxy, in words
+        } catch {
+          // of something else
+        }
         tell('error', `The segmentation is NOT in the PACS: ${reason}`);
       }
     });

@@ -240,12 +240,24 @@ def test_a_liver_without_tumors_is_stored_as_one_that_was_looked_through(viewer,
     assert newest["slices"] is None  # no part of it counts as not looked at
 
 
+def test_what_can_not_be_stored_is_said(viewer, orthanc, cases):
+    orthanc.stop()
+    try:
+        told = viewer.store("while the PACS is down")
+    finally:
+        orthanc.start()
+    assert told.startswith("The segmentation is NOT in the PACS: the PACS at 127.0.0.1")
+    assert told.endswith("can't be reached; see that it runs, and try again")
+    viewer.picture("ohif-6-not-stored")
+    assert "while the PACS is down" not in [one.description for one in stored(orthanc, cases[_WAITING])]
+
+
 def test_update_model_trains(viewer, server):
     viewer.open_section("Active Learning")
     viewer.page.get_by_role("button", name="Update Model").click()
     viewer.page.get_by_text("Model update task STARTED").wait_for()
     viewer.page.get_by_role("button", name="Stop Training").wait_for()
-    viewer.picture("ohif-6-training")
+    viewer.picture("ohif-7-training")
     task = server.finished("/train/")
     assert task["status"] == "DONE", task["details"]
     viewer.page.reload()
@@ -268,7 +280,7 @@ def test_a_seg_of_the_pacs_is_shown_with_its_names(viewer, orthanc, cases):
     np.testing.assert_array_equal(viewer.label(found).array, case.truth.array)
     viewer.page.get_by_text("liver", exact=True).first.click()  # goes to its middle
     viewer.page.wait_for_timeout(1000)
-    picture = viewer.picture("ohif-7-seg-of-the-pacs")
+    picture = viewer.picture("ohif-8-seg-of-the-pacs")
     (viewport,) = viewer.viewports()
     place = viewer.on_screen(viewport, middle_of(case.truth, 1, viewer.focus(viewport)[2]))
     assert is_tinted(picture, place, _COLORS["liver"])

@@ -55,6 +55,20 @@ _CLEAR = """(id) => {
   const { voxelManager } = window.services.segmentationService.getLabelmapVolume(id);
   voxelManager.setCompleteScalarDataArray(new Uint8Array(voxelManager.getCompleteScalarDataArray().length));
 }"""
+# What the viewer says of storing, from now on; how often it has.
+_LISTEN = """() => {
+  const service = window.services.uiNotificationService;
+  if (!window.told) {
+    window.told = [];
+    const show = service.show.bind(service);
+    service.show = (options) => {
+      window.told.push(options.message);
+      return show(options);
+    };
+  }
+  return window.told.filter((message) => message.startsWith('The segmentation is')).length;
+}"""
+_TOLD = "() => window.told.filter((message) => message.startsWith('The segmentation is'))"
 # Where a point (mm, LPS) lies on the screen; and the plane that a viewport shows.
 _ON_SCREEN = """([viewportId, point]) => {
   const viewport = window.cornerstone.getRenderingEngines()[0].getViewport(viewportId);
@@ -183,10 +197,11 @@ class Viewer:
         self.page.get_by_text("Export & Download").hover()
         self.page.get_by_text("Export DICOM SEG").click()
         self.page.locator("xpath=//*[text()='Enter the report name']/following::input[1]").fill(description)
+        before = self.page.evaluate(_LISTEN)
         self.page.get_by_role("button", name="Save").click()
-        told = self.page.get_by_text(re.compile("^The segmentation is"))
-        told.first.wait_for()
-        return told.first.inner_text()
+        told = self.wait_until(lambda: self.page.evaluate(_TOLD)[before:], "a word on storing")[0]
+        self.page.get_by_text(told).first.wait_for()
+        return str(told)
 
     def open_seg(self, description: str) -> str:
         """Open a SEG that the PACS has; the segmentation's id."""
