@@ -249,7 +249,9 @@ def _try_engine(place: Place) -> str:
     from lib.settings import load_settings
 
     settings = load_settings(place.app / "app.yaml")
-    model = load_model(settings, ModelSource.of_app(settings, place.app).path, choose_device()).hastened(settings)
+    model = load_model(settings, ModelSource.of_app(settings, place.app).path, choose_device())
+    if model.engine(settings).device.type == "cpu":  # on a GPU the trial compiles for half a minute
+        model = model.hastened(settings)
     hu, levels = probe_cases()[0]
     engine = model.engine(settings)
     engine(hu, levels, Stopwatch())  # prepares what the second finds ready

@@ -4,7 +4,7 @@
     scripts/models.py list
     scripts/models.py show published
     scripts/models.py compare starter published
-    scripts/models.py publish 20261124-091534-265678 --reason "the new one misses small tumors"
+    scripts/models.py publish 20261127-004346-000000 --reason "the new one misses small tumors"
     scripts/models.py quantize published --studies ~/livers
     scripts/models.py export published --onnx liver.onnx --bundle liver_bundle
 

@@ -9,6 +9,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from lib.datasets.samples import DEFAULT_FOLDER, REAL, complete_kind, ensure_samples
+from tests import screenshots
 from tests.alone_last import AloneLast, put_last
 from tests.orthanc import Orthanc, orthanc_or_skip
 
@@ -27,6 +28,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> AloneLast | None:
     """In place of pytest-xdist's own for `--dist loadfile`, which scripts/test asks for."""
     return AloneLast(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say where the screenshots are, if a test took some."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    if any(getattr(report, "nodeid", "").startswith("tests/loop/test_loop_ohif.py") for report in reports):
+        terminalreporter.write_line(f"screenshots of the viewer: {screenshots.FOLDER}")
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import requests
 from dicomweb_client.web import DICOMwebClient
@@ -139,6 +141,13 @@ class Orthanc:
         """Remove the study, series or instance with a DICOM UID."""
         (found,) = self._ask("POST", "/tools/lookup", data=uid).json()
         self._ask("DELETE", found["Path"])
+
+    def objects(self, series_uid: str) -> list[Dataset]:
+        """What is stored of a series."""
+        (found,) = self._ask("POST", "/tools/lookup", data=series_uid).json()
+        instances = self._ask("GET", f"{found['Path']}/instances").json()
+        files = [self._ask("GET", f"/instances/{one['ID']}/file").content for one in instances]
+        return [pydicom.dcmread(BytesIO(content)) for content in files]
 
     def _ask(self, method: str, path: str, data: str | None = None) -> requests.Response:
         response = requests.request(method, self.api + path, data=data, auth=self._login, timeout=_PATIENCE_S)

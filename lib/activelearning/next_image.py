@@ -70,12 +70,21 @@ def next_sample(
             with store.ledger.writing() as connection:
                 leases.free(connection, lease.image_id, actor=SERVER, why=f"it can't be fetched: {error}")
             raise
+        if problem is None and store.segs is not None:
+            problem = _labelled_in_the_pacs(store, lease)
         if problem is None:
             return lease
         with store.ledger.writing() as connection:
             leases.free(connection, lease.image_id, actor=SERVER, why=f"it can't be used: {problem}")
     msg = f"{_MOST_TRIES} images in a row can't be used (the last: {problem}); check the studies folder, or ask again"
     raise UnavailableError(msg)
+
+
+def _labelled_in_the_pacs(store: Store, lease: Lease) -> str | None:
+    """Take in what others stored for a leased image; why it is no longer to be handed out, None if it is."""
+    store.take_in_from_pacs(lease.image_id)
+    with store.ledger.reading() as connection:
+        return None if pool.can_keep(connection, lease) else "somebody has labelled it in the PACS"
 
 
 def _kept(connection: Connection, strategy: str, client_id: str, skip: bool | str, seconds: float) -> Lease | None:

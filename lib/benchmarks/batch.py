@@ -41,7 +41,7 @@ class Recorder:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._given: list[tuple[NDArray[np.int16], NDArray[np.int16]]] = []
-        self.name = engine.name
+        self.name, self.device = engine.name, engine.device
 
     def __call__(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> NDArray[np.uint8]:
         """See `lib.inference.engine.Engine`."""

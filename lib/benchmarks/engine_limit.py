@@ -32,7 +32,7 @@ class Counted:
 
     def __init__(self, engine: Engine, seen: Callable[[int], object]) -> None:
         self._engine, self._seen = engine, seen
-        self.name = engine.name
+        self.name, self.device = engine.name, engine.device
 
     def __call__(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> NDArray[np.uint8]:
         """See `lib.inference.engine.Engine`."""

@@ -24,7 +24,7 @@ from lib.inference.stopwatch import Stopwatch
 from lib.phantom import make_phantom
 from lib.transforms.windowing import gray_levels
 
-SUMMARY = "the engines that can run the network on this machine's CPU"
+SUMMARY = "the engines that can run the network on this machine"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,9 +64,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         msg = f"--sizes must be multiples of {STRIDE}, not {wrong[0]}"
         raise BadInputError(msg)
     settings, device = settings_from(arguments), device_from(arguments)
-    if device.type != "cpu":
-        msg = f"on {device} the engine is always PyTorch; add --device cpu"
-        raise BadInputError(msg)
     if arguments.threads:
         set_threads(arguments.threads)
     weights = arguments.weights or ModelSource.of_app(settings, arguments.app).path

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 import fastremap
@@ -44,6 +45,7 @@ class Provenance:
         version: number of the label's version from 1.
         identity: text that no other version has. The same text gives the same UIDs, so that a second try to store
             a version makes no second SEG; None: new ones each time.
+        made_at: when the label was made, local time; None: now.
     """
 
     description: str
@@ -52,6 +54,7 @@ class Provenance:
     author: str = ""
     version: int = 1
     identity: str | None = None
+    made_at: datetime | None = None
 
 
 def write_seg(label: Volume, source: SourceSeries, labels: Mapping[str, Label], provenance: Provenance) -> Dataset:
@@ -79,7 +82,7 @@ def write_seg(label: Volume, source: SourceSeries, labels: Mapping[str, Label], 
     chosen = planes[used] if len(used) else planes[:1]
     slices = [source.slices[z] for z in used] or [source.slices[0]]
     numbers, described = _segments(chosen, labels, provenance)
-    uids = _uids(provenance.identity)
+    uids = seg_uids(provenance.identity)
     images = _images(source, slices)
     description = _text(provenance.description)
     try:
@@ -155,8 +158,8 @@ def _described(
     return described
 
 
-def _uids(identity: str | None) -> tuple[str, str]:
-    """Of the series and of its one instance."""
+def seg_uids(identity: str | None) -> tuple[str, str]:
+    """Of the series and of its one instance, for `Provenance.identity`."""
     if identity is None:
         return generate_uid(), generate_uid()
     return generate_uid(entropy_srcs=[PROGRAM, "series", identity]), generate_uid(entropy_srcs=[PROGRAM, identity])
@@ -254,6 +257,8 @@ def _complete(dataset: Dataset, source: SourceSeries, provenance: Provenance) ->
     if provenance.author:
         plain = _text(provenance.author.translate(dict.fromkeys(map(ord, "^="), " ")))  # they part names
         dataset.ContentCreatorName = PersonName(f"{plain[:63]}^")  # the caret says that this is the whole name
+    if provenance.made_at:
+        dataset.ContentDate, dataset.ContentTime = DA(provenance.made_at.date()), TM(provenance.made_at.time())
     # All slices were looked at, not only those that hold a segment.
     everything = {one.sop_instance_uid: one.sop_class_uid for one in source.slices}
     references = []

@@ -83,16 +83,21 @@ def _garbage(name: str, what: str) -> UnavailableError:
     return UnavailableError(msg)
 
 
+def refusal(settings: PacsSettings, name: str, status: int) -> str:
+    """What to say where a PACS does not let us in (HTTP 401 or 403)."""
+    if settings.token:
+        remedy = f"it does not accept the token in {TOKEN}; renew it"
+    elif settings.user:
+        remedy = f"it does not accept the login in {USER} and {PASSWORD}; correct them, or the user's rights there"
+    else:
+        remedy = f"it wants a login; set {USER} and {PASSWORD}, or {TOKEN}"
+    return f"the PACS at {name} refuses us (HTTP {status}): {remedy}"
+
+
 def _by_status(response: requests.Response, settings: PacsSettings, name: str, missing: str) -> LiverLoopError:
     status = response.status_code
     if status in {401, 403}:
-        if settings.token:
-            remedy = f"it does not accept the token in {TOKEN}; renew it"
-        elif settings.user:
-            remedy = f"it does not accept the login in {USER} and {PASSWORD}; correct them, or the user's rights there"
-        else:
-            remedy = f"it wants a login; set {USER} and {PASSWORD}, or {TOKEN}"
-        return UnavailableError(f"the PACS at {name} refuses us (HTTP {status}): {remedy}")
+        return UnavailableError(refusal(settings, name, status))
     if status == 404:
         return NotFoundError(f"the PACS at {name} has {missing} (HTTP 404)")
     return UnavailableError(

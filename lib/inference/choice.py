@@ -51,10 +51,11 @@ def choose_engine(
 ) -> Engine:
     """The fastest engine for a network, as `inference.engine` and `inference.precision` allow.
 
-    On a GPU that is PyTorch. On a CPU the candidates segment slices of a phantom in turns, and the fastest is taken
-    whose labels are those of PyTorch in float32. How fast they are is remembered by machine and kind of network, what
-    was compared by weights: a known model takes a fraction of a second, a new one a comparison, and only a new
-    machine some seconds. A version's accepted int8 network is one more candidate.
+    The candidates (on a CPU PyTorch and OpenVINO, on a GPU PyTorch as it is and compiled) segment slices of a phantom
+    in turns, and the fastest is taken whose labels are those of PyTorch in float32. How fast they are is remembered by
+    machine and kind of network, what was compared by weights: a known model takes a fraction of a second, a new one a
+    comparison, and only a new machine some seconds, with a GPU half a minute, as compiling takes long. A version's
+    accepted int8 network is one more candidate.
 
     Args:
         network: in evaluation mode.
@@ -65,13 +66,14 @@ def choose_engine(
     """
     channels, chosen = settings.blend_channels(), settings.inference
     own = TorchEngine(network, channels, chosen.precision)
-    if next(network.parameters()).device.type != "cpu" or chosen.engine == "pytorch":
+    device = next(network.parameters()).device
+    if device.type not in {"cpu", "cuda"} or chosen.engine == "pytorch":
         return own
     records = records or cache_folder() / "engines.json"
     digest = weights_digest(network)
     int8 = None if why_no_int8(settings) else accepted_int8(folder, digest, title)
     candidates = candidates_for(network, settings, torch.get_num_threads(), int8)
-    machine = _machine()
+    machine = _machine(device)
     speed_key = _key(
         machine, settings.network.model_dump(), len(channels), settings.classes, [c.name for c in candidates],
         int8.sha256 if int8 else None,  # one that could not be built says nothing of others
@@ -79,7 +81,7 @@ def choose_engine(
     model_key = _key(machine, digest, repr(channels), torch.get_num_threads(), *([int8.sha256] if int8 else []))
     kept = _read(records)
     seconds, verdicts = dict(kept["speeds"].get(speed_key, {})), dict(kept["models"].get(model_key, {}))
-    trial = _Trial(TorchEngine(network, channels, "float32"), settings.classes, verdicts, title)
+    trial = _Trial(TorchEngine(network, channels, "float32"), settings.classes, verdicts, title, _clock(device))
     try:
         if set(seconds) != {candidate.name for candidate in candidates}:
             seconds = trial.measure(candidates)
@@ -97,9 +99,11 @@ def choose_engine(
 class _Trial:
     """Tries candidates out on the probe's slices; writes into `verdicts` whose labels are those of the reference."""
 
-    def __init__(self, reference: Engine, classes: int, verdicts: dict[str, bool], title: str) -> None:
+    def __init__(
+        self, reference: Engine, classes: int, verdicts: dict[str, bool], title: str, clock: Callable[[], float]
+    ) -> None:
         self._reference, self._classes, self._title = reference, classes, title
-        self._verdicts = verdicts
+        self._verdicts, self._clock = verdicts, clock
         self._expected: NDArray[np.uint8] | None = None
         self._built: dict[str, Engine] = {}
 
@@ -109,7 +113,7 @@ class _Trial:
         In turns, so that what else the machine does meanwhile slows them all, and the best of some times, the first
         of which pays for what an engine prepares.
         """
-        clock = _clock()
+        clock = self._clock
         hu, levels = probe_cases()[0]
         best: dict[str, float] = {}
         running = list(candidates)
@@ -163,12 +167,12 @@ class _Trial:
             logger.warning("model %s: %s is not used, it differs from PyTorch float32: %s", self._title, name, found)
 
 
-def _clock() -> Callable[[], float]:
-    """Seconds on a free machine; on a busy one the processor's, per thread, which others don't stretch.
+def _clock(device: torch.device) -> Callable[[], float]:
+    """Seconds on a GPU or a free machine; on a busy one the processor's, per thread, which others don't stretch.
 
     On a free machine the latter would leave out that threads wait for one another.
     """
-    if hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 2:
+    if device.type == "cpu" and hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 2:
         threads = torch.get_num_threads()
         return lambda: time.process_time() / threads
     return time.perf_counter
@@ -187,10 +191,10 @@ def why_no_int8(settings: Settings) -> str | None:
 
 
 def candidates_for(network: nn.Module, settings: Settings, threads: int, int8: Int8 | None = None) -> list[Candidate]:
-    """What may run a network on the CPU, as `inference.engine`, `precision` and `batch_slices` allow.
+    """What may run a network where it is, as `inference.engine`, `precision` and `batch_slices` allow.
 
-    OpenVINO comes with one stream of all threads and, more than one thread given, with as many as there are slices
-    or threads.
+    On a GPU that is PyTorch as it is and compiled. On a CPU OpenVINO comes with one stream of all threads and, more
+    than one thread given, with as many as there are slices or threads.
 
     Args:
         network: in evaluation mode.
@@ -200,6 +204,11 @@ def candidates_for(network: nn.Module, settings: Settings, threads: int, int8: I
     """
     channels, chosen = settings.blend_channels(), settings.inference
     found = []
+    if next(network.parameters()).device.type == "cuda":
+        for compiled in (False, True):
+            engine = TorchEngine(network, channels, chosen.precision, compiled=compiled)
+            found.append(Candidate(engine.name, lambda engine=engine: engine))  # type: ignore[misc]
+        return found
     if chosen.engine == "auto":
         for precision in _precisions(chosen.precision):
             engine = TorchEngine(network, channels, precision)
@@ -235,7 +244,7 @@ def _cost(name: str, seconds: Mapping[str, float | None]) -> float:
     taken = seconds[name] or 0.0
     if name.startswith("OpenVINO int8"):
         return taken * _GAIN
-    return taken / _GAIN if name.startswith("PyTorch") else taken
+    return taken / _GAIN if name.startswith("PyTorch") and " compiled " not in name else taken
 
 
 def _told(seconds: Mapping[str, float | None]) -> str:
@@ -252,8 +261,10 @@ def weights_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _machine() -> dict[str, str]:
+def _machine(device: torch.device) -> dict[str, str]:
     """What decides how fast engines are, and how they round."""
+    if device.type == "cuda":
+        return {"gpu": torch.cuda.get_device_name(device), "torch": torch.__version__}
     versions = {}
     for package in ("torch", "openvino"):
         try:

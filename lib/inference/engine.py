@@ -1,6 +1,7 @@
 """What runs a network: PyTorch here; others have the same few lines of interface and give the same labels."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ from lib.inference.stopwatch import Stopwatch
 from lib.transforms.lookup import look_up
 from lib.transforms.windowing import Channel, channel_tables
 
+logger = logging.getLogger(__name__)
+
 STRIDE = 16  # the network halves the image four times
 
 
@@ -21,9 +24,11 @@ class Engine(Protocol):
 
     Attributes:
         name: of engine, number format and device, for logs and reports.
+        device: where it computes.
     """
 
     name: str
+    device: torch.device
 
     def __call__(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> NDArray[np.uint8]:
         """Class indices: the argmax of the network's output. Safe to call from several threads.
@@ -46,22 +51,43 @@ class TorchEngine:
         network: takes float32 `(N, channels, Y, X)` and gives `(N, classes, Y, X)`; used in the mode it is in.
         channels: its input channels.
         precision: see `lib.inference.device.autocast`.
+        compiled: by `torch.compile` for slices of every size and number, at the first call, which takes some seconds
+            to a minute. It needs a C compiler; where that or anything else fails, the network runs as it is.
     """
 
-    def __init__(self, network: nn.Module, channels: Sequence[Channel], precision: Precision = "auto") -> None:
+    def __init__(
+        self, network: nn.Module, channels: Sequence[Channel], precision: Precision = "auto", *, compiled: bool = False
+    ) -> None:
         self._network, self._channels = network, channels
-        self._device = next(network.parameters()).device
-        self._precision = resolve_precision(self._device, precision)
-        self.name = f"PyTorch {self._precision} on {self._device}"
+        self.device = next(network.parameters()).device
+        self._precision = resolve_precision(self.device, precision)
+        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
+        if compiled:
+            self._compiled = torch.compile(network, dynamic=True)
+        self.name = f"PyTorch {self._precision}{' compiled' if compiled else ''} on {self.device}"
 
     @torch.inference_mode()
     def logits(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> torch.Tensor:
         """The network's output, float32 `(N, classes, Y, X)` on its device; arguments as when called."""
         with watch("windows"):
             tables, low = channel_tables(levels, self._channels)
-            inputs = look_up(torch.from_numpy(hu).to(self._device), torch.from_numpy(tables).to(self._device), low)
-        with watch("network"), autocast(self._device, self._precision):
-            return self._network(inputs).float()
+            inputs = look_up(torch.from_numpy(hu).to(self.device), torch.from_numpy(tables).to(self.device), low)
+        with watch("network"), autocast(self.device, self._precision):
+            return self._forward(inputs).float()
+
+    def _forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        compiled = self._compiled
+        if compiled is not None:
+            try:
+                return compiled(inputs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever a compiler raises, for this size or for all
+                reason = " ".join(str(error).split())[:300]
+                logger.warning("%s goes on without being compiled: %s", self.name, reason)
+                self._compiled, self.name = None, self.name.replace(" compiled", "")
+        logits: torch.Tensor = self._network(inputs)
+        return logits
 
     def __call__(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> NDArray[np.uint8]:
         """See `Engine`."""

@@ -132,7 +132,7 @@ class ModelSource:
         with self._lock:
             identity = _identify(self.path)
             known = self._loaded.get(str(device))
-            may_choose = device.type == "cpu" and self._settings.inference.engine != "pytorch"
+            may_choose = device.type in {"cpu", "cuda"} and self._settings.inference.engine != "pytorch"
             if known and known[0] == identity:
                 model = known[1]
                 if not may_choose or _verdict_on_int8(model) == self._verdict:

@@ -68,7 +68,7 @@ class OpenVinoEngine:
                 "ENABLE_CPU_PINNING": False,  # the cores are shared with the server, other sessions and trainings
             },
         )
-        self.name = openvino_name(precision, streams)
+        self.name, self.device = openvino_name(precision, streams), torch.device("cpu")
 
     def __call__(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> NDArray[np.uint8]:
         """See `lib.inference.engine.Engine`."""

@@ -39,7 +39,7 @@ class OneAtATime:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
-        self.name = engine.name
+        self.name, self.device = engine.name, engine.device
 
     def __call__(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> NDArray[np.uint8]:
         """See `Engine`; waiting is not counted."""

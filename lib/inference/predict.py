@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from lib.inference.engine import STRIDE, Engine
 from lib.inference.stopwatch import Stopwatch
-from lib.transforms.windowing import gray_levels
+from lib.transforms.lookup import slice_levels
 from lib.volume import AIR_HU
 
 
@@ -40,7 +40,7 @@ def predict_slices(
     """
     with watch("windows"):
         hu = np.ascontiguousarray(hu)
-        levels = np.stack([gray_levels(one) for one in hu])
+        levels = slice_levels(hu, engine.device)
         part = hu[:, rows, columns]
     return engine(padded(part), levels, watch)[:, : part.shape[1], : part.shape[2]]
 

@@ -41,7 +41,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 ROWS = "ledger.jsonl"
 VERSIONS, PRESEGMENTATIONS, LABELS = "versions", "presegmentations", "labels"
-OWN_FACTS = ("belongs_to", "schema", "made_at", "scanned_at", "label_indices")  # of a ledger, not of what it holds
+# Of a ledger, not of what it holds.
+OWN_FACTS = ("belongs_to", "schema", "made_at", "scanned_at", "label_indices", "pacs", "pacs_error")
 
 CHUNK = 1 << 20
 

@@ -103,7 +103,8 @@ class FolderDatastore(Datastore):
             images.note_info(connection, image_id, info)
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
-        """Path of the newest label of a tag, empty if there is none."""
+        """Path of the newest label of a tag, empty if there is none; what others stored in a PACS meanwhile counts."""
+        self.store.take_in_from_pacs(label_id)
         with self.store.ledger.reading() as connection:
             row = versions.shown(connection, label_id, _plain(label_tag))
         return "" if row is None else str(self.store.layout.shown(label_id, row.tag, row.suffix))
@@ -115,6 +116,7 @@ class FolderDatastore(Datastore):
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """What is noted about the newest label of a tag; empty if there is none."""
+        self.store.take_in_from_pacs(label_id)
         with self.store.ledger.reading() as connection:
             version = versions.current(connection, label_id, _plain(label_tag))
             row = versions.shown(connection, label_id, _plain(label_tag)) if version is None else None

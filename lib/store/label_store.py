@@ -8,7 +8,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, delete, insert, update
 
 from lib.errors import BadInputError, LiverLoopError, NotFoundError
 from lib.files import atomic_write, file_sha256, sync_folder
-from lib.labels import names_for_clients, remap
+from lib.labels import names_for_clients
 from lib.looked_at import slices_looked_at
 from lib.settings import Settings
 from lib.store import images, leases, pool, presegmentations, refused, version_files, versions
@@ -27,7 +27,7 @@ from lib.store.image_files import FolderImages, ImageFiles
 from lib.store.images import FileState
 from lib.store.layout import FINAL, ORIGINAL, STORED, Layout, checked_tag
 from lib.store.ledger import Ledger
-from lib.store.meaning import DECIDED, INDICES, LOOKED_AT, SLICES, names_to_map
+from lib.store.meaning import DECIDED, INDICES, LOOKED_AT, SLICES, meant, names_to_map
 from lib.store.schema import labels as labels_table
 from lib.store.schema import versions as versions_table
 from lib.store.versions import Version
@@ -37,8 +37,11 @@ from lib.volume_io import read_label
 logger = logging.getLogger(__name__)
 
 
+Noting = Callable[[Connection, Version], object]
+
+
 class OvertakenError(Exception):
-    """The label that a file in the folder was compared with is no longer the current one."""
+    """What was about to be saved is no longer to be: somebody else was first."""
 
 
 class LabelStore:
@@ -51,11 +54,19 @@ class LabelStore:
         files: where images come from; None: the studies folder.
     """
 
-    def __init__(self, ledger: Ledger, layout: Layout, settings: Settings, files: ImageFiles | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        layout: Layout,
+        settings: Settings,
+        files: ImageFiles | None = None,
+        on_version: Callable[[Version], object] = lambda _: None,
+    ) -> None:
         self._ledger = ledger
         self._layout = layout
         self._settings = settings
         self._files = files or FolderImages(ledger, layout)
+        self._on_version = on_version
 
     def save(
         self,
@@ -66,6 +77,7 @@ class LabelStore:
         *,
         author: str,
         source: str = "client",
+        noting: Noting | None = None,
     ) -> Version:
         """Check a label against its image, keep it as a new version and show it.
 
@@ -77,6 +89,7 @@ class LabelStore:
                 somebody judged if not all, see `lib.looked_at.slices_in`.
             author: client or user.
             source: how it came here, see `lib.store.schema.versions`.
+            noting: called with the new version in the transaction that adds it; what it raises undoes that.
 
         Raises:
             NotFoundError: no image has this id; if there was one, the label is kept in `labels/refused/` as well.
@@ -91,7 +104,8 @@ class LabelStore:
             with named_in_errors(path, f"label for image {image_id!r}"):
                 grid, before = self.grid(image_id), self._before(image_id, tag, author)
                 label = self.checked(path, grid, info.get("label_info"), info.get("looked_at"), before)
-            version = self.keep(image_id, tag, path, label, self.described(info, label), author=author, source=source)
+            described = self.described(info, label)
+            version = self.keep(image_id, tag, path, label, described, author=author, source=source, noting=noting)
         except (BadInputError, NotFoundError) as error:
             if not self._was_known(image_id):  # or anybody could fill the disk under any name
                 raise
@@ -241,14 +255,8 @@ class LabelStore:
         """
         with self._ledger.reading() as connection:
             pair = [versions.get(connection, image_id, checked_tag(tag), number) for number in (first, second)]
-        before, after = (self._meant(version_files.verified(self._layout, one), one) for one in pair)
+        before, after = (meant(version_files.verified(self._layout, one), one.info, self._settings) for one in pair)
         return compare(before.array, after.array, self._settings.label_indices(), after.voxel_ml)
-
-    def _meant(self, path: Path, version: Version) -> Volume:
-        """A version's label with the indices of now, those of then may have been others."""
-        label = read_label(path)
-        names = names_to_map(version.info, self._settings)
-        return Volume(remap(label.array, names, self._settings.labels), label.affine) if names else label
 
     def _was_known(self, image_id: str) -> bool:
         with self._ledger.reading() as connection:
@@ -296,7 +304,7 @@ class LabelStore:
         found += [(self.path(current), current)] if current else []
         for path, version in found:
             try:
-                yield self._meant(path, version) if version else read_label(path)
+                yield meant(path, version.info, self._settings) if version else read_label(path)
             except LiverLoopError as error:  # gone, or of classes that are no more
                 logger.warning("not compared: %s", error)
 
@@ -327,14 +335,16 @@ class LabelStore:
         source: str,
         restored_from: int | None = None,
         expected: versions.Shown | None = None,
+        noting: Noting | None = None,
     ) -> Version:
         """The version's file first, then its row; `show` comes after both.
 
         Args:
             expected: of a file that lies in the folder, the row it was compared with.
+            noting: see `save`.
 
         Raises:
-            OvertakenError: that row has changed since.
+            OvertakenError: that row has changed since, or `noting` raised it.
         """
         voxels = count_voxels(label.array, self._settings.label_indices())
         file, sent_file = version_files.write(self._layout, image_id, tag, sent, label)
@@ -362,16 +372,21 @@ class LabelStore:
             decisive = values["against_presegmentation"] or values["against_previous"]
             values["change"] = change_of(decisive) if decisive else None
             try:
-                version = self._record(values, previous, expected)
+                version = self._record(values, previous, expected, noting)
             except (OvertakenError, BadInputError, NotFoundError):
                 for path in (file, sent_file):  # copies of what the caller has, named by no row
                     if path is not None:
                         (self._layout.versions / path).unlink()
                 raise
+        self._on_version(version)
         return version
 
     def _record(
-        self, values: Mapping[str, Any], previous: Version | None, expected: versions.Shown | None
+        self,
+        values: Mapping[str, Any],
+        previous: Version | None,
+        expected: versions.Shown | None,
+        noting: Noting | None,
     ) -> Version | None:
         """Add the row and make it the current one; None where `previous` is no longer the version before."""
         image_id, tag, author = values["image_id"], values["tag"], values["author"]
@@ -397,11 +412,13 @@ class LabelStore:
             self._point_to(connection, version)
             if tag == FINAL:
                 pool.note_final(connection, version)
-                # Who restores an old version doesn't end what somebody else is at.
-                if values["source"] != "restored" or (lease and lease.client_id == author):
+                # Who restores an old version, or works in another viewer, doesn't end what somebody else is at.
+                if values["source"] not in ("restored", "pacs") or (lease and lease.client_id == author):
                     leases.free(connection, image_id, actor=author, why="saved")
                 if not image.labelled:
                     images.reckon(connection, [image_id])
+            if noting is not None:
+                noting(connection, version)
         return version
 
     def _against_presegmentation(
@@ -436,7 +453,7 @@ class LabelStore:
     def _compared(self, path: Path, label: Volume, version: Version | None = None) -> Comparison | None:
         """None where it is gone or of another image; a label is never refused because of that."""
         try:
-            before = self._meant(path, version) if version else read_label(path)
+            before = meant(path, version.info, self._settings) if version else read_label(path)
             return compare(before.array, label.array, self._settings.label_indices(), label.voxel_ml)
         except LiverLoopError as error:
             logger.warning("not compared: %s", error)

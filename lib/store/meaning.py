@@ -1,10 +1,13 @@
 """What the values of a label mean that did not come through the door: our indices, or names to map by."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from lib.labels import find_index, names_for_clients
+from lib.labels import find_index, names_for_clients, remap
 from lib.settings import Settings
+from lib.volume import Volume
+from lib.volume_io import read_label
 
 # In a label's info: what its values mean; only labels that went through our door have it.
 INDICES = "label_indices"
@@ -33,6 +36,21 @@ def names_to_map(info: Mapping[str, Any], settings: Settings) -> Sequence[Mappin
     named = info.get("label_info") or []
     expected = [{"name": name, "idx": index} for name, index in ours.items()]
     return [] if _spelled_as(named, settings) == expected[: len(named)] else named
+
+
+def meant(path: Path, info: Mapping[str, Any], settings: Settings) -> Volume:
+    """A label with the indices of now; those of when it was kept may have been others.
+
+    Args:
+        path: its file.
+        info: what was noted about it, see `names_to_map`.
+        settings: our classes.
+
+    Raises:
+        BadInputError: the file can't be read, or it holds a class that is no more.
+    """
+    label, names = read_label(path), names_to_map(info, settings)
+    return Volume(remap(label.array, names, settings.labels), label.affine) if names else label
 
 
 def _spelled_as(named: Any, settings: Settings) -> list[dict[str, Any]] | None:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,7 @@ class PacsImages:
         pacs: which has the images.
         rescan_s: seconds from the end of one listing of the whole PACS to the next.
         in_use_s: see `PacsCache`; None: as there.
+        on_listed: called after each listing of the whole PACS.
     """
 
     in_folder = False
@@ -70,6 +71,7 @@ class PacsImages:
         pacs: Pacs,
         rescan_s: float,
         in_use_s: float | None = None,
+        on_listed: Callable[[], object] = lambda: None,
     ) -> None:
         self.pacs = pacs
         self._asking = PacsAsking(pacs)
@@ -77,7 +79,7 @@ class PacsImages:
         self._layout = layout
         most = int(settings.cache_gb * _GIGA)
         self._cache = PacsCache(layout, most) if in_use_s is None else PacsCache(layout, most, in_use_s)
-        self._watch = PacsWatch(ledger, pacs, every_s=rescan_s, poll_s=settings.poll_seconds)
+        self._watch = PacsWatch(ledger, pacs, every_s=rescan_s, poll_s=settings.poll_seconds, on_walked=on_listed)
         self._converting = threading.BoundedSemaphore(_AT_ONCE)
 
     def path(self, image_id: str) -> Path:
@@ -280,7 +282,8 @@ class PacsImages:
         self._note_fetched(known, objects.key, Inspection(grid, fingerprint_of(path)), file_sha256(path))
         logger.info(
             "fetched the image %s: %d objects in %.1f s, %s voxels written in %.1f s",
-            image_id, len(objects.sop_uids), fetched - begun, "x".join(map(str, grid.shape)), time.monotonic() - fetched,
+            image_id, len(objects.sop_uids), fetched - begun,
+            "x".join(map(str, grid.shape)), time.monotonic() - fetched,
         )  # fmt: skip
 
     def _convert(self, folder: Path, image_id: str) -> Grid:

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from lib.dicomweb.client import Pacs
 from lib.errors import LiverLoopError
@@ -28,13 +29,23 @@ class PacsWatch:
         pacs: which is asked.
         every_s: seconds from the end of one whole listing to the next.
         poll_s: seconds between two looks for new studies, and to the next try after a failure.
+        on_walked: called after each whole listing.
     """
 
-    def __init__(self, ledger: Ledger, pacs: Pacs, *, every_s: float, poll_s: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        pacs: Pacs,
+        *,
+        every_s: float,
+        poll_s: float,
+        on_walked: Callable[[], object] = lambda: None,
+    ) -> None:
         self._ledger = ledger
         self._pacs = pacs
         self._every_s = every_s
         self._poll_s = poll_s
+        self._on_walked = on_walked
         self._walk_at = 0.0  # by the monotonic clock
         self._poll_at = 0.0
         self._wake = threading.Condition()
@@ -103,6 +114,7 @@ class PacsWatch:
         with self._wake:
             self._walk_at = min(self._walk_at, time.monotonic() + self._every_s)
         logger.info("the PACS at %s lists %d CT series, in %.1f s", self._pacs.name, count, time.monotonic() - begun)
+        self._on_walked()
 
     def _between_pages(self, _: int) -> None:
         """New studies are not kept waiting by the listing of old ones."""

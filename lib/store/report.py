@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from lib.store import images, leases, versions
+from lib.store import images, leases, segs, versions
 from lib.store.archive import Exported
 from lib.store.archive_import import Imported
 from lib.store.comparison import Comparison
@@ -57,6 +57,7 @@ def status(store: Store) -> dict[str, Any]:
     with store.ledger.reading() as connection:
         looked = store.ledger.fact(connection, "scanned_at")
         held = leases.list_all(connection)
+        exchange = segs.status(store.ledger, connection)
         return {
             "studies": str(store.layout.studies),
             "ledger": f"{store.ledger.url.get_backend_name()} {store.ledger.name}",
@@ -67,6 +68,7 @@ def status(store: Store) -> dict[str, Any]:
             "waiting": len(versions.pending(connection)),
             "leases": sum(lease.expires_at > time.time() for lease in held),
             "scanned_at": iso_time(float(looked)) if looked else None,
+            **({"pacs": exchange} if exchange else {}),
         }
 
 
@@ -86,6 +88,8 @@ def status_table(figures: Mapping[str, Any]) -> str:
         "leases": figures["leases"],
         "looked through": "never" if looked is None else _local(looked),
     }
+    if "pacs" in figures:
+        lines |= {"PACS": figures["pacs"]["pacs"], "SEGs": segs.status_text(figures["pacs"])}
     width = max(map(len, lines))
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines.items())
 

@@ -120,7 +120,9 @@ versions = Table(
     Column("sha256", Text, nullable=False),
     Column("sent", Text, comment="the file as it came, beside `file`, where its bytes are others"),
     Column("author", Text, nullable=False, comment="client id or user, or who else brought it here"),
-    Column("source", Text, nullable=False, comment="client, model, adopted, found, remapped, restored or imported"),
+    Column(
+        "source", Text, nullable=False, comment="client, model, adopted, found, remapped, restored, imported or pacs"
+    ),
     Column("saved_at", Double, nullable=False),
     Column("seconds_since_lease", Double),
     Column("model_version", Text, comment="of the model that pre-segmented it"),
@@ -208,15 +210,17 @@ segs = Table(
     metadata,
     Column("sop_uid", Text, primary_key=True),
     Column("series_uid", Text, nullable=False),
-    Column("image_id", _Name, nullable=False),
-    Column("version_id", _Key),
+    Column("image_id", _Name, nullable=False, comment="of the series it was made for; empty where that is not known"),
+    Column("version_id", _Key, comment="what was sent, or what it became; none: nothing yet, or nothing for good"),
     Column("direction", Text, nullable=False, comment="sent or found"),
-    Column("problem", Text),
+    Column("problem", Text, comment="why it was refused, by the PACS or by us"),
     Column("attempts", Integer, nullable=False, default=0),
-    Column("next_try_at", Double),
+    Column("next_try_at", Double, comment="none: done, well or not"),
     Column("at", Double, nullable=False),
-    comment="DICOM SEGs that were sent to a PACS or found in it",
+    comment="DICOM SEGs that were sent to a PACS or found in it, see lib.store.segs",
 )
+Index("segs_by_image", segs.c.image_id)
+Index("segs_by_series", segs.c.series_uid)
 
 models = Table(
     "models",

@@ -17,11 +17,12 @@ from lib.settings import Settings
 from lib.store import versions
 from lib.store.found_labels import FoundLabels, UnsettledError
 from lib.store.image_files import FolderImages, ImageFiles
-from lib.store.label_store import LabelStore
+from lib.store.label_store import LabelStore, Noting
 from lib.store.layout import FINAL, ORIGINAL, Layout, checked_tag
 from lib.store.ledger import Ledger
 from lib.store.pacs_images import PacsImages
 from lib.store.scan import Changes
+from lib.store.seg_exchange import SegExchange
 from lib.store.versions import Version
 from lib.store.watch import Watcher
 
@@ -61,9 +62,11 @@ class Store:
         in_use = self.layout.in_use()
         self.ledger = Ledger(url, belongs_to=self.layout.studies_id(), may_be_new=not in_use)
         self.images = self._image_files(pacs)
-        self.labels = LabelStore(self.ledger, self.layout, settings, self.images)
+        self.labels = LabelStore(self.ledger, self.layout, settings, self.images, self._sent_soon)
         self.found_labels = FoundLabels(self.ledger, self.layout, settings, self.labels)
         self._watcher: Watcher | None = None
+        self._on_found: Callable[[Version], object] = lambda _: None
+        self.segs = self._seg_exchange()
         with self.ledger.reading() as connection:
             known = self.ledger.fact(connection, "scanned_at") is not None
         if not known:
@@ -112,6 +115,7 @@ class Store:
         *,
         author: str,
         source: str = "client",
+        noting: Noting | None = None,
     ) -> Version:
         """`LabelStore.save`; a label that lies in the folder and was not taken in yet becomes the version before.
 
@@ -124,7 +128,7 @@ class Store:
             row = versions.shown(connection, image_id, checked_tag(tag))
         if row is not None and row.version_id is None and row.problem is None:
             self._each([(image_id, tag)], self.found_labels.take_in)
-        return self.labels.save(image_id, path, tag, info, author=author, source=source)
+        return self.labels.save(image_id, path, tag, info, author=author, source=source, noting=noting)
 
     def datalist(self, limit: int | None = None) -> list[dict[str, str]]:
         """`[{"image": path, "label": path}, ...]` of the images to train on, by name.
@@ -148,22 +152,39 @@ class Store:
             if image_id in paths
         ]
 
-    def watch(self) -> None:
-        """Notice from now on what others change in the folder, in threads that end with the process or `close`."""
+    def take_in_from_pacs(self, image_id: str) -> None:
+        """Take in what others stored for an image in the PACS, before somebody works on it; a folder has nothing.
+
+        Never fails: while the PACS can't be asked, what is here counts.
+        """
+        if self.segs is not None:
+            self.segs.look(image_id)
+
+    def watch(self, on_found: Callable[[Version], object] = lambda _: None) -> None:
+        """Notice from now on what others change in folder and PACS, in threads that end with the process or `close`.
+
+        Args:
+            on_found: called with each version that was found in the PACS, in whatever thread.
+        """
         if self._watcher is not None:
             return
+        self._on_found = on_found
         every_s = self.settings.store.rescan_minutes * 60
         self._watcher = Watcher(
             self.ledger, self.layout, self.follow, self.rescan, every_s, of_images=self.images.in_folder
         )
         self._watcher.start()
         self.images.watch()
+        if self.segs is not None:
+            self.segs.start()
 
     def close(self) -> None:
         """End the threads and close the ledger."""
         if self._watcher is not None:
             self._watcher.stop()
         self.images.stop()
+        if self.segs is not None:
+            self.segs.stop()
         self.ledger.close()
 
     @property
@@ -176,7 +197,26 @@ class Store:
             return FolderImages(self.ledger, self.layout)
         writable_folder(self.layout.series)
         every_s = self.settings.store.rescan_minutes * 60
-        return PacsImages(self.ledger, self.layout, self.settings.pacs, pacs, every_s)
+        return PacsImages(self.ledger, self.layout, self.settings.pacs, pacs, every_s, on_listed=self._listed)
+
+    def _seg_exchange(self) -> SegExchange | None:
+        images = self.pacs_images
+        if images is None:
+            return None
+        every_s = self.settings.store.rescan_minutes * 60
+        return SegExchange(
+            self, images.pacs, images, lambda version: self._on_found(version),
+            poll_s=self.settings.pacs.poll_seconds, walk_s=every_s,
+        )  # fmt: skip
+
+    def _listed(self) -> None:
+        """Series that came may have brought their SEGs with them."""
+        if self.segs is not None:
+            self.segs.look_through_soon()
+
+    def _sent_soon(self, _: Version) -> None:
+        if self.segs is not None:
+            self.segs.wake()
 
     def _follow_classes(self, *, allowed: bool) -> None:
         """Where the site numbers its classes anew, labels get new versions with the new numbers."""

@@ -1,8 +1,8 @@
-"""A partial label as 3D Slicer takes it to correct it.
+"""The label of an image in review as 3D Slicer takes it to correct it: as the label `original`.
 
 3D Slicer makes the k-th name of a label a segment of the voxels with the value k and drops every other value: 255 would
-be lost, and all that nobody looked at would come back as background. So what it loads has the next value instead, and
-a name for it.
+be lost, and all that nobody looked at would come back as background. So what it loads of a partial label has the next
+value instead, and a name for it.
 """
 
 from collections.abc import Mapping
@@ -34,17 +34,17 @@ def renumbered(label: Volume, labels: Mapping[str, int]) -> Volume:
 
 
 def name_those_in_review(connection: Connection, objects: dict[str, dict[str, Any]], labels: Mapping[str, int]) -> None:
-    """Say of partial labels in review what `renumbered` makes of them, as the label `original` that 3D Slicer loads.
+    """List labels in review as the label `original`, which 3D Slicer loads; partial ones as `renumbered` makes them.
 
     Args:
         connection: to the ledger.
         objects: as from `lib.store.versions.described`; changed.
         labels: names and indices of the classes.
     """
-    named = _names(labels)
     for lease in leases.list_all(connection):
         version = in_review(connection, lease.image_id) if lease.image_id in objects else None
-        if version is not None and looked_at(version.info):
+        if version is not None:
+            named = _names(labels) if looked_at(version.info) else dict(labels)
             numbers = [{"name": name, "idx": value} for name, value in named.items()]
             info = {**version.info, "params": {"label_names": named}, "label_info": numbers}
             entry = objects[lease.image_id]["labels"]

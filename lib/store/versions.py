@@ -97,6 +97,11 @@ def newest(connection: Connection, image_id: str, tag: str) -> Version | None:
     return None if row is None else Version(**row)
 
 
+def last_id(connection: Connection) -> int:
+    """Key of the version that was added last, 0 if there is none."""
+    return int(connection.scalar(select(func.max(versions.c.id))) or 0)
+
+
 def current(connection: Connection, image_id: str, tag: str) -> Version | None:
     """The version that `labels/<tag>/` shows, None if the label was withdrawn or not taken in."""
     query = (

@@ -255,7 +255,7 @@ def channel_tables(
 def _levels(counts: NDArray[np.intp], low: int) -> NDArray[np.intp]:
     """`gray_levels` of a slice that has `counts` pixels of each HU from `low` on."""
     cumulative = np.cumsum(counts)
-    return low + np.searchsorted(cumulative, _ranks(int(cumulative[-1])), side="right")
+    return low + np.searchsorted(cumulative, ranks(int(cumulative[-1])), side="right")
 
 
 def _spread(levels: NDArray[np.integer], values: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -264,7 +264,7 @@ def _spread(levels: NDArray[np.integer], values: NDArray[np.intp]) -> NDArray[np
     return np.interp(values, breaks, np.linspace(0.0, 1.0, len(breaks))).astype(np.float32)
 
 
-def _ranks(size: int) -> list[int]:
+def ranks(size: int) -> list[int]:
     """Positions of the break points among `size` sorted pixels, in whole numbers: no rounding of fractions."""
     return [size // 1000, *(size * (2 * step + 1) // 200 for step in range(100)), size * 999 // 1000]
 

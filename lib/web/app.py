@@ -17,6 +17,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
+from lib.dicomweb.forwarding import Forwarder
 from lib.errors import BadInputError, LiverLoopError, NotFoundError
 from lib.inference.batch import LiverTumorBatchInferTask
 from lib.inference.device import choose_device
@@ -25,7 +26,9 @@ from lib.inference.task import LiverTumorInferTask
 from lib.settings import load_settings
 from lib.store.door import named_in_errors
 from lib.store.folder import FolderDatastore
+from lib.store.layout import FINAL
 from lib.store.store import Store
+from lib.store.versions import Version
 from lib.training.preflight import check_ledger
 from lib.training.recording import BY_ITSELF
 from lib.training.registry import Registry
@@ -34,6 +37,8 @@ from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
 from lib.web.ledger_requests import install_ledger
 from lib.web.model_requests import install_models
+from lib.web.ohif import install_ohif
+from lib.web.pacs_proxy import install_proxy
 from lib.web.requests import install_requests
 from lib.web.retraining import Retraining
 
@@ -121,12 +126,25 @@ class LiverLoopApp(MONAILabelApp):
     def info(self) -> dict[str, Any]:
         """What clients show of the app, and how things stand with inference and retraining."""
         inference = self._infers[self.settings.model_name].shared.info()
-        return {**super().info(), "inference": inference, "retraining": self.retraining.info()}
+        told = super().info()
+        # Of figures that don't exist yet clients make a training that is at 100 %.
+        stats = {name: figures for name, figures in told["train_stats"].items() if figures}
+        return {**told, "train_stats": stats, "inference": inference, "retraining": self.retraining.info()}
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Called after each label that a client saved."""
         super().on_save_label(image_id, label_id)
         self.retraining.notice_label()
+
+    def _found_in_pacs(self, version: Version) -> None:
+        """A SEG that somebody stored in the PACS counts like a label that a client submits."""
+        if version.tag == FINAL:
+            self.retraining.notice_label()
+
+    def _stored_in_pacs(self, study_uid: str) -> None:
+        """A viewer has just stored a SEG through this server: no need to find it."""
+        if self.store is not None and self.store.segs is not None:
+            self.store.segs.look_at_study(study_uid)
 
     def check_inference(self, model: str, params: dict[str, Any]) -> None:
         """Refuse an inference or a batch of them before it starts.
@@ -225,10 +243,13 @@ class LiverLoopApp(MONAILabelApp):
         install_answers(server)
         install_requests(server)
         install_models(server)
+        images = self.store.pacs_images if self.store else None
+        install_proxy(server, Forwarder(images.pacs.settings) if images else None, self._stored_in_pacs)
+        install_ohif(server, self.settings.labels if images else None)
         self.registry.follow()
         if self.store is not None:
             install_ledger(server)
-            self.store.watch()
+            self.store.watch(self._found_in_pacs)
         super().on_init_complete()
         self.retraining.begin()
         self.source.get(choose_device())  # so that its engine is chosen before the first request

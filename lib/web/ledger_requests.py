@@ -14,7 +14,7 @@ from monailabel.endpoints.user.auth import RBAC, User
 from pydantic import BaseModel, StringConstraints
 
 from lib.errors import NotFoundError
-from lib.store import events, images, leases, versions
+from lib.store import events, images, leases, segs, versions
 from lib.store.door import checked_identifier
 from lib.store.layout import FINAL, STORED, checked_tag
 from lib.store.leases import iso_time
@@ -53,15 +53,17 @@ def install_ledger(app: FastAPI) -> None:
 
     @ledger.get("/status")
     def status(_: User = user) -> dict[str, Any]:
-        """How many images there are, wait, are labelled, excluded, and in somebody's hands."""
+        """How many images there are, wait, are labelled, excluded, and in somebody's hands; of a PACS, what waits."""
         store = _store()
         with store.ledger.reading() as connection:
             held = leases.list_all(connection)
+            exchange = segs.status(store.ledger, connection)
             return {
                 "images": images.counts(connection),
                 "leases": len(held),
                 "clients": len({lease.client_id for lease in held}),
                 "database": store.ledger.url.get_backend_name(),
+                **({"pacs": exchange} if exchange else {}),
             }
 
     @ledger.get("/images/{image}/versions")

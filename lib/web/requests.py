@@ -30,6 +30,7 @@ from monailabel.utils.async_tasks.utils import tasks
 from lib.errors import BadInputError, NotFoundError, StorageError
 from lib.inference.queue import asked_by
 from lib.store import leases, versions
+from lib.store.checksum import checksum_of
 from lib.store.door import checked_identifier
 from lib.store.layout import FINAL, ORIGINAL, STORED
 from lib.store.leases import REVIEW
@@ -38,7 +39,7 @@ from lib.store.store import Store
 from lib.store.to_correct import in_review, renumbered
 from lib.store.versions import Version
 from lib.training.recording import BY_ITSELF
-from lib.volume_io import read_label, stem_of, write_label
+from lib.volume_io import IMAGE_SUFFIXES, read_label, stem_of, suffix_of, write_label
 from lib.web.clients import client_of
 from lib.web.connection import watch_connection
 
@@ -128,10 +129,12 @@ def install_requests(app: FastAPI) -> None:
         if not (image or session_id or file):
             msg = "no image: give an image id, a session_id or a file"
             raise BadInputError(msg)
+        if session_id:
+            # 3D Slicer sends the name of its volume along, which may be anything such as "5: Abdomen/Pelvis".
+            image = ""
+            _check_session(session_id)
         if image:
             checked_identifier(image, "image id")
-        if session_id:
-            _check_session(session_id)
         if output is infer.ResultType.dicom_seg and not isinstance(_app().datastore(), DICOMWebDatastore):
             msg = "output=dicom_seg needs images from a PACS; this server has a folder of files"
             raise BadInputError(msg)
@@ -184,8 +187,10 @@ def install_requests(app: FastAPI) -> None:
         caller: User = annotator,
     ) -> dict:
         parsed_params(params)
-        # MONAI Label takes everything from the first dot for the suffix: case.1.2.nii.gz would become "case".
-        image = checked_identifier(image or stem_of(file.filename or ""), "image id")
+        store = _store()
+        if store is None or store.pacs_images is None:  # nothing can be added to a PACS, whatever its name
+            # MONAI Label takes everything from the first dot for the suffix: case.1.2.nii.gz would become "case".
+            image = checked_identifier(image or stem_of(file.filename or ""), "image id")
         with _tidied(background_tasks):
             return datastore.add_image(background_tasks, image, params, file, caller.username)
 
@@ -225,7 +230,13 @@ def install_requests(app: FastAPI) -> None:
     def start_all_trainings(params: dict | None = None, run_sync: bool = False, _: User = admin) -> Any:
         for model in _app().info()["trainers"]:
             _app().check_training(model, checked_params((params or {}).get(model)))
-        return train.run(checked_params(params), run_sync)
+        start = partial(train.run, checked_params(params), run_sync)
+        return start() if run_sync else started_alone("train", start)
+
+    def stop_training(_: User = admin) -> Any:
+        task = train.stop()
+        # 3D Slicer takes the last of the details, and a training says nothing in its first seconds.
+        return {**task, "details": list(task.get("details") or ["stopped at its beginning"])} if task else task
 
     def start_scoring(method: str, params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
         checked = checked_params(params)
@@ -261,6 +272,7 @@ def install_requests(app: FastAPI) -> None:
     ours.put("/datastore/label/info", tags=["Datastore"])(update_label_info)
     ours.post("/train/", include_in_schema=False)(start_all_trainings)
     ours.post("/train/{model}", tags=["Train"])(start_training)
+    ours.delete("/train/", tags=["Train"])(stop_training)
     ours.post("/scoring/", include_in_schema=False)(start_all_scorings)
     ours.post("/scoring/{method}", tags=["Scoring"])(start_scoring)
     ours.post("/batch/infer/{model}", tags=["Infer"])(start_batch)
@@ -285,6 +297,8 @@ def _sample(store: Store, chosen: dict[str, Any]) -> dict[str, Any]:
         return {}
     image_id = chosen["id"]
     answer = {**_app().datastore().get_image_info(image_id), **chosen, "name": Path(chosen["path"]).name}
+    if checksum := checksum_of(Path(chosen["path"]), suffix_of(chosen["path"], IMAGE_SUFFIXES)):
+        answer["checksum"] = checksum
     if chosen["strategy"] == REVIEW:
         with store.ledger.reading() as connection:
             version = versions.current(connection, image_id, FINAL)

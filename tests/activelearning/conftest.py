@@ -18,6 +18,8 @@ from lib.store.ledger import Ledger
 class Studies(SimpleNamespace):
     """As much of a `Store` as handing out needs."""
 
+    segs = None  # they lie in a folder
+
     def __init__(self, url: str, folder: Path, settings: Settings | None = None) -> None:
         ledger, layout = Ledger(url), Layout(folder)
         files = FolderImages(ledger, layout)

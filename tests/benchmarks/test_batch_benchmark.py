@@ -56,6 +56,7 @@ def test_the_engine_is_given_the_same_again():
 
     class Engine:
         name = "engine"
+        device = torch.device("cpu")
 
         def __call__(self, hu, levels, watch):
             given.append(int(hu.sum()))

@@ -46,6 +46,7 @@ def test_peaks_are_positive(monkeypatch):
 def test_counted_pixels():
     class Nothing:
         name = "nothing"
+        device = torch.device("cpu")
 
         def __call__(self, hu, levels, watch):
             return hu.astype(np.uint8)

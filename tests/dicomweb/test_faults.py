@@ -1,16 +1,9 @@
 """What PACS and networks do wrong: a clear error that names the host, tells what to do, and holds no secret."""
 
-import ipaddress
 import json
 import multiprocessing
-import ssl
-from datetime import UTC, datetime, timedelta
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from pydicom.uid import SegmentationStorage
 
 from lib.errors import BadInputError, NotFoundError, UnavailableError
@@ -26,6 +19,7 @@ from tests.dicomweb.bad_pacs import (
     says,
     waits,
 )
+from tests.dicomweb.certificates import self_signed
 from tests.orthanc import new_dataset
 
 LISTED = says(listed("SOPInstanceUID", "1.5", "1.6", "1.7"))
@@ -315,27 +309,7 @@ def test_a_large_object_goes_in_one_piece():
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A certificate that vouches for itself and its server's context."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    (folder / "ca.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "key.pem").write_bytes(private)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "ca.pem", folder / "key.pem")
-    return folder / "ca.pem", context
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 def test_certificates_are_checked(certificate, monkeypatch):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from lib.inference.agreement import Agreement, labels_of, probe_cases
 
@@ -56,6 +57,7 @@ def test_the_probe_holds_two_sizes_with_their_whole_slices_gray_levels():
 
     class Counting:
         name = "counting"
+        device = torch.device("cpu")
 
         def __call__(self, hu, levels, watch):
             return np.ones(hu.shape, np.uint8)

@@ -21,6 +21,7 @@ class Bright:
     """Liver above 80 HU, tumor above 200: sees nothing but each pixel, so that cuts change nothing."""
 
     name = "bright"
+    device = torch.device("cpu")
 
     def __init__(self):
         self.pixels, self.calls = 0, []

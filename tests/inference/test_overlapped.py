@@ -19,6 +19,7 @@ class Watched:
     """An engine that counts its calls and how many of them ran at once."""
 
     name = "watched"
+    device = torch.device("cpu")
 
     def __init__(self, engine, seconds=0.0):
         self.engine, self.seconds = engine, seconds

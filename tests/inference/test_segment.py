@@ -114,3 +114,19 @@ def test_more_classes_than_liver_and_tumor_stay_as_the_network_gives_them(ct):
     label, summary = finish(raw, ct, settings, settings.postprocessing)
     np.testing.assert_array_equal(label.axial(), raw)
     assert summary["volumes_ml"]["vessel"] == pytest.approx(0.9 * 0.9 * 3 / 1000)
+
+
+def test_a_gpu_sees_whole_slices_many_at_once(ct, model, settings, monkeypatch):
+    class OnGpu:
+        name, device = "on a GPU", torch.device("cuda")
+
+    asked = []
+
+    def whole(engine, hu, **options):
+        asked.append(options["batch_slices"])
+        return np.zeros(hu.shape, np.uint8)
+
+    monkeypatch.setattr("lib.inference.segment.predict_axial", whole)
+    assert settings.inference.cascade
+    segment(ct, Model(model.network, "v", OnGpu()), settings)
+    assert asked == [8 * settings.inference.batch_slices]

@@ -87,7 +87,7 @@ class RunningServer:
     """Starts a server and waits until it answers; use it as a context manager.
 
     Args:
-        studies: the studies folder.
+        studies: the studies folder, or the address of a PACS.
         folder: gets the log, the sessions and the client's downloads.
         app: an app folder that may be written to.
         conf: `--conf` overrides of `app.yaml`.
@@ -98,7 +98,7 @@ class RunningServer:
 
     def __init__(
         self,
-        studies: Path,
+        studies: Path | str,
         folder: Path,
         *,
         app: Path,
@@ -107,7 +107,7 @@ class RunningServer:
         command: Sequence[str] = ("monailabel", "start_server"),
         working_directory: Path | None = None,
     ) -> None:
-        self.studies, self.folder, self.app = studies, folder, app
+        self.studies, self.folder, self.app = Path(studies), folder, app
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = folder / "server.log"

@@ -116,7 +116,7 @@ def test_training_shows_its_progress_and_the_next_inference_uses_the_new_model(s
         lines.update(dict.fromkeys(status.get("details", [])))
         running = client.train_status(check_if_running=True)
         if running:
-            running_stats.append(client.info()["train_stats"][MODEL])
+            running_stats.append(client.info()["train_stats"].get(MODEL, {}))
         return not running and status["status"] not in {"SUBMITTED", "RUNNING"}
 
     with Requests(server) as requests:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.transforms.lookup import look_up
+from lib.transforms.lookup import look_up, slice_levels
 from lib.transforms.windowing import DEFAULT_CHANNELS, Window, blend, channel_tables, gray_levels
 
 OTHERS = (Window(10, 2000), "histogram", "lungs", Window(4000, -500))
@@ -48,3 +48,15 @@ def test_hu_beyond_the_tables_are_as_their_ends():
 
 def test_no_slices_give_no_channels():
     assert look_up(torch.zeros(0, 4, 4, dtype=torch.int16), torch.zeros(0, 3, 5), 0).shape == (0, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
+)
+def test_gray_levels_are_the_same_on_every_device(device):
+    whole = slices()
+    expected = np.stack([gray_levels(one) for one in whole])
+    found = slice_levels(whole, torch.device(device))
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found, expected)

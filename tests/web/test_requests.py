@@ -5,13 +5,15 @@ import json
 import tempfile
 import threading
 from ast import literal_eval
+from collections import deque
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from fastapi import FastAPI, Response
 from fastapi.testclient import TestClient
-from monailabel.endpoints import activelearning, datastore, infer
+from monailabel.endpoints import activelearning, datastore, infer, train
+from monailabel.utils.async_tasks.utils import background_tasks
 
 from lib.errors import BadInputError, StorageError
 from lib.labels import NOT_LOOKED_AT
@@ -49,6 +51,12 @@ class FakeApp:
     def prefetch(self, image_id, client):
         self.ahead = [*self.ahead, (image_id, client)]
 
+    def info(self):
+        return {"trainers": ["liver_tumor"]}
+
+    def check_training(self, model, params):
+        pass
+
 
 @pytest.fixture
 def client(monkeypatch):
@@ -79,6 +87,7 @@ def client(monkeypatch):
         (datastore, "save_label"),
         (datastore, "add_image"),
         (activelearning, "sample"),
+        (train, "run"),
     ):
         monkeypatch.setattr(module, name, recorder(name))
     monkeypatch.setattr(requests, "_app", FakeApp)
@@ -204,6 +213,30 @@ def test_a_known_session_passes(client):
     assert client.post("/infer/m", params={"session_id": "known"}).json()["called"] == "run_inference"
 
 
+def test_the_name_that_3d_slicer_has_for_a_sessions_image_may_be_anything(client):
+    answer = client.post("/infer/m", params={"session_id": "known", "image": "5: Abdomen/Pelvis"}).json()
+    assert answer["called"] == "run_inference"
+    assert answer["arguments"][2:4] == ["''", "'known'"]
+
+
+def test_all_trainings_start_unless_one_runs_already(client, monkeypatch):
+    assert client.post("/train/", json={"client_id": "me"}).json()["called"] == "run"
+    monkeypatch.setitem(background_tasks, "train", [{"status": "RUNNING"}])
+    answer = client.post("/train/", json={"client_id": "me"})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        429,
+        "a train task is running already; wait for its end or stop it",
+    )
+
+
+@pytest.mark.parametrize(("said", "expected"), [([], "stopped at its beginning"), (["epoch 1"], "epoch 1")])
+def test_a_training_that_is_stopped_has_a_last_line(client, monkeypatch, said, expected):
+    monkeypatch.setattr(train, "stop", lambda: {"status": "STOPPED", "details": deque(said)})
+    assert client.delete("/train/").json() == {"status": "STOPPED", "details": [expected]}
+    monkeypatch.setattr(train, "stop", lambda: None)
+    assert client.delete("/train/").json() is None
+
+
 def test_a_label_is_refused_or_passed_on(client):
     files = {"label": ("label.nii.gz", b"x")}
     assert client.put("/datastore/label", params={"image": "a"}, files=files).json()["called"] == "save_label"
@@ -291,12 +324,13 @@ def holder(store, image):
         return leases.of_image(connection, image)
 
 
-def test_the_next_image_of_a_folder_comes_with_its_lease(folder, store):
+def test_the_next_image_of_a_folder_comes_with_its_lease_and_checksum(folder, store):
+    content = store.layout.image("a", ".nii.gz").read_bytes()
     answer = folder.post("/activelearning/first", json={"client_id": "anna"}).json()
     lease = answer.pop("lease")
     assert answer == {
         "id": "a", "path": str(store.layout.image("a", ".nii.gz")), "name": "a.nii.gz", "reason": "why", "score": 0.5,
-        "strategy": "first", "checksum": "SHA256:1", "more": 1,
+        "strategy": "first", "checksum": f"SHA256:{hashlib.sha256(content).hexdigest()}", "more": 1,
     }  # fmt: skip
     assert (lease["client_id"], lease["strategy"]) == ("anna", "first")
     assert 0 < lease["seconds"] <= 60

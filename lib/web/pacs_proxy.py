@@ -1,0 +1,113 @@
+"""`/proxy/dicom/...`: the PACS for the viewer in the browser, in place of MONAI Label's own proxy.
+
+The browser never learns the PACS's login, and may query, retrieve and store, nothing else.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.background import BackgroundTask
+from starlette.requests import ClientDisconnect
+from starlette.routing import Route
+from starlette.types import Send
+
+from lib.dicomweb.forwarding import FailedForwardingError, Forwarder, InterruptedForwardingError, studies_with_segs
+from lib.errors import BadInputError, NotFoundError
+
+logger = logging.getLogger(__name__)
+
+ROOT = "/proxy/dicom"
+NO_PACS = "this server has a folder of files; start it with --studies http://HOST:PORT/dicom-web to work on a PACS"
+_PREFIX = "/proxy"
+# A PACS's answer stands under our address now: no page of it may run there.
+_SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
+_CLIENT_LEFT = 499  # as nginx logs it; nobody gets this answer
+
+
+def install_proxy(
+    app: FastAPI, forwarder: Forwarder | None, on_stored: Callable[[str], object] = lambda study_uid: None
+) -> None:
+    """Put our proxy before MONAI Label's, no route of which can be reached any more.
+
+    Args:
+        app: the server.
+        forwarder: to the PACS; None if there is none.
+        on_stored: called with the Study Instance UID, in a thread, after a viewer has stored a SEG in the PACS.
+    """
+
+    async def proxy(request: Request) -> Response:
+        path = request.scope.get("raw_path", b"").decode("latin-1").partition("?")[0]
+        if forwarder is None:
+            raise NotFoundError(NO_PACS)
+        if not path.startswith(f"{ROOT}/"):
+            msg = f"{path[:80]!r} is not below {ROOT}/"
+            raise BadInputError(msg)
+        path = path[len(ROOT) + 1 :]
+        try:
+            return await (_store if request.method == "POST" else _get)(forwarder, request, path, on_stored)
+        except FailedForwardingError as error:
+            logger.log(logging.ERROR if error.status >= 500 else logging.WARNING, "%s", error)
+            return JSONResponse({"detail": str(error)}, error.status, headers=_SAFE)
+        except ClientDisconnect:
+            return Response(status_code=_CLIENT_LEFT)
+
+    async def refuse(request: Request) -> Response:
+        msg = f"the PACS is open for GET and POST here, not for {request.method}; change or delete in the PACS itself"
+        raise HTTPException(405, msg, headers={"Allow": "GET, POST"})
+
+    others = ["PUT", "DELETE", "PATCH", "HEAD"]
+    route = Route(_PREFIX + "/{path:path}", proxy, methods=["GET", "POST"], include_in_schema=False)
+    route.methods = {"GET", "POST"}  # without HEAD, which no DICOMweb resource knows
+    refusal = Route(_PREFIX + "/{path:path}", refuse, methods=others, include_in_schema=False)
+    app.router.routes[:0] = [route, refusal]  # the first route that matches answers
+    access = logging.getLogger("uvicorn.access")
+    if not any(isinstance(one, _WithoutQueries) for one in access.filters):
+        access.addFilter(_WithoutQueries())
+
+
+async def _get(forwarder: Forwarder, request: Request, path: str, _: Callable[[str], object]) -> Response:
+    query = request.scope["query_string"].decode("latin-1")
+    answer = await forwarder.get(path, query, request.headers, own_root=ROOT)
+    return _Relayed(answer.content, answer.status, headers={**answer.headers, **_SAFE})
+
+
+async def _store(forwarder: Forwarder, request: Request, path: str, on_stored: Callable[[str], object]) -> Response:
+    status, content = await forwarder.store(path, request.headers, request.stream(), own_root=ROOT)
+    studies = studies_with_segs(content)
+    task = BackgroundTask(partial(_tell, studies, on_stored)) if studies else None
+    return Response(content, status, headers=_SAFE, media_type="application/dicom+json", background=task)
+
+
+def _tell(studies: list[str], on_stored: Callable[[str], object]) -> None:
+    for study in studies:
+        try:
+            on_stored(study)
+        except Exception as error:  # whatever became of it, the SEG is in the PACS
+            logger.warning("a SEG stored by a viewer is not looked at yet: %s", error)
+
+
+class _Relayed(StreamingResponse):
+    """An answer as it comes; one that breaks off has no end for the client either, so that it doesn't seem whole."""
+
+    async def stream_response(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            async for chunk in self.body_iterator:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except InterruptedForwardingError as error:
+            logger.error("%s", error)
+            return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _WithoutQueries(logging.Filter):
+    """What a viewer searches for may be a patient's name, which is not for the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple) and len(record.args) == 5 and str(record.args[2]).startswith(_PREFIX):
+            client, method, path, version, status = record.args
+            record.args = (client, method, str(path).partition("?")[0], version, status)
+        return True
