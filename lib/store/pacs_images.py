@@ -271,6 +271,8 @@ class PacsImages:
         with self._cache.fetching(image_id) as folder:
             self.pacs.fetch(known.study_uid, image_id, folder, list(objects.sop_uids))
             fetched = time.monotonic()
+            for extra in (file for file in folder.iterdir() if file.stem not in objects.sop_uids):
+                extra.unlink()  # came to the PACS after the others were listed; the next use finds it
             try:
                 with self._converting:
                     grid = self._convert(folder, image_id)

@@ -177,6 +177,19 @@ def test_a_series_that_grew_is_fetched_anew_and_labels_of_before_do_not_count(or
     assert label_path.endswith(f"labels/final/{uid(series)}.nii.gz")
 
 
+def test_objects_that_come_while_a_series_is_fetched_are_of_the_next_volume(orthanc, pacs, store, monkeypatch):
+    """Or labels on the first one would be said to be of another image, which it is not."""
+    series = ct_series(shape=SHAPE)
+    orthanc.fill(series)
+    by_height = sorted(series, key=lambda slice_: slice_.ImagePositionPatient[2])
+    first = sorted(str(one.SOPInstanceUID) for one in by_height[:4])
+    with monkeypatch.context() as earlier:
+        earlier.setattr(pacs, "instances", lambda *_: first)
+        assert read_image(store.images.path(uid(series))).shape == (24, 24, 4)
+    assert read_image(store.images.path(uid(series))).shape == SHAPE
+    assert pacs.fetches == 2
+
+
 def test_objects_that_were_replaced_are_noticed_by_their_list(orthanc, pacs, store, monkeypatch):
     series, other = ct_series(1, shape=SHAPE), ct_series(2, shape=SHAPE)
     orthanc.fill(series)
