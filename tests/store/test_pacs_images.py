@@ -479,6 +479,15 @@ class TestBound:
         store.images.trim()
         assert not mine.exists()
 
+    def test_half_a_volume_that_a_crash_left_is_removed(self, store, filled):
+        left, writing = (store.layout.studies / f".writing-{name}-1.2.3.nii.gz" for name in ("old", "now"))
+        for path in (left, writing):
+            path.write_bytes(b"half")
+        os.utime(left, (0, time.time() - 4000))
+        store.images.trim()
+        assert not left.exists()
+        assert writing.exists()
+
     def test_the_grid_of_a_removed_volume_is_known(self, store, filled):
         self.get(store, filled, 0, 1, 2)
         assert 0 not in self.there(store, filled)
