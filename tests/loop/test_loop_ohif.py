@@ -214,6 +214,32 @@ def test_a_correction_is_stored_as_it_is_on_the_screen(viewer, orthanc, cases):
     np.testing.assert_array_equal(onto_grid(found.volume, case.source.grid).array, drawn.array)
 
 
+def versions_from_the_pacs(server, case):
+    """The versions that SEGs became, the newest first."""
+    found = server.ask("GET", f"/ledger/images/{case.image_id}/versions").reason
+    return [one for one in found if one["source"] == "pacs"]
+
+
+def test_what_is_stored_counts_like_a_submitted_label(viewer, server, cases):
+    case = cases[_WAITING]
+    (version,) = viewer.wait_until(lambda: versions_from_the_pacs(server, case), "the version of the SEG")
+    assert (version["tag"], version["number"], version["current"]) == ("final", 1, True)
+    assert version["voxels"]["tumor"] > 0
+    assert server.ask("GET", "/ledger/status").reason["images"]["open"] == 0
+
+
+def test_a_liver_without_tumors_is_stored_as_one_that_was_looked_through(viewer, server, cases):
+    case = cases[_WAITING]
+    viewer.segment_classes("liver")
+    viewer.store("no tumor")
+    newest = viewer.wait_until(
+        lambda: (found := versions_from_the_pacs(server, case))[0]["number"] == 2 and found[0], "its version"
+    )
+    assert (newest["tag"], newest["voxels"]["tumor"]) == ("final", 0)
+    assert newest["voxels"]["liver"] > 0
+    assert newest["slices"] is None  # no part of it counts as not looked at
+
+
 def test_update_model_trains(viewer, server):
     viewer.open_section("Active Learning")
     viewer.page.get_by_role("button", name="Update Model").click()
