@@ -1,6 +1,6 @@
 """MONAI Label's strategy and scoring interfaces: thin shells around `next_image`, `strategies` and `uncertainty`.
 
-Over a studies folder they use its ledger; over a PACS what MONAI Label's own store notes about images.
+They use the ledger of a folder or a PACS; over a datastore without one, what that notes about images.
 """
 
 import logging
@@ -63,7 +63,7 @@ class StrategyTask(Strategy):
         if store is not None:
             return self._lease(request, store)
         if self._name == REVIEW:
-            msg = "the strategy review needs a studies folder; a PACS keeps no versions of labels"
+            msg = "the strategy review needs a ledger, which keeps versions of labels; this datastore has none"
             raise BadInputError(msg)
         waiting = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
         if not waiting:
@@ -157,7 +157,7 @@ class DiceScoring(ScoringMethod):
 
 
 def _store(datastore: Datastore) -> Store | None:
-    """The store of a studies folder; None for a PACS."""
+    """The store of a folder or a PACS; None behind a datastore of another kind."""
     return getattr(datastore, "store", None)
 
 

@@ -20,6 +20,8 @@ from lib.files import write_error
 from lib.store.layout import STORED, Layout
 
 _FETCHING = ".fetching-"
+_WRITING = ".writing-"  # of `lib.files.atomic_write`
+_LONGEST_WRITE_S = 3600.0
 IN_USE_S = 300.0  # a volume given so recently may still be about to be read
 
 
@@ -108,6 +110,11 @@ class PacsCache:
         for folder in self._layout.series.glob(f"{_FETCHING}*"):
             with suppress(OSError), self.locked(folder.name.removeprefix(_FETCHING), wait=False):
                 shutil.rmtree(folder)
+        for folder in (self._layout.studies, self._layout.series):
+            for path in folder.glob(f"{_WRITING}*"):
+                with suppress(OSError):
+                    if time.time() - path.stat().st_mtime > _LONGEST_WRITE_S:
+                        path.unlink()
         volumes = sorted(self._volumes(), key=lambda volume: volume.used)
         surplus = sum(volume.size for volume in volumes) - self._most_bytes
         unused = time.time() - self._in_use_s

@@ -1,12 +1,10 @@
 """Images that are series of a PACS: fetched when they are needed, checked, and kept as volumes in a bounded folder."""
 
-import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import null, select, update
@@ -24,6 +22,7 @@ from lib.store.images import FileState, Image
 from lib.store.inspection import Inspection, fingerprint_of
 from lib.store.layout import STORED, Layout
 from lib.store.ledger import Ledger
+from lib.store.pacs_asking import Objects, PacsAsking
 from lib.store.pacs_cache import PacsCache
 from lib.store.pacs_headers import read_source, write_headers
 from lib.store.pacs_watch import PacsWatch
@@ -35,12 +34,8 @@ from lib.volume_io import as_image, read_image, write_image
 
 logger = logging.getLogger(__name__)
 
-_FRESH_S = 2.0  # for so long after it was asked for, a series is taken for unchanged
-_LISTED_S = 60.0  # and for so long after its objects were listed, while their number is the same: a list takes a second
-_DOWN_S = 10.0  # for so long after it could not be reached, the PACS is not asked again
 _TELL_EVERY_S = 10.0  # progress in the log
 _AT_ONCE = 2  # series that are made volumes; a long one takes a gigabyte meanwhile
-_MOST_ASKED = 1000  # images whose last answer is kept in memory
 _GIGA = 10**9
 
 
@@ -51,16 +46,6 @@ class _Known:
     image: Image
     study_uid: str
     key: str | None
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What the PACS said of a series, at which times by the monotonic clock."""
-
-    key: str
-    count: int
-    listed_at: float
-    at: float
 
 
 class PacsImages:
@@ -89,15 +74,12 @@ class PacsImages:
         on_listed: Callable[[], object] = lambda: None,
     ) -> None:
         self.pacs = pacs
-        self._impatient = Pacs(replace(pacs.settings, retries=0))  # where there is something to give without it
+        self._asking = PacsAsking(pacs)
         self._ledger = ledger
         self._layout = layout
         most = int(settings.cache_gb * _GIGA)
         self._cache = PacsCache(layout, most) if in_use_s is None else PacsCache(layout, most, in_use_s)
         self._watch = PacsWatch(ledger, pacs, every_s=rescan_s, poll_s=settings.poll_seconds, on_walked=on_listed)
-        self._asked: dict[str, _Asked] = {}
-        self._down: tuple[float, UnavailableError] | None = None
-        self._lock = threading.Lock()
         self._converting = threading.BoundedSemaphore(_AT_ONCE)
 
     def path(self, image_id: str) -> Path:
@@ -114,12 +96,13 @@ class PacsImages:
         known = self._known(image_id)
         path = self._layout.image(image_id, STORED)
         is_here = known.key is not None and known.image.grid is not None and known.image.file.is_of(path)
-        was_down = self._down is not None
+        was_down = self._asking.was_down
         try:
-            if is_here and self._seems_unchanged(known):
+            if is_here and self._asking.seem_unchanged(known.study_uid, image_id, str(known.key)):
                 self._cache.use(path)
                 return path
-            key, sop_uids = self._objects(known, self._impatient if is_here else self.pacs)
+            # With less patience where there is something to give without it.
+            found = self._asking.objects(known.study_uid, image_id, patient=not is_here)
         except UnavailableError as error:
             if not is_here:
                 raise
@@ -127,17 +110,20 @@ class PacsImages:
             logger.log(level, "the image %s is given as it was fetched: %s", image_id, error)
             self._cache.use(path)
             return path
-        if not (is_here and known.key == key):
-            _refuse_unreadable(known, key)
+        except NotFoundError:
+            pacs_listing.note_gone(self._ledger, [image_id])
+            msg = f"the PACS at {self.pacs.name} no longer has the series {image_id}; it was deleted or moved"
+            raise NotFoundError(msg) from None
+        if not (is_here and known.key == found.key):
+            _refuse_unreadable(known, found)
             with self._cache.locked(image_id):
                 known = self._known(image_id)
-                if known.key != key or known.image.grid is None or not known.image.file.is_of(path):
-                    _refuse_unreadable(known, key)
-                    self._fetch(known, key, sop_uids)
+                if known.key != found.key or known.image.grid is None or not known.image.file.is_of(path):
+                    _refuse_unreadable(known, found)
+                    self._fetch(known, found)
             self.trim(keep=[image_id])
         self._cache.use(path)
-        now = time.monotonic()
-        self._note_asked(image_id, _Asked(key, len(sop_uids), now, now))
+        self._asking.note(image_id, found)
         return path
 
     def paths(self, found: Sequence[tuple[str, str]]) -> Mapping[str, Path]:
@@ -181,19 +167,14 @@ class PacsImages:
         """Study Instance UID of an image."""
         return self._known(image_id).study_uid
 
-    def is_here(self, image_id: str) -> bool:
-        """Whether `source` knows the series without asking the PACS, as it was fetched once."""
-        return self._cache.headers(image_id).is_file()
-
     def studies_with_images(self, study_uids: Collection[str]) -> set[str]:
-        """Those of these studies that hold an image, as far as is known here; the PACS is not asked."""
-        query = (
-            select(series_table.c.study_uid)
-            .join(images_table, images_table.c.image_id == series_table.c.image_id)
-            .where(series_table.c.study_uid.in_(study_uids), images_table.c.present)
-        )
+        """Those of these studies that hold an image, by the ledger."""
         with self._ledger.reading() as connection:
-            return set(connection.scalars(query))
+            return pacs_listing.studies_with_images(connection, study_uids)
+
+    def is_here(self, image_id: str) -> bool:
+        """Whether the headers of an image are on the disk, so that `source` needs no PACS."""
+        return is_uid(image_id) and self._cache.headers(image_id).is_file()
 
     def ensure_fit(self, image_id: str) -> str | None:
         """Fetch an image that is to be handed out; why it can't be, None if it can.
@@ -277,87 +258,34 @@ class PacsImages:
         return None if image is None or row is None else _Known(image, row.study_uid, row.key)
 
     def _ask_for(self, image_id: str) -> None:
-        if not is_uid(image_id):
-            return
-        with self._asking():
-            found = self.pacs.find(image_id)
-        if found is not None and found.modality == "CT":
-            pacs_listing.note_listed(self._ledger, [found])
+        if is_uid(image_id):
+            found = self._asking.find(image_id)
+            if found is not None and found.modality == "CT":
+                pacs_listing.note_listed(self._ledger, [found])
 
-    def _seems_unchanged(self, known: _Known) -> bool:
-        """Whether the series has as many objects as when they were listed a short time ago; of one that is here."""
-        image_id = known.image.image_id
-        with self._lock:
-            asked = self._asked.get(image_id)
-        now = time.monotonic()
-        if asked is None or asked.key != known.key or now - asked.listed_at >= _LISTED_S:
-            return False
-        if now - asked.at < _FRESH_S:
-            return True
-        with self._asking():
-            found = self._impatient.series(known.study_uid, image_id)
-        if found is None:
-            raise self._gone(image_id)
-        if found.instances != asked.count:
-            return False
-        self._note_asked(image_id, replace(asked, at=now))
-        return True
-
-    def _note_asked(self, image_id: str, asked: _Asked) -> None:
-        with self._lock:
-            if len(self._asked) >= _MOST_ASKED:
-                self._asked.clear()
-            self._asked[image_id] = asked
-
-    def _objects(self, known: _Known, pacs: Pacs) -> tuple[str, list[str]]:
-        """The objects that the series has now and their key; a series that is gone is noted so."""
-        image_id = known.image.image_id
-        try:
-            with self._asking():
-                sop_uids = pacs.instances(known.study_uid, image_id)
-        except NotFoundError:
-            raise self._gone(image_id) from None
-        return hashlib.sha256("\n".join(sop_uids).encode()).hexdigest()[:32], sop_uids
-
-    def _gone(self, image_id: str) -> NotFoundError:
-        """What to tell of a series that the PACS does not have any more, which is noted."""
-        pacs_listing.note_gone(self._ledger, [image_id])
-        msg = f"the PACS at {self.pacs.name} no longer has the series {image_id}; it was deleted or moved"
-        return NotFoundError(msg)
-
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Nobody waits again and again for a PACS that did not answer a moment ago."""
-        down = self._down
-        if down is not None and time.monotonic() - down[0] < _DOWN_S:
-            raise UnavailableError(str(down[1]))
-        try:
-            yield
-        except UnavailableError as error:
-            self._down = (time.monotonic(), error)
-            raise
-        self._down = None
-
-    def _fetch(self, known: _Known, key: str, sop_uids: list[str]) -> None:
+    def _fetch(self, known: _Known, objects: Objects) -> None:
         """With the image's lock held."""
         image_id = known.image.image_id
         path = self._layout.image(image_id, STORED)
         begun = time.monotonic()
         with self._cache.fetching(image_id) as folder:
-            self.pacs.fetch(known.study_uid, image_id, folder, sop_uids)
+            self.pacs.fetch(known.study_uid, image_id, folder, list(objects.sop_uids))
             fetched = time.monotonic()
+            for extra in (file for file in folder.iterdir() if file.stem not in objects.sop_uids):
+                extra.unlink()  # came to the PACS after the others were listed; the next use finds it
             try:
                 with self._converting:
                     grid = self._convert(folder, image_id)
             except BadInputError as error:
                 problem = str(error).replace(f"{folder}/", "").replace(str(folder), f"series {image_id}")
                 path.unlink(missing_ok=True)  # of other objects
-                self._note_problem(known, key, problem)
+                self._note_problem(known, objects.key, problem)
                 raise BadInputError(problem) from error
-        self._note_fetched(known, key, Inspection(grid, fingerprint_of(path)), file_sha256(path))
+        self._note_fetched(known, objects.key, Inspection(grid, fingerprint_of(path)), file_sha256(path))
         logger.info(
             "fetched the image %s: %d objects in %.1f s, %s voxels written in %.1f s",
-            image_id, len(sop_uids), fetched - begun, "x".join(map(str, grid.shape)), time.monotonic() - fetched,
+            image_id, len(objects.sop_uids), fetched - begun,
+            "x".join(map(str, grid.shape)), time.monotonic() - fetched,
         )  # fmt: skip
 
     def _convert(self, folder: Path, image_id: str) -> Grid:
@@ -402,12 +330,10 @@ class PacsImages:
 
     def _forget(self, image_id: str) -> None:
         """Have a series fetched again although its volume is here."""
-        with self._lock:
-            self._asked.pop(image_id, None)
         self._note_key(image_id, None)
 
 
-def _refuse_unreadable(known: _Known, key: str) -> None:
+def _refuse_unreadable(known: _Known, found: Objects) -> None:
     """A series that made no volume is not fetched again before it has other objects."""
-    if known.key == key and known.image.grid is None and known.image.problem is not None:
+    if known.key == found.key and known.image.grid is None and known.image.problem is not None:
         raise BadInputError(known.image.problem)

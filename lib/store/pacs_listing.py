@@ -6,7 +6,7 @@ it; its file is there only where it was fetched (`lib.store.pacs_images`).
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date, timedelta
 from typing import Any
 
@@ -105,6 +105,19 @@ def note_listed(ledger: Ledger, found: Sequence[Series]) -> int:
             of_these = series_table.c.image_id.in_(unchanged)
             connection.execute(update(series_table).where(of_these).values(listed_at=now))
     return len(new)
+
+
+def studies_with_images(connection: Connection, study_uids: Collection[str]) -> set[str]:
+    """Those of these studies that hold an image which is there."""
+    found: set[str] = set()
+    for chunk in chunks(study_uids, _CHUNK):
+        query = (
+            select(series_table.c.study_uid)
+            .join(images_table, images_table.c.image_id == series_table.c.image_id)
+            .where(series_table.c.study_uid.in_(chunk), images_table.c.present)
+        )
+        found.update(connection.scalars(query))
+    return found
 
 
 def note_gone(ledger: Ledger, image_ids: Sequence[str]) -> None:

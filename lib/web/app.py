@@ -89,7 +89,7 @@ class LiverLoopApp(MONAILabelApp):
 
     @property
     def store(self) -> Store | None:
-        """The studies folder's store; None for a DICOMweb address."""
+        """The store of the folder or the PACS; None behind a datastore of another kind."""
         datastore = self.datastore()
         return datastore.store if isinstance(datastore, FolderDatastore) else None
 

@@ -386,7 +386,7 @@ def _app() -> Any:
 
 
 def _store() -> Store | None:
-    """The studies folder's store; None for a PACS."""
+    """The store of the folder or the PACS; None behind a datastore of another kind."""
     return getattr(_app().datastore(), "store", None)
 
 

@@ -116,10 +116,12 @@ def test_no_image_left(source, tmp_path):
     assert StrategyTask("first", source)({}, Studies(tmp_path)) is None
 
 
-def test_a_pacs_has_no_labels_to_review(source, pool):
+def test_without_a_ledger_there_are_no_labels_to_review(source, pool):
     with pytest.raises(BadInputError) as caught:
         StrategyTask("review", source)({}, pool)
-    assert str(caught.value) == "the strategy review needs a studies folder; a PACS keeps no versions of labels"
+    assert str(caught.value) == (
+        "the strategy review needs a ledger, which keeps versions of labels; this datastore has none"
+    )
 
 
 def test_notes_of_any_kind_do_no_harm(settings, source, pool):

@@ -56,7 +56,7 @@ def test_an_image_is_not_stored_outside_the_folder(server, tmp_path, image):
 
 @pytest.mark.parametrize("image", ["nobody", "case_2", "case_20.nii.gz", "lib", "tests", "~root", "%2e%2e%2fetc"])
 def test_a_missing_image_is_named(server, image):
-    assert server.infer(image) == (404, f"there is no image {image!r}")
+    assert server.infer(image) == (404, f"there is no image {image!r} in the studies folder")
 
 
 def test_missing_images_and_labels_are_not_found_elsewhere_either(server):

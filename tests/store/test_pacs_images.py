@@ -13,7 +13,7 @@ import pytest
 from lib.activelearning.next_image import next_sample
 from lib.dicomweb.client import Pacs
 from lib.errors import BadInputError, NotFoundError, StorageError, UnavailableError
-from lib.store import audit, images, leases, pacs_images, pacs_listing, trainings, versions
+from lib.store import audit, images, leases, pacs_asking, pacs_listing, trainings, versions
 from lib.store.layout import FINAL
 from lib.volume import Volume
 from lib.volume_io import read_image, write_label
@@ -48,8 +48,8 @@ def pacs(orthanc, tmp_path):
 
 @pytest.fixture
 def store(pacs, tmp_path, monkeypatch):
-    monkeypatch.setattr(pacs_images, "_FRESH_S", 0)  # each look asks the PACS
-    monkeypatch.setattr(pacs_images, "_DOWN_S", 0.2)
+    monkeypatch.setattr(pacs_asking, "_FRESH_S", 0)  # each look asks the PACS
+    monkeypatch.setattr(pacs_asking, "_DOWN_S", 0.2)
     with pacs_store(tmp_path / "work", pacs, in_use_s=0) as opened:
         yield opened
 
@@ -103,11 +103,16 @@ def test_a_series_becomes_a_volume_once(orthanc, pacs, store):
 def test_the_source_of_a_seg_is_on_the_disk(orthanc, pacs, store):
     series = ct_series(shape=SHAPE, patient="P7")
     orthanc.fill(series)
-    assert store.images.study_of(uid(series)) == series[0].StudyInstanceUID
+    study = series[0].StudyInstanceUID
+    assert store.images.study_of(uid(series)) == study
+    assert store.images.studies_with_images([study, "1.2.3"]) == {study}
+    assert not store.images.is_here(uid(series))
     assert pacs.fetches == 0
     source = store.images.source(uid(series))
     assert pacs.fetches == 1
     orthanc.empty()
+    assert store.images.is_here(uid(series))
+    assert not store.images.is_here("../../etc")
     source = store.images.source(uid(series))
     assert source.series_uid == uid(series)
     assert (source.header.PatientID, str(source.header.PatientName)) == ("P7", "Phantom^P7")
@@ -172,6 +177,19 @@ def test_a_series_that_grew_is_fetched_anew_and_labels_of_before_do_not_count(or
     assert label_path.endswith(f"labels/final/{uid(series)}.nii.gz")
 
 
+def test_objects_that_come_while_a_series_is_fetched_are_of_the_next_volume(orthanc, pacs, store, monkeypatch):
+    """Or labels on the first one would be said to be of another image, which it is not."""
+    series = ct_series(shape=SHAPE)
+    orthanc.fill(series)
+    by_height = sorted(series, key=lambda slice_: slice_.ImagePositionPatient[2])
+    first = sorted(str(one.SOPInstanceUID) for one in by_height[:4])
+    with monkeypatch.context() as earlier:
+        earlier.setattr(pacs, "instances", lambda *_: first)
+        assert read_image(store.images.path(uid(series))).shape == (24, 24, 4)
+    assert read_image(store.images.path(uid(series))).shape == SHAPE
+    assert pacs.fetches == 2
+
+
 def test_objects_that_were_replaced_are_noticed_by_their_list(orthanc, pacs, store, monkeypatch):
     series, other = ct_series(1, shape=SHAPE), ct_series(2, shape=SHAPE)
     orthanc.fill(series)
@@ -183,11 +201,11 @@ def test_objects_that_were_replaced_are_noticed_by_their_list(orthanc, pacs, sto
         new.PatientID = old.PatientID
     orthanc.fill(other)
     asked = []
-    monkeypatch.setattr(store.images._impatient, "instances", lambda *uids: asked.append(uids))
+    monkeypatch.setattr(store.images._asking._impatient, "instances", lambda *uids: asked.append(uids))
     store.images.path(uid(series))  # as many as before, and listed a moment ago
     assert asked == []
     monkeypatch.undo()
-    monkeypatch.setattr(pacs_images, "_LISTED_S", 0)
+    monkeypatch.setattr(pacs_asking, "_LISTED_S", 0)
     store.images.path(uid(series))
     assert pacs.fetches == 2
     assert not np.array_equal(read_image(path).array, before.array)
@@ -460,6 +478,15 @@ class TestBound:
             assert mine.exists()
         store.images.trim()
         assert not mine.exists()
+
+    def test_half_a_volume_that_a_crash_left_is_removed(self, store, filled):
+        left, writing = (store.layout.studies / f".writing-{name}-1.2.3.nii.gz" for name in ("old", "now"))
+        for path in (left, writing):
+            path.write_bytes(b"half")
+        os.utime(left, (0, time.time() - 4000))
+        store.images.trim()
+        assert not left.exists()
+        assert writing.exists()
 
     def test_the_grid_of_a_removed_volume_is_known(self, store, filled):
         self.get(store, filled, 0, 1, 2)
