@@ -150,13 +150,15 @@ class SegOutbox:
         self._done_up_to = min((one.version_id - 1 for one in found), default=last)
         return found
 
-    def _try(self, version: Version) -> bool:
+    def _try(self, version: Version, *, again: bool = False) -> bool:
         """Store one; False if it was refused, which is noted."""
         try:
             self._store(version)
         except UnavailableError as error:
             self._pacs.check()  # raises where it is not about this label
-            return self._refused(version, str(error))
+            return (
+                self._refused(version, str(error)) if again else self._try(version, again=True)
+            )  # it may be just back
         except (BadInputError, NotFoundError) as error:
             return self._refused(version, str(error))
         except LiverLoopError:
