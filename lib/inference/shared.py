@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ from lib.volume import Volume
 from lib.volume_io import read_image
 
 logger = logging.getLogger(__name__)
+
+_PACKERS = ThreadPoolExecutor(2, "pack result")
 
 
 class Served(NamedTuple):
@@ -162,13 +164,23 @@ class SharedSegmenter:
         self, raw: NDArray[np.uint8], image: Volume, key: Key, model: Model, watch: Stopwatch, keep: bool, cached: bool
     ) -> Served:
         assert key.postprocessing is not None
-        if keep and not cached:  # at once: whoever asks for the same meanwhile need not wait for the network again
-            self._results.put(key._replace(postprocessing=None), Kept(Packed.of(raw), image.affine, image.shape))
+        packing = None
+        if keep and not cached:  # meanwhile: whoever asks for the same now need not wait for the network again
+            packing = _PACKERS.submit(self._keep_raw, raw, image, key)
         served = self._finished(raw, image, key.postprocessing, model, watch)
-        label, summary = served.segmentation.label, served.segmentation.summary
-        if keep:
-            self._results.put(key, Kept(Packed.of(label.array), label.affine, label.shape, summary, served.centers))
+        if packing is not None:
+            packing.result()
+        if keep:  # nobody waits for this: what is kept already gives the same label
+            _PACKERS.submit(self._keep_label, served, key)
         return served._replace(cached=cached)
+
+    def _keep_raw(self, raw: NDArray[np.uint8], image: Volume, key: Key) -> None:
+        before = key._replace(postprocessing=None)
+        self._results.put(before, Kept(Packed.of(raw), image.affine, image.shape))
+
+    def _keep_label(self, served: Served, key: Key) -> None:
+        label, summary = served.segmentation.label, served.segmentation.summary
+        self._results.put(key, Kept(Packed.of(label.array), label.affine, label.shape, summary, served.centers))
 
     def _one_of_many(self, path: str | Path, postprocessing: PostprocessingSettings, model: Model) -> Served:
         """Only the network is waited for, so that others of the batch are read and cleaned while it works."""

@@ -109,8 +109,19 @@ def postprocess(
         inner = padded[1:-1, 1:-1, 1:-1]
         again = _pass(padded, inner, spacing, settings)
         result[box] = inner
-        box = bounding_box(result, margin=1) if again else None  # gets smaller as false finds go
+        box = _smaller(box, inner) if again else None  # as false finds go
     return result
+
+
+def _smaller(box: tuple[slice, slice, slice], inner: NDArray[np.uint8]) -> tuple[slice, slice, slice] | None:
+    """The box around what is left in a box, with the margin that it has already; None where nothing is."""
+    left = bounding_box(inner, margin=1)
+    if left is None:
+        return None
+    first, second, third = (
+        slice(side.start + part.start, side.start + part.stop) for side, part in zip(box, left, strict=True)
+    )
+    return first, second, third
 
 
 def _check(label: NDArray[Any], spacing: Sequence[float]) -> None:
