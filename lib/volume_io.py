@@ -14,7 +14,7 @@ from typing import Any
 import nibabel as nib
 import nrrd
 import numpy as np
-from isal import igzip
+from isal import igzip, igzip_threaded
 from isal.igzip_lib import IsalError
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
@@ -284,13 +284,35 @@ def _read_nifti(path: Path, *, compressed: bool) -> tuple[NDArray, NDArray[np.fl
     with _opened_nifti(path, compressed=compressed) as (image, shape):
         # The header's own slope and intercept are cleared on reading; the proxy keeps them.
         proxy: Any = image.dataobj
-        raw, slope, intercept = proxy.get_unscaled().reshape(shape, order="F"), proxy.slope, proxy.inter
+        slope, intercept = proxy.slope, proxy.inter
+        raw = _unpacked(path, proxy, shape) if compressed else proxy.get_unscaled().reshape(shape, order="F")
     if slope == 1.0 and intercept == 0.0:
         return raw, image.affine
     array = raw.astype(np.float32)
     array *= np.float32(slope)
     array += np.float32(intercept)
     return array, image.affine
+
+
+def _unpacked(path: Path, proxy: Any, shape: tuple[int, int, int]) -> NDArray:
+    """The voxels of a `.nii.gz`, unpacked by a thread of its own into the memory where they stay.
+
+    Raises:
+        EOFError: the file ends before them.
+    """
+    voxels = np.empty(shape, proxy.dtype, order="F")
+    memory = voxels.reshape(-1, order="F").view(np.uint8).data
+    with igzip_threaded.open(path, "rb", threads=1) as file:
+        skipped, done = len(file.read(proxy.offset)), 0
+        while skipped == proxy.offset and done < len(memory):
+            count = file.readinto(memory[done:])
+            if not count:
+                break
+            done += count
+    if done < len(memory):
+        msg = f"the file ends after {done} of {len(memory)} bytes of voxels"
+        raise EOFError(msg)
+    return voxels
 
 
 def _as_hounsfield(array: NDArray, path: Path) -> NDArray[np.int16]:
