@@ -14,7 +14,9 @@ from lib.activelearning.next_image import next_sample
 from lib.dicomweb.client import Pacs
 from lib.errors import BadInputError, NotFoundError, StorageError, UnavailableError
 from lib.inference.results import content_of
-from lib.store import audit, images, leases, pacs_asking, pacs_listing, trainings, versions
+from lib.store import audit, images, leases, pacs_asking, pacs_listing, report, trainings, versions
+from lib.store.archive import export_archive
+from lib.store.archive_import import import_archive
 from lib.store.layout import FINAL
 from lib.volume import Volume
 from lib.volume_io import read_image, write_label
@@ -548,3 +550,17 @@ def test_labels_in_the_working_folder_are_taken_in_and_volumes_are_no_new_images
     with store.ledger.reading() as connection:
         assert images.names(connection) == [uid(series)]
         assert versions.current(connection, uid(series), FINAL).source == "found"
+
+
+def test_labels_of_an_archive_are_known_in_the_pacs_before_it_was_listed(orthanc, pacs, store, tmp_path):
+    series = ct_series(shape=SHAPE)
+    orthanc.fill(series)
+    save(store, series)
+    assert store.segs.outbox.push() == 1
+    export_archive(store, tmp_path / "labels.zip")
+    with pacs_store(tmp_path / "other", pacs) as other:
+        import_archive(other, tmp_path / "labels.zip")
+        assert other.segs.outbox.push() == 1
+        assert report.status(other)["pacs"]["last_error"] is None
+        assert len(list(pacs.find_series("SEG"))) == 1  # it was there and is not sent again
+        assert pacs.fetches == 1
