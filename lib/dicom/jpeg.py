@@ -77,8 +77,8 @@ def _size(stream: bytes) -> tuple[int, int]:
 
 def _with_sign(plane: NDArray, stream: bytes) -> NDArray:
     """Signed values, also where an encoder took their two's complement, of fewer bits than a word, for unsigned."""
-    bits = get_j2k_parameters(stream).get("precision", 8 * plane.itemsize)
-    shift = max(0, 8 * plane.itemsize - bits) if plane.dtype.kind == "u" else 0
+    bits = get_j2k_parameters(stream).get("precision")
+    shift = 8 * plane.itemsize - bits if plane.dtype.kind == "u" and isinstance(bits, int) else 0
     return (plane << shift).view(f"i{plane.itemsize}") >> shift
 
 
