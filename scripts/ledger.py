@@ -182,7 +182,7 @@ def _repair(store: Store, _: argparse.Namespace) -> Answer:
 
 @contextmanager
 def _progress(what: str, unit: str) -> Iterator[Callable[[int], object]]:
-    with tqdm(desc=what, unit=unit, leave=False) as bar:
+    with tqdm(desc=what, unit=f" {unit}", leave=False) as bar:
         yield lambda done: bar.update(done - bar.n)
 
 

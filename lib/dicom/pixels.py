@@ -1,8 +1,7 @@
 """The pixels of a DICOM CT in HU: decoding of every transfer syntax we take, stored bits, padding, rescaling.
 
-pydicom decodes uncompressed, deflated and run-length encoded pixels by itself and JPEG 2000 by OpenJPEG; the other
-JPEGs are done in `lib.dicom.jpeg`. Not by GDCM, which pydicom would take as well: a damaged JPEG makes it end the whole
-process.
+pydicom decodes uncompressed, deflated and run-length encoded pixels by itself; JPEGs are done in `lib.dicom.jpeg`. Not
+by GDCM, which pydicom would take as well: a damaged JPEG makes it end the whole process.
 """
 
 import struct
@@ -28,8 +27,8 @@ _HANDLERS = {  # the others are pydicom's names
     uid.ExplicitVRBigEndian: "numpy",
     uid.DeflatedExplicitVRLittleEndian: "numpy",
     uid.RLELossless: "rle",
-    uid.JPEG2000Lossless: "pylibjpeg",
-    uid.JPEG2000: "pylibjpeg",
+    uid.JPEG2000Lossless: _JPEG,
+    uid.JPEG2000: _JPEG,
     uid.JPEGBaseline8Bit: _JPEG,
     uid.JPEGExtended12Bit: _JPEG,
     uid.JPEGLosslessP14: _JPEG,

@@ -3,8 +3,10 @@
 Slices are ordered by their position in the patient, never by file name or number.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from lib.errors import BadInputError
 from lib.volume import LPS_TO_RAS, Grid, checked_shape
 
 _CT_KINDS = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+_MOST_THREADS = 4  # for decoding; each holds a slice, or a whole multi-frame file
 _PREAMBLE = 128  # bytes before the letters DICM
 _ONE_EACH = {"PatientID": "patients", "StudyInstanceUID": "studies", "FrameOfReferenceUID": "frames of reference"}
 
@@ -81,9 +84,19 @@ def read_voxels(series: Series) -> NDArray[np.int16]:
     by_file: dict[str, list[int]] = defaultdict(list)
     for index, item in enumerate(series.slices):
         by_file[item.source].append(index)
-    for indices in by_file.values():
+
+    def read(indices: list[int]) -> None:
         for index, plane in zip(indices, planes([series.slices[index] for index in indices]), strict=True):
             array[:, :, index] = plane.T
+
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        done = [pool.submit(read, indices) for indices in by_file.values()]
+        try:
+            for one in done:
+                one.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return array
 
 

@@ -1,5 +1,6 @@
 """From a label volume to a DICOM SEG of its CT series."""
 
+import logging
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from lib.dicom_seg.source import UNREADABLE, SourceSeries, SourceSlice, onto_gri
 from lib.errors import BadInputError
 from lib.labels import NOT_LOOKED_AT, NOT_LOOKED_AT_NAME, Codes, Label, indices
 from lib.volume import Volume
+
+# Tells of each group of attributes that it copies.
+logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 PROGRAM = "LiverLoop"
 _FAMILY = Concept("123110", "DCM", "Artificial Intelligence")  # of algorithms

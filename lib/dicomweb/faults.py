@@ -100,9 +100,10 @@ def _by_status(response: requests.Response, settings: PacsSettings, name: str, m
         return UnavailableError(refusal(settings, name, status))
     if status == 404:
         return NotFoundError(f"the PACS at {name} has {missing} (HTTP 404)")
-    return UnavailableError(
-        f"the PACS at {name} fails (HTTP {status}: {_said(response)}); try again, and look into its log if it stays so"
-    )
+    remedy = "try again, and look into its log if it stays so"
+    if status < 500 and status != 429:  # so answers what lies above its service
+        remedy = "see that the address is the root of its DICOMweb service, often .../dicom-web, and look into its log"
+    return UnavailableError(f"the PACS at {name} fails (HTTP {status}: {_said(response)}); {remedy}")
 
 
 def _said(response: requests.Response) -> str:

@@ -1,7 +1,8 @@
 """The volumes that were fetched from a PACS: one lock for each, their order of use, and a bound on their bytes.
 
-A file's time of access says when it was last given to somebody; it is set by hand, as disks are often mounted without
-it. Locks (flock) hold between threads and processes, and end with them.
+When a volume was last given to somebody is noted as the time of change of its lock file. The volume itself stays
+untouched, as results that are kept of it go by all that `stat` tells, its time of change included. Locks (flock) hold
+between threads and processes, and end with them.
 """
 
 import errno
@@ -46,11 +47,10 @@ class PacsCache:
     def use(self, path: Path) -> None:
         """Note that a volume is given to somebody now."""
         with suppress(OSError):  # only the order of removal depends on it
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:  # of the opened file: another may take its place meanwhile
-                os.utime(handle, ns=(time.time_ns(), os.fstat(handle).st_mtime_ns))
-            finally:
-                os.close(handle)
+            os.utime(self._lock(path.name.removesuffix(STORED)))
+
+    def _lock(self, image_id: str) -> Path:
+        return self._layout.series / f"{image_id}.lock"
 
     @contextmanager
     def locked(self, image_id: str, *, wait: bool = True) -> Iterator[None]:
@@ -60,7 +60,7 @@ class PacsCache:
             BlockingIOError: another is, and `wait` is False.
             StorageError: the lock file can't be made, or not be locked.
         """
-        path = self._layout.series / f"{image_id}.lock"
+        path = self._lock(image_id)
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -127,9 +127,8 @@ class PacsCache:
 
     def _remove(self, volume: "_Volume") -> bool:
         with suppress(OSError), self.locked(volume.image_id, wait=False):
-            path = self._layout.image(volume.image_id, STORED)
-            if path.stat().st_atime <= volume.used:  # nobody was given it meanwhile
-                path.unlink()
+            if self._used(volume.image_id) <= volume.used:  # nobody was given it meanwhile
+                self._layout.image(volume.image_id, STORED).unlink()
                 return True
         return False
 
@@ -139,8 +138,14 @@ class PacsCache:
                 name = entry.name.removesuffix(STORED)
                 if name != entry.name and is_uid(name):
                     with suppress(FileNotFoundError):  # being replaced or removed by another
-                        status = entry.stat()
-                        yield _Volume(name, status.st_size, status.st_atime)
+                        yield _Volume(name, entry.stat().st_size, self._used(name))
+
+    def _used(self, image_id: str) -> float:
+        """When an image was last given to somebody; 0 where that is not known."""
+        try:
+            return self._lock(image_id).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
 
 @dataclass(frozen=True)

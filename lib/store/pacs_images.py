@@ -293,7 +293,9 @@ class PacsImages:
         headers, series = read_geometry(folder)
         volume = as_image(read_voxels(series), series.grid.affine, f"series {image_id}")
         write_headers(self._cache.headers(image_id), headers, series)
-        write_image(self._layout.image(image_id, STORED), volume)
+        path = self._layout.image(image_id, STORED)
+        write_image(path, volume)
+        self._cache.use(path)  # before its lock is free, or another thread might remove it as long unused
         return volume.grid
 
     def _note_fetched(self, known: _Known, key: str, found: Inspection, sha256: str) -> None:

@@ -174,9 +174,9 @@ class SegOutbox:
         return True
 
     def _store(self, version: Version) -> None:
+        study_uid = self._images.study_of(version.image_id)  # asks the PACS for a series that it has not listed yet
         with self._ledger.reading() as connection:
             image_rows.get(connection, version.image_id)  # a SEG of a series that was deleted belongs to nothing
-        study_uid = self._images.study_of(version.image_id)
         if self._pacs.has_instance(study_uid, *segs.uids_of(version)):
             return  # sent by a server that was killed before it could note it, or by another one
         self._pacs.store(self.seg_of(version, source_of_image(self._images, version.image_id)))

@@ -39,6 +39,9 @@ def expand_images(paths: Iterable[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
+        if str(path).startswith(("http:/", "https:/")):
+            msg = "images of a PACS are segmented by a server, scripts/serve --studies ADDRESS; give files or folders"
+            raise BadInputError(msg)
         if not path.exists():
             msg = f"there is no image or folder {path}"
             raise NotFoundError(msg)

@@ -6,6 +6,7 @@ ten seconds that MONAI Label takes to import.
 
 import errno
 import ipaddress
+import re
 import socket
 import time
 import urllib.request
@@ -19,6 +20,8 @@ from lib.web.environment import IMAGE_PATTERNS
 
 if TYPE_CHECKING:
     from lib.settings import Settings
+
+_LIKE_ADDRESS = re.compile(r":\d+(/|$)|dicom-?web", re.IGNORECASE)
 
 
 def check_address(host: str, port: int) -> None:
@@ -105,7 +108,8 @@ def check_studies(studies: str, app: Path, conf: Sequence[Sequence[str]] = ()) -
         raise BadInputError(msg)
     folder = Path(studies).expanduser()
     if not folder.exists():
-        msg = f"the studies folder {folder} does not exist; make it or correct --studies"
+        pacs = "; the address of a PACS begins with http:// or https://" if _LIKE_ADDRESS.search(studies) else ""
+        msg = f"the studies folder {folder} does not exist; make it or correct --studies{pacs}"
         raise NotFoundError(msg)
     if not folder.is_dir():
         msg = f"--studies {folder} is a file; give the folder that holds the images"

@@ -99,6 +99,23 @@
     });
   }
 
+  // Where no image is left, "Next Sample" would show an empty table, and its OK open a study that isn't there.
+  function mendNextSample({ uiModalService, uiNotificationService }) {
+    const shared = Object.getPrototypeOf(uiModalService); // as the panel makes a service of its own
+    if (shared.mended) {
+      return;
+    }
+    const show = shared.show;
+    shared.mended = true;
+    shared.show = function (options) {
+      if (options.customClassName !== 'nextSampleForm' || options.contentProps?.info?.id) {
+        return show.call(this, options);
+      }
+      const message = 'No CT is left for this strategy: each one is done, left out or not usable';
+      uiNotificationService.show({ title: 'LiverLoop', message, type: 'info', duration: 8000 });
+    };
+  }
+
   let extensionManager;
   const extension = {
     id: 'liverloop',
@@ -107,6 +124,7 @@
     },
     onModeEnter(context) {
       mendStoring({ ...context, extensionManager }); // only now are all extensions there
+      mendNextSample(context.servicesManager.services);
       changes().forEach((change) => window.cornerstone.eventTarget.addEventListener(change, painted));
     },
     onModeExit() {

@@ -3,6 +3,7 @@
 import numpy as np
 import pydicom
 import pytest
+from openjpeg.utils import encode_array
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_pixel_data_frame
 from pydicom.uid import (
@@ -76,6 +77,27 @@ def test_a_damaged_jpeg(tmp_path):
     )
     assert text.endswith("copy the file again, or convert the series to uncompressed")
     assert "\n" not in text
+
+
+def test_a_jpeg_2000_of_another_size_than_announced(tmp_path):
+    save(make_slice(stored_values()[0], ORIGIN), tmp_path / "one")
+    recompress(tmp_path / "one", JPEG2000Lossless)
+    dataset = pydicom.dcmread(tmp_path / "one")
+    size = COLUMNS.to_bytes(4, "big") + ROWS.to_bytes(4, "big")
+    assert size in dataset.PixelData
+    dataset.PixelData = dataset.PixelData.replace(size, bytes([0, 0, 255, 255] * 2), 1)
+    dataset.save_as(tmp_path / "one")
+    assert "an image of 65535x65535 where 40x36 are announced" in message(tmp_path)
+
+
+def test_a_jpeg_2000_whose_sign_lies_below_its_word(tmp_path):
+    """Two's complement of 12 bits that was encoded as unsigned, in a dataset of 16 bits with signs."""
+    pixels = stored_values()[0].astype(np.int16) % 2048 - 1024
+    dataset = make_slice(pixels, ORIGIN, syntax=JPEG2000Lossless, RescaleIntercept=0)
+    dataset.PixelData = encapsulate([encode_array(pixels.astype(np.uint16) & np.uint16(0xFFF), bits_stored=12)])
+    dataset["PixelData"].is_undefined_length = True
+    save(dataset, tmp_path / "one")
+    np.testing.assert_array_equal(read_series(tmp_path)[0][:, :, 0].T, pixels)
 
 
 @pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda syntax: syntax.name)

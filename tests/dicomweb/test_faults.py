@@ -67,6 +67,14 @@ def test_the_reason_of_a_failure_but_no_more():
         assert "(HTTP 500: Out of luck)" in failure(server.pacs().check)
 
 
+def test_an_address_above_the_dicomweb_service():
+    with BadPacs(says({"OrthancError": "Bad request"}, 400)) as server:
+        assert failure(server.pacs().check) == (
+            f"the PACS at {server.name} fails (HTTP 400: Bad request); see that the address is the root of its "
+            "DICOMweb service, often .../dicom-web, and look into its log"
+        )
+
+
 def test_what_may_pass_is_tried_again():
     with BadPacs(says("", 503), hangs_up, says(series("1.1"))) as server:
         server.pacs().check()

@@ -228,6 +228,13 @@ def test_what_is_stored_counts_like_a_submitted_label(viewer, server, cases):
     assert server.ask("GET", "/ledger/status").reason["images"]["open"] == 0
 
 
+def test_when_no_image_is_left_the_viewer_says_so(viewer):
+    viewer.open_section("Active Learning")
+    viewer.page.get_by_role("button", name="Next Sample").click()
+    viewer.page.get_by_text("No CT is left for this strategy").wait_for()
+    assert viewer.page.locator(".nextSampleForm").count() == 0
+
+
 def test_a_liver_without_tumors_is_stored_as_one_that_was_looked_through(viewer, server, cases):
     case = cases[_WAITING]
     viewer.segment_classes("liver")

@@ -80,6 +80,8 @@ def test_the_loop_of_an_annotator(server, series, place):
     first = slices[0]  # the first voxel lies where DICOM has it
     np.testing.assert_allclose(np.diag([-1, -1, 1, 1]) @ image.affine @ [0, 0, 0, 1], [*first.ImagePositionPatient, 1])
     assert result["model_version"]
+    again = client.infer(MODEL, sample["id"], {"result_extension": ".nrrd"})[1]
+    assert again["cached"] is True  # as with a studies folder
 
     corrected = np.zeros(label.shape, np.uint8)
     corrected[10:20, 10:20, 2:5] = 1

@@ -13,7 +13,10 @@ import pytest
 from lib.activelearning.next_image import next_sample
 from lib.dicomweb.client import Pacs
 from lib.errors import BadInputError, NotFoundError, StorageError, UnavailableError
-from lib.store import audit, images, leases, pacs_asking, pacs_listing, trainings, versions
+from lib.inference.results import content_of
+from lib.store import audit, images, leases, pacs_asking, pacs_listing, report, trainings, versions
+from lib.store.archive import export_archive
+from lib.store.archive_import import import_archive
 from lib.store.layout import FINAL
 from lib.volume import Volume
 from lib.volume_io import read_image, write_label
@@ -495,13 +498,14 @@ class TestBound:
         assert save(store, filled[0]).number == 1
         assert store.images.source(uid(filled[0])).grid.shape == SHAPE
 
-    def test_using_a_volume_leaves_its_time_of_change(self, store, filled):
+    def test_using_a_volume_leaves_the_file_as_it_is(self, store, filled):
+        """Or what was segmented ahead would be taken for another image's."""
         self.get(store, filled, 0)
-        path = store.images.path(uid(filled[0]))
-        changed = path.stat().st_mtime_ns
-        store.images._cache.use(path)
-        assert path.stat().st_mtime_ns == changed
-        assert abs(path.stat().st_atime - time.time()) < 5
+        path = store.layout.studies / f"{uid(filled[0])}.nii.gz"
+        before = content_of(path)
+        self.get(store, filled, 0)
+        assert content_of(path) == before
+        assert before is not None
 
 
 def test_a_full_disk(orthanc, pacs, tmp_path):
@@ -546,3 +550,17 @@ def test_labels_in_the_working_folder_are_taken_in_and_volumes_are_no_new_images
     with store.ledger.reading() as connection:
         assert images.names(connection) == [uid(series)]
         assert versions.current(connection, uid(series), FINAL).source == "found"
+
+
+def test_labels_of_an_archive_are_known_in_the_pacs_before_it_was_listed(orthanc, pacs, store, tmp_path):
+    series = ct_series(shape=SHAPE)
+    orthanc.fill(series)
+    save(store, series)
+    assert store.segs.outbox.push() == 1
+    export_archive(store, tmp_path / "labels.zip")
+    with pacs_store(tmp_path / "other", pacs) as other:
+        import_archive(other, tmp_path / "labels.zip")
+        assert other.segs.outbox.push() == 1
+        assert report.status(other)["pacs"]["last_error"] is None
+        assert len(list(pacs.find_series("SEG"))) == 1  # it was there and is not sent again
+        assert pacs.fetches == 1

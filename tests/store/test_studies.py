@@ -33,6 +33,8 @@ def test_files_studies_folders_and_dicom_folders(studies, tmp_path):
 def test_paths_without_an_image(tmp_path):
     with pytest.raises(NotFoundError, match=r"there is no image or folder .*nowhere"):
         expand_images([tmp_path / "nowhere"])
+    with pytest.raises(BadInputError, match="images of a PACS are segmented by a server, scripts/serve --studies"):
+        expand_images([Path("https://pacs.example/dicom-web")])
     with pytest.raises(BadInputError, match=r"holds neither images .* nor DICOM slices"):
         expand_images([tmp_path])
 

@@ -1,4 +1,5 @@
 import http.server
+import re
 import socket
 import threading
 from contextlib import contextmanager
@@ -121,6 +122,13 @@ def test_a_studies_folder_is_made_absolute_and_left_as_it_is(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path.parent)
     assert check_studies(tmp_path.name, tmp_path) == str(tmp_path.resolve())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("studies", ["127.0.0.1:8042/dicom-web", "pacs.example/dicom-web", "pacs:8042"])
+def test_the_address_of_a_pacs_without_its_scheme(tmp_path, studies):
+    message = f"the studies folder {studies} does not exist; make it or correct --studies; the address of a PACS "
+    with pytest.raises(NotFoundError, match=re.escape(f"{message}begins with http:// or https://")):
+        check_studies(studies, tmp_path)
 
 
 def test_a_missing_studies_folder_is_not_made(tmp_path):
