@@ -16,7 +16,7 @@ LONGEST = 16_384  # characters of a token; with many groups Keycloak's have some
 ALGORITHMS = ("RS256", "ES256")
 LEEWAY_S = 30  # by which clocks may differ
 
-_TYPES = {None, "jwt", "at+jwt", "application/at+jwt"}
+_TYPES = {"jwt", "at+jwt", "application/at+jwt"}
 _REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
     (jwt.ExpiredSignatureError, "it has expired; log in again"),
     (jwt.ImmatureSignatureError, "it is not valid yet; compare the clocks of server and identity provider"),
@@ -87,8 +87,8 @@ def _header(token: str) -> dict[str, Any]:
     if header.get("alg") not in ALGORITHMS:
         msg = f"the token can't be trusted: it is not signed by {' or '.join(ALGORITHMS)}"
         raise LoginError(msg)
-    kind = header.get("typ")
-    if (kind.lower() if isinstance(kind, str) else kind) not in _TYPES or "crit" in header:
+    kind = header.get("typ", "JWT")
+    if not isinstance(kind, str) or kind.lower() not in _TYPES or "crit" in header:
         msg = "the token can't be trusted: it is no access token"
         raise LoginError(msg)
     return header

@@ -14,7 +14,7 @@ from lib.errors import BadInputError, TooManyLoginsError
 
 SHORTEST, LONGEST = 12, 1024  # characters
 
-# Argon2id as RFC 9106 recommends where memory is scarce: 64 MiB, some 0.05 s of four cores.
+# Argon2id as RFC 9106 recommends where memory is scarce: 64 MiB, some tenths of a second of one core.
 _HASHER = PasswordHasher()
 # Each takes those 64 MiB; more wait, so that logins can't fill the memory.
 _AT_ONCE = 2

@@ -16,7 +16,7 @@ from lib.access.names import name_key, user_name
 from lib.access.passwords import check_password, hashed, is_outdated, is_right
 from lib.access.roles import Role, role_named
 from lib.access.throttle import Throttle
-from lib.errors import BadInputError, LoginError, NotFoundError, StorageError
+from lib.errors import BadInputError, LoginError, NotFoundError, StorageError, TooManyLoginsError
 from lib.store.events import SERVER, record
 from lib.store.ledger import Ledger
 from lib.store.schema import tokens, users
@@ -28,6 +28,7 @@ CONSOLE = "console"  # the address of who works on the server's machine
 _USED_EVERY_S = 600.0  # so seldom is it noted that a token was used
 _KEPT_S = 7 * 86_400.0  # so long is a token remembered that counts no more
 _LONGEST_GUESS = 256  # characters of a name that are looked at; the longest name has fewer
+_LONGEST_ADDRESS = 100  # characters; an IPv6 address has 45
 _WRONG = "wrong user name or password"
 
 
@@ -242,12 +243,11 @@ class Accounts:
             StorageError: the ledger can't be read or written; the try doesn't count as failed.
         """
         key = name_key(name[:_LONGEST_GUESS])
+        address = _plain(address)
         pause_s = self._throttle.begin(key, address)
         try:
             logged_in = self._login(name, password, address, pause_s)
-        except LoginError:
-            raise
-        except BaseException:
+        except (StorageError, TooManyLoginsError):
             self._throttle.undecided(key, address)
             raise
         self._throttle.succeeded(key, address)
@@ -393,4 +393,9 @@ def _note(
     connection: Connection, kind: str, user: str | None, by: str, address: str, more: Mapping[str, Any] | None = None
 ) -> None:
     """Events of accounts all have `user` (None: nobody's name) and `from` in their detail."""
-    record(connection, kind, actor=by, detail={"user": user, "from": address, **(more or {})})
+    record(connection, kind, actor=by, detail={"user": user, "from": _plain(address), **(more or {})})
+
+
+def _plain(address: str) -> str:
+    """What every database can keep, whatever a proxy's header holds."""
+    return "".join(character for character in address[:_LONGEST_ADDRESS] if character.isprintable())

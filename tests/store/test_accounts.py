@@ -263,6 +263,17 @@ def test_a_ledger_that_fails_does_not_count_against_the_user(accounts, ann, monk
     assert accounts.login("ann", GOOD, HERE)
 
 
+@pytest.mark.parametrize("address", ["", "\0", "\ud800", "10.0.0.1\nforged: line", "x" * 100_000])
+def test_whatever_an_address_is_guesses_count(ledger, accounts, ann, address):
+    for _ in range(6):
+        refusal(accounts, address=address)
+    with pytest.raises(TooManyLoginsError):
+        accounts.login("ann", GOOD, address)
+    for _, _, detail in happened(ledger):
+        assert detail["from"].isprintable()
+        assert len(detail["from"]) <= 100
+
+
 def test_use_is_noted_now_and_then(ledger, accounts, ann, clock):
     token = accounts.login("ann", GOOD, HERE).token
 
