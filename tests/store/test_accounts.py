@@ -206,6 +206,14 @@ def test_disabled_and_enabled(ledger, accounts, ann, clock):
     ]  # fmt: skip
 
 
+def test_a_token_of_a_disabled_user_never_counts(ledger, accounts, ann, clock):
+    """Even where the ledger was changed by hand, and the token was not revoked."""
+    token = accounts.login("ann", GOOD, HERE).token
+    with ledger.writing() as connection:
+        connection.execute(update(users).values(disabled_at=clock.now))
+    assert accounts.who(token) is None
+
+
 def test_one_login_ends_or_all(ledger, accounts, ann):
     first, second, third = (accounts.login("ann", GOOD, HERE).token for _ in range(3))
     assert accounts.revoke(first, address="10.0.0.8") is True
