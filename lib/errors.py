@@ -50,5 +50,17 @@ class OverloadedError(LiverLoopError):
         self.retry_after_s = retry_after_s
 
 
+class LoginError(LiverLoopError):
+    """Who asks is not known: no login, or a name, password or token that is wrong or no longer valid."""
+
+
+class ForbiddenError(LiverLoopError):
+    """Who asks is known and may not do this."""
+
+
+class TooManyLoginsError(OverloadedError):
+    """Too many logins failed, or are tried at once; until the pause is over no password is looked at."""
+
+
 class GoneError(LiverLoopError):
     """Whoever asked has gone before the answer was begun."""

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +30,36 @@ enter_environment()
 from tqdm import tqdm
 
 from lib.console import Parser, check_output_file, run
-from lib.errors import BadInputError, NotFoundError
-from lib.inference.command_line import add_command_options, settings_from
+from lib.errors import NotFoundError
+from lib.files import atomic_write
+from lib.inference.command_line import settings_from
 from lib.store import audit, events, images, leases, refused, report, versions
 from lib.store.archive import export_archive
 from lib.store.archive_import import import_archive
-from lib.store.layout import FINAL, Layout
+from lib.store.command_line import add_ledger_options, check_studies
+from lib.store.event_export import FORMATS, event_as_json, write_events
+from lib.store.layout import FINAL
 from lib.store.opening import open_store
 from lib.store.store import Store
-from lib.store.studies import is_pacs, named_studies
 
 Answer = tuple[Any, str, int]  # for --json, for people, exit code
-
-_MAY_BE_NEW = {"rescan", "import"}  # commands that may begin a ledger
 
 
 def main() -> int:
     """Run one command and print its answer."""
     arguments = _arguments()
     settings = settings_from(arguments)
-    _check_studies(arguments)
+    if arguments.name != "import":
+        check_studies(arguments.studies, may_be_new=arguments.name == "rescan")
     # Labels are not renumbered by a mistyped --app.
     store = open_store(arguments.studies, settings, arguments.app, follow_classes=False)
     try:
-        values, text, code = arguments.command(store, arguments)
+        answer = arguments.command(store, arguments)
     finally:
         store.close()
+    if answer is None:
+        return 0
+    values, text, code = answer
     print(json.dumps(values, indent=2, ensure_ascii=False) if arguments.json else text)
     return code
 
@@ -139,7 +144,22 @@ def _refused(store: Store, arguments: argparse.Namespace) -> Answer:
 def _events(store: Store, arguments: argparse.Namespace) -> Answer:
     with store.ledger.reading() as connection:
         found = events.history(connection, arguments.image, limit=arguments.limit)
-    return [report.event_as_json(event) for event in found], report.event_table(found), 0
+    return [event_as_json(event) for event in found], report.event_table(found), 0
+
+
+def _audit(store: Store, arguments: argparse.Namespace) -> None:
+    """Straight to its target, as it may be long."""
+    if arguments.output is not None:
+        check_output_file(arguments.output)
+    with store.ledger.reading() as connection:
+        found = events.walk(
+            connection, since=arguments.since, before=arguments.before, user=arguments.user, kind=arguments.kind
+        )
+        if arguments.output is None:
+            write_events(found, sys.stdout, arguments.format)
+            return
+        with atomic_write(arguments.output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            write_events(found, file, arguments.format)
 
 
 def _rescan(store: Store, _: argparse.Namespace) -> Answer:
@@ -186,28 +206,25 @@ def _progress(what: str, unit: str) -> Iterator[Callable[[int], object]]:
         yield lambda done: bar.update(done - bar.n)
 
 
-def _check_studies(arguments: argparse.Namespace) -> None:
-    """A mistyped folder gets no ledger."""
-    if arguments.name == "import" or is_pacs(arguments.studies):
-        return
-    if not arguments.studies.is_dir():
-        msg = f"there is no studies folder {arguments.studies}"
-        raise NotFoundError(msg)
-    if arguments.name not in _MAY_BE_NEW and not (Layout(arguments.studies.resolve()).ledger / "id").is_file():
-        msg = f"{arguments.studies} has no ledger yet; start a server on it, or use rescan"
-        raise BadInputError(msg)
+def _time(text: str) -> float:
+    """Seconds since the epoch; without a zone the time is this machine's."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        msg = f"{text!r} is no time such as 2026-11-01 or 2026-11-01T08:30"
+        raise argparse.ArgumentTypeError(msg) from None
 
 
 def _arguments() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
-    _add_common(common, after_command=True)
+    add_ledger_options(common, after_command=True)
     by = argparse.ArgumentParser(add_help=False)
     by.add_argument("--by", default=getpass.getuser(), metavar="NAME", help="who does that (default: you)")
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _add_common(parser, after_command=False)
+    add_ledger_options(parser, after_command=False)
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[Store, argparse.Namespace], Answer], summary: str, *more: Any) -> Any:
+    def add(name: str, command: Callable[[Store, argparse.Namespace], Answer | None], summary: str, *more: Any) -> Any:
         added = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", parents=[common, *more]
         )
@@ -245,6 +262,15 @@ def _arguments() -> argparse.Namespace:
     happened = add("events", _events, "what happened, the newest first")
     happened.add_argument("--image", metavar="IMAGE", help="only to this image")
     happened.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many (default: 50)")
+    audited = add("audit", _audit, "write down what happened, the oldest first, for other programs")
+    audited.add_argument("--user", metavar="NAME", help="only what this user did, or what was done about their account")
+    audited.add_argument("--kind", metavar="TEXT", help="only of this kind, such as: 'login failed'")
+    audited.add_argument(
+        "--since", type=_time, metavar="TIME", help="from then on, such as 2026-11-01 or 2026-11-01T08:30"
+    )
+    audited.add_argument("--before", type=_time, metavar="TIME", help="only before then")
+    audited.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="JSON lines (default) or CSV")
+    audited.add_argument("-o", "--output", type=Path, metavar="FILE", help="write into this file")
     add("rescan", _rescan, "look through the folder for what others changed")
     add("export", _export, "write everything but the images into one file").add_argument(
         "file", type=Path, metavar="FILE"
@@ -261,19 +287,6 @@ def _arguments() -> argparse.Namespace:
     if getattr(arguments, "limit", 1) < 1:
         parser.error(f"--limit must be at least 1, not {arguments.limit}")
     return arguments
-
-
-def _add_common(parser: argparse.ArgumentParser, *, after_command: bool) -> None:
-    """The options that every command has; they may stand before it as well as behind it."""
-    add_command_options(parser, after_command=after_command)
-    default = argparse.SUPPRESS if after_command else None
-    parser.add_argument(
-        "--studies",
-        default=default,
-        type=named_studies,
-        metavar="DIR|URL",
-        help="folder with the images, or address of a PACS; required",
-    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ LIB = Path(__file__).resolve().parents[1] / "lib"
 # From top to bottom: each may import those after it, and itself.
 ORDER = (
     "doctor", "web", "datasets", "benchmarks", "training", "activelearning",
-    "store", "inference", "settings", "metrics", "networks", "transforms", "phantom", "anatomy", "volume_io",
+    "store", "inference", "settings", "access", "metrics", "networks", "transforms", "phantom", "anatomy", "volume_io",
     "nrrd_file", "segments", "dicomweb", "dicom_seg", "dicom", "looked_at", "volume", "labels", "console", "files",
     "errors", "venv",
 )  # fmt: skip

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from lib.access.provider import Provider
+from lib.access.roles import Role
 from lib.errors import SettingsError
 from lib.labels import DEFAULT_LABELS
 from lib.settings import Settings, TrainingSettings, load_settings
@@ -377,3 +379,68 @@ def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Settings().training.max_epochs = 3
     assert math.isclose(Settings().training.learning_rate, 1e-4)
+
+
+# Access
+
+
+def test_access_by_default():
+    access = Settings().access
+    assert (access.login, access.token_hours, access.oidc.provider()) == ("auto", 12, None)
+
+
+@pytest.mark.parametrize(("written", "login"), [("off", "off"), ("'off'", "off"), ("required", "required")])
+def test_off_is_a_word(tmp_path, written, login):
+    """Which YAML takes for false."""
+    assert load_settings(write(tmp_path, f"access: {{login: {written}}}")).access.login == login
+
+
+@pytest.mark.parametrize("written", ["on", "yes", "never"])
+def test_other_words_for_login(tmp_path, written):
+    message = refused(tmp_path, f"access: {{login: {written}}}")
+    assert message.startswith("app.yaml: access.login = ")
+    assert "Input should be 'auto', 'required' or 'off'" in message
+
+
+def test_an_identity_provider(tmp_path):
+    text = """
+access:
+  oidc:
+    issuer: https://sso.example.org/realms/hospital
+    audience: liverloop
+    roles: {annotator: [students, radiology], admin: [it]}
+    certificates: ca.pem
+"""
+    assert load_settings(write(tmp_path, text)).access.oidc.provider() == Provider(
+        "https://sso.example.org/realms/hospital",
+        "liverloop",
+        "realm_access.roles",
+        {Role.ANNOTATOR: ("students", "radiology"), Role.ADMIN: ("it",)},
+        certificates=Path("ca.pem"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("oidc", "message"),
+    [
+        (
+            "{issuer: 'http://sso'}",
+            "access.oidc: issuer = 'http://sso' is no https address; give it as the identity provider says it",
+        ),
+        (
+            "{issuer: 'https://sso', audience: x}",
+            "access.oidc: issuer is set and access.oidc.roles is empty; set it, or nobody could log in",
+        ),
+    ],
+)
+def test_half_an_identity_provider(tmp_path, oidc, message):
+    assert refused(tmp_path, f"access: {{oidc: {oidc}}}") == f"app.yaml: {message}{ENDING}"
+
+
+def test_a_role_that_does_not_exist(tmp_path):
+    assert "access.oidc.roles.root" in refused(tmp_path, "access: {oidc: {roles: {root: [it]}}}")
+
+
+@pytest.mark.parametrize("text", ["access:", "access: {oidc: }"])
+def test_access_whose_keys_are_commented_out(tmp_path, text):
+    assert load_settings(write(tmp_path, text)) == Settings()

@@ -181,6 +181,7 @@ def checked_url(url: str) -> URL:
 def _engine(url: URL) -> Engine:
     # As many connections as the server has threads; those beyond the first few are closed after use.
     options: dict[str, Any] = {"pool_size": 8, "max_overflow": 72, "pool_timeout": _WAIT_MS / 1000}
+    options["hide_parameters"] = True  # hashes and what clients send don't belong into a log's traceback
     dumps = partial(json.dumps, allow_nan=False)  # NaN is not JSON, and PostgreSQL refuses it
     if url.get_backend_name() == "postgresql":
         engine = create_engine(url, json_serializer=dumps, pool_pre_ping=True, **options)

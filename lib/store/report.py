@@ -189,19 +189,6 @@ def refused_table(found: Sequence[Refused]) -> str:
     return table(["at", "image", "tag", "sent by", "file", "reason"], rows, "nothing was refused")
 
 
-def event_as_json(event: Event) -> dict[str, Any]:
-    """An event as JSON."""
-    return {
-        "id": event.id,
-        "at": iso_time(event.at),
-        "kind": event.kind,
-        "image": event.image_id,
-        "tag": event.tag,
-        "actor": event.actor,
-        "detail": event.detail,
-    }
-
-
 def event_table(happened: Sequence[Event]) -> str:
     """What happened, the newest first."""
     rows = [

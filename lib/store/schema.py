@@ -252,6 +252,34 @@ trainings = Table(
     comment="the trainings that servers ran, see lib.store.trainings",
 )
 
+users = Table(
+    "users",
+    metadata,
+    Column("key", _Name, primary_key=True, comment="the name without upper case, see lib.access.names"),
+    Column("name", Text, nullable=False, comment="as it is shown"),
+    Column("role", Text, nullable=False, comment="annotator, reviewer or admin"),
+    Column("password_hash", Text, nullable=False, comment="argon2id with its salt and parameters"),
+    Column("created_at", Double, nullable=False),
+    Column("password_changed_at", Double, nullable=False),
+    Column("disabled_at", Double, comment="none: may log in"),
+    comment="who may log in; never deleted, so that a name stays one person's, see lib.store.accounts",
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("sha256", Text, primary_key=True, comment="of the token, which is not kept"),
+    Column("user_key", _Name, ForeignKey("users.key"), nullable=False),
+    Column("issued_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("revoked_at", Double, comment="none: it counts until it expires"),
+    Column("last_used_at", Double, comment="to some minutes; none: never"),
+    Column("address", Text, nullable=False, comment="from where its user logged in"),
+    comment="who is logged in; those that ended a week ago are dropped",
+)
+Index("tokens_by_user", tokens.c.user_key)
+Index("tokens_by_expiry", tokens.c.expires_at)
+
 events = Table(
     "events",
     metadata,

@@ -11,13 +11,16 @@ from requests import RequestException
 from lib.errors import (
     BadInputError,
     BusyError,
+    ForbiddenError,
     GoneError,
     LiverLoopError,
+    LoginError,
     ModelError,
     NotFoundError,
     OverloadedError,
     SettingsError,
     StorageError,
+    TooManyLoginsError,
     UnavailableError,
 )
 
@@ -28,6 +31,9 @@ _STATUS: tuple[tuple[type[LiverLoopError], int], ...] = (
     (NotFoundError, 404),
     (BadInputError, 400),
     (BusyError, 409),
+    (LoginError, 401),
+    (ForbiddenError, 403),
+    (TooManyLoginsError, 429),
     (OverloadedError, 503),
     (GoneError, 499),  # as nginx logs it; nobody gets this answer
     (UnavailableError, 503),

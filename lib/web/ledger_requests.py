@@ -16,9 +16,10 @@ from pydantic import BaseModel, StringConstraints
 from lib.errors import NotFoundError
 from lib.store import events, images, leases, segs, versions
 from lib.store.door import checked_identifier
+from lib.store.event_export import event_as_json
 from lib.store.layout import FINAL, STORED, checked_tag
 from lib.store.leases import iso_time
-from lib.store.report import event_as_json, version_as_json
+from lib.store.report import version_as_json
 from lib.store.store import Store
 from lib.web.clients import client_of
 

@@ -1,8 +1,10 @@
 import time
 
 import pytest
+from sqlalchemy import update
 
-from lib.store.events import SERVER, Event, history, record
+from lib.store.events import SERVER, Event, history, record, walk
+from lib.store.schema import events as table
 
 
 def test_what_happened_is_told_newest_first(ledger):
@@ -65,3 +67,40 @@ def test_what_was_passed_can_be_changed_afterwards(ledger):
         detail["reason"] = "other"
         (event,) = history(connection)
     assert event.detail == {"reason": "moved"}
+
+
+def test_everything_oldest_first_however_much(ledger):
+    with ledger.writing() as connection:
+        for number in range(2500):
+            record(connection, f"kind {number}")
+    with ledger.reading() as connection:
+        assert [event.kind for event in walk(connection)] == [f"kind {number}" for number in range(2500)]
+
+
+def test_what_one_user_did_or_what_was_done_about_them(ledger):
+    with ledger.writing() as connection:
+        record(connection, "login failed", detail={"user": "Jürgen", "from": "10.0.0.1"})
+        record(connection, "lease taken", "case_1", actor="jürgen")
+        record(connection, "user added", actor="root", detail={"user": "jürgen.2"})
+        record(connection, "login failed", detail={"user": None})
+        record(connection, "odd", actor="x", detail={"user": ["Jürgen"]})
+    with ledger.reading() as connection:
+        for spelling in ("Jürgen", "JÜRGEN", "ju\u0308rgen"):
+            found = list(walk(connection, user=spelling))
+            assert [event.kind for event in found] == ["login failed", "lease taken"]
+        assert [event.kind for event in walk(connection, user="root")] == ["user added"]
+        assert list(walk(connection, user="nobody")) == []
+        assert [event.actor for event in walk(connection, kind="login failed", user="jürgen")] == [SERVER]
+
+
+def test_of_a_time(ledger):
+    with ledger.writing() as connection:
+        for number in range(5):
+            record(connection, str(number))
+        for event in history(connection):
+            connection.execute(update(table).where(table.c.id == event.id).values(at=float(event.kind)))
+    with ledger.reading() as connection:
+        assert [event.kind for event in walk(connection, since=1.0, before=3.0)] == ["1", "2"]
+        assert [event.kind for event in walk(connection, since=4.0)] == ["4"]
+        assert [event.kind for event in walk(connection, before=1.0)] == ["0"]
+        assert list(walk(connection, since=3.0, before=3.0)) == []

@@ -15,13 +15,16 @@ from monailabel.interfaces.exception import (
 
 from lib.errors import (
     BadInputError,
+    ForbiddenError,
     GoneError,
     LiverLoopError,
+    LoginError,
     ModelError,
     NotFoundError,
     OverloadedError,
     SettingsError,
     StorageError,
+    TooManyLoginsError,
 )
 from lib.web.answers import install_answers, reason_of, status_of
 
@@ -32,6 +35,9 @@ CASES = [
     (ModelError("no"), 503),
     (SettingsError("no"), 500),
     (OverloadedError("no", 7), 503),
+    (TooManyLoginsError("no", 7), 429),
+    (LoginError("no"), 401),
+    (ForbiddenError("no"), 403),
     (GoneError("no"), 499),
     (LiverLoopError("no"), 500),
     (ImageNotFoundException("no"), 404),
