@@ -95,6 +95,7 @@ class PacsImages:
         """
         known = self._known(image_id)
         path = self._layout.image(image_id, STORED)
+        self._cache.use(path)  # before it is looked at: from now on nobody removes it
         is_here = known.key is not None and known.image.grid is not None and known.image.file.is_of(path)
         was_down = self._asking.was_down
         try:
@@ -323,14 +324,19 @@ class PacsImages:
         self._note_key(image_id, key)
         logger.warning("the image %s is not offered: %s", image_id, problem)
 
-    def _note_key(self, image_id: str, key: str | None) -> None:
+    def _note_key(self, image_id: str, key: str) -> None:
         with self._ledger.writing() as connection:
             row = update(series_table).where(series_table.c.image_id == image_id)
             connection.execute(row.values(key=key))
 
     def _forget(self, image_id: str) -> None:
-        """Have a series fetched again although its volume is here."""
-        self._note_key(image_id, None)
+        """Have a series fetched again although its volume is here.
+
+        The key stays, by which the next fetch tells whether labels were made of other objects.
+        """
+        with self._ledger.writing() as connection:
+            row = update(images_table).where(images_table.c.image_id == image_id)
+            connection.execute(row.values(size=0, modified_ns=0))
 
 
 def _refuse_unreadable(known: _Known, found: Objects) -> None:

@@ -211,6 +211,63 @@ def test_objects_that_were_replaced_are_noticed_by_their_list(orthanc, pacs, sto
     assert not np.array_equal(read_image(path).array, before.array)
 
 
+def replace_objects(orthanc, series, seed):
+    """As many others in the place of a series' objects."""
+    other = ct_series(seed, shape=SHAPE)
+    for old, new in zip(series, other, strict=True):
+        orthanc.delete(str(old.SOPInstanceUID))
+        new.SeriesInstanceUID, new.StudyInstanceUID = old.SeriesInstanceUID, old.StudyInstanceUID
+        new.PatientID = old.PatientID
+    orthanc.fill(other)
+
+
+def lose_headers(store, series):
+    store.images._cache.headers(uid(series)).unlink()
+    store.images.source(uid(series))
+
+
+def lose_volume(store, series):
+    path = store.layout.image(uid(series), ".nii.gz")
+    path.write_bytes(path.read_bytes()[:100])
+    store.images.note_if_unreadable(uid(series))
+
+
+@pytest.mark.parametrize("lose", [lose_headers, lose_volume])
+def test_labels_of_other_objects_do_not_count_also_where_the_volume_had_to_be_fetched_again(
+    orthanc, pacs, store, monkeypatch, lose
+):
+    monkeypatch.setattr(pacs_asking, "_LISTED_S", 0)
+    series = ct_series(1, shape=SHAPE)
+    orthanc.fill(series)
+    store.images.path(uid(series))
+    save(store, series)
+    assert len(store.datalist()) == 1
+    replace_objects(orthanc, series, 2)
+    lose(store, series)
+    assert store.datalist() == []
+    assert pacs.fetches == 2
+
+
+def test_what_is_asked_for_is_not_removed_meanwhile(orthanc, store, monkeypatch):
+    """The PACS may take its time to say that a series is unchanged, and others fetch theirs."""
+    series, other = ct_series(1, shape=SHAPE), ct_series(2, shape=SHAPE)
+    orthanc.fill(series, other)
+    store.images.path(uid(series))
+    store.images.path(uid(other))
+    store.images._cache._in_use_s, store.images._cache._most_bytes = 60, 0
+    for path in store.layout.studies.glob("*.nii.gz"):
+        os.utime(path, ns=(time.time_ns() - 600 * 10**9, path.stat().st_mtime_ns))
+    answer = store.images._asking.seem_unchanged
+
+    def slow(*arguments):
+        store.images.trim()
+        return answer(*arguments)
+
+    monkeypatch.setattr(store.images._asking, "seem_unchanged", slow)
+    assert store.images.path(uid(series)).exists()
+    assert not store.layout.image(uid(other), ".nii.gz").exists()
+
+
 def test_a_deleted_series_is_not_given(orthanc, store):
     series = ct_series(shape=SHAPE)
     orthanc.fill(series)
