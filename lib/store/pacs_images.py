@@ -16,7 +16,7 @@ from lib.dicomweb.client import Pacs
 from lib.errors import BadInputError, LiverLoopError, NotFoundError, UnavailableError
 from lib.files import file_sha256
 from lib.settings import PacsStoreSettings
-from lib.store import images, inspection, leases, pacs_listing, trainings, versions
+from lib.store import images, inspection, leases, pacs_listing, segs, trainings, versions
 from lib.store.image_files import Progress
 from lib.store.images import FileState, Image
 from lib.store.inspection import Inspection, fingerprint_of
@@ -307,6 +307,7 @@ class PacsImages:
             if is_other:
                 images.note_changed(connection, image_id, state)
                 versions.note_image_replaced(connection, [image_id])
+                segs.look_again(connection, [image_id])
             else:
                 images.note_touched(connection, image_id, state)
             image = images.get(connection, image_id)

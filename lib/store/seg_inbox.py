@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ from lib.dicomweb.client import Pacs
 from lib.errors import BadInputError, LiverLoopError, NotFoundError, UnavailableError
 from lib.settings import Settings
 from lib.store import images as image_rows
-from lib.store import segs, versions
+from lib.store import events, segs, versions
 from lib.store.image_series import ImageSeries
 from lib.store.label_store import Noting, OvertakenError
 from lib.store.layout import STORED
@@ -171,10 +171,10 @@ class SegInbox:
         remaining = iter(self._pacs.find_series(MODALITY) if listed is None else listed)
         while page := list(islice(remaining, _PAGE)):
             new = self._not_done([one for one in page if one.modality == MODALITY])
-            new.sort(key=lambda one: one.study_uid)
-            for study_uid, group in groupby(new, key=lambda one: one.study_uid):
+            for study_uid in dict.fromkeys(one.study_uid for one in new):
                 with self._turn(study_uid, at_once=True):
-                    found += self._take_in(study_uid, list(group), None)
+                    # All of the study, also those on other pages, as the oldest comes first.
+                    found += self._take_in(study_uid, list(self._listed_in(study_uid)), None)
         return found
 
     def look_at_study(self, study_uid: str) -> list[Version]:
@@ -321,14 +321,17 @@ class SegInbox:
             noting = partial(self._note_version, found)
             version = self._store.save(chosen, path, label.tag, info, author=label.author, source=SOURCE, noting=noting)
         except (BadInputError, NotFoundError) as error:
-            raise UnusableSegError(str(error), chosen) from error
+            raise UnusableSegError(str(error), chosen, later=isinstance(error, NotFoundError)) from error
         for note in label.info[SEG]["notes"]:
             logger.info("the SEG %s of %s: %s", found.sop_uid, chosen, note)
         return version
 
     def _noted_before(self, connection: Connection, found: _Found, image_id: str) -> bool:
         """Whether a version was made from it whose row is gone, as in a ledger that was made from an archive."""
+        changes = events.history(connection, image_id, kind="image changed", limit=1)
         for version in versions.history(connection, image_id):
+            if changes and version.saved_at < changes[0].at:  # of what the image was then
+                break
             seg = version.info.get(SEG)
             if version.source == SOURCE and isinstance(seg, Mapping) and seg.get("sop_uid") == found.sop_uid:
                 with self._store.ledger.writing() as writing:
