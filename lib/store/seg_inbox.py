@@ -27,8 +27,8 @@ from lib.dicomweb.answers import Series
 from lib.dicomweb.client import Pacs
 from lib.errors import BadInputError, LiverLoopError, NotFoundError, UnavailableError
 from lib.settings import Settings
-from lib.store import images as image_rows
 from lib.store import events, segs, versions
+from lib.store import images as image_rows
 from lib.store.image_series import ImageSeries
 from lib.store.label_store import Noting, OvertakenError
 from lib.store.layout import STORED
