@@ -130,7 +130,8 @@ class SegExchange:
     def _walk(self) -> None:
         self._walk_soon.clear()
         self.inbox.look_through(self._until_stopped(None))
-        self._walk_soon.wait(self._walk_s)
+        if not self._stopped.is_set():  # or the end would be waited for that `clear` has just undone
+            self._walk_soon.wait(self._walk_s)
 
     def _until_stopped(self, first_date: date | None) -> Iterator[Series]:
         for one in self._pacs.find_series(MODALITY, first_date=first_date):

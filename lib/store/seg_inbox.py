@@ -11,7 +11,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -44,6 +44,7 @@ MODALITY = "SEG"
 SOURCE = "pacs"  # of versions that were SEGs
 _LATER_S = 3600.0  # until what may be usable one day is looked at again
 _PAGE = 50
+_MOST_BYTES = 1 << 30  # of a SEG, which is read into memory as a whole
 _MOST_STUDIES = 1000  # whose last look is remembered
 
 
@@ -119,6 +120,7 @@ class SegInbox:
     ) -> None:
         self._store = store
         self._pacs = pacs
+        self._impatient = Pacs(replace(pacs.settings, retries=0)) if pacs.settings.retries else pacs
         self._images = images
         self._on_version = on_version
         self._every_s = every_s
@@ -147,13 +149,13 @@ class SegInbox:
             with self._turn(study_uid) as is_due:
                 if not is_due:
                     return []
-                listed = list(self._listed_in(study_uid))
+                listed = list(self._listed_in(study_uid, self._impatient))
                 return self._take_in(study_uid, listed, image_id)
         except UnavailableError as error:
             self._quiet_until = time.monotonic() + self._quiet_s
             logger.warning("SEGs of %s can't be looked for now: %s", image_id, error)
         except (LiverLoopError, OSError) as error:
-            logger.warning("SEGs of %s can't be looked for: %s", image_id, error)
+            logger.warning("SEGs of %r can't be looked for: %s", image_id[:80], error)  # anybody can ask for anything
         return []
 
     def look_through(self, listed: Iterable[Series] | None = None) -> list[Version]:
@@ -181,9 +183,9 @@ class SegInbox:
         """`look_through` one study at once, such as when something has just been stored in it."""
         return self.look_through(self._listed_in(study_uid))
 
-    def _listed_in(self, study_uid: str) -> Iterator[Series]:
+    def _listed_in(self, study_uid: str, pacs: Pacs | None = None) -> Iterator[Series]:
         try:
-            for one in self._pacs.find_series(MODALITY, study_uid=study_uid):
+            for one in (pacs or self._pacs).find_series(MODALITY, study_uid=study_uid):
                 if one.modality == MODALITY:
                     yield one
         except NotFoundError:  # so do some PACS answer for a study without SEGs
@@ -250,8 +252,7 @@ class SegInbox:
                     raise
                 except Exception as error:  # or one SEG would keep all others out
                     logger.exception("the SEG %s can't be taken in", found.sop_uid)
-                    reason = f"an unexpected fault ({type(error).__name__}); look into the server's log"
-                    self._note(found, UnusableSegError(reason, "", later=True))
+                    self._note(found, UnusableSegError(_fault(error), "", later=True))
                     continue
                 if version is not None:
                     taken_in.append(version)
@@ -271,17 +272,24 @@ class SegInbox:
             return []
         except UnavailableError as error:
             self._pacs.check()  # raises where it is not about this series
-            for sop_uid in new:
-                self._note(
-                    _Found(folder, study_uid, series.series_uid, sop_uid, ("", "")),
-                    UnusableSegError(str(error), "", later=True),
-                )
+            self._note_unfetched(study_uid, series, new, str(error))
+            return []
+        except (LiverLoopError, OSError):
+            raise
+        except Exception as error:  # or one series would keep all others out
+            logger.exception("the SEG series %s can't be fetched", series.series_uid)
+            self._note_unfetched(study_uid, series, new, _fault(error))
             return []
         return [
             _Found(path, study_uid, series.series_uid, sop_uid, _made(path))
             for sop_uid in new
             if (path := folder / f"{sop_uid}.dcm").is_file()
         ]
+
+    def _note_unfetched(self, study_uid: str, series: Series, sop_uids: Iterable[str], reason: str) -> None:
+        for sop_uid in sop_uids:
+            found = _Found(Path(), study_uid, series.series_uid, sop_uid, ("", ""))
+            self._note(found, UnusableSegError(reason, "", later=True))
 
     def _new_in(self, study_uid: str, series: Series, image_id: str | None) -> list[str]:
         """SOP Instance UIDs of a SEG series that are to be looked at."""
@@ -354,7 +362,14 @@ class SegInbox:
             logger.warning("the SEG %s is not taken in: %s", found.sop_uid, unusable.reason)
 
 
+def _fault(error: Exception) -> str:
+    return f"an unexpected fault ({type(error).__name__}); look into the server's log"
+
+
 def _read(path: Path) -> Dataset:
+    if path.stat().st_size > _MOST_BYTES:
+        msg = f"the SEG has {path.stat().st_size / 2**30:.1f} GiB; store each structure as a SEG of its own"
+        raise BadInputError(msg)
     try:
         return pydicom.dcmread(path)
     except (*UNREADABLE, InvalidDicomError) as error:
