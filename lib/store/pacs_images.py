@@ -93,6 +93,10 @@ class PacsImages:
             BadInputError: the series makes no volume; the reason is noted.
             StorageError: the disk is full; nothing of the series is left on it.
         """
+        return self._given(image_id, {image_id})
+
+    def _given(self, image_id: str, keep: Collection[str]) -> Path:
+        """`path`; where something is fetched, no volume of `keep` is removed for it."""
         known = self._known(image_id)
         path = self._layout.image(image_id, STORED)
         self._cache.use(path)  # before it is looked at: from now on nobody removes it
@@ -122,7 +126,7 @@ class PacsImages:
                 if known.key != found.key or known.image.grid is None or not known.image.file.is_of(path):
                     _refuse_unreadable(known, found)
                     self._fetch(known, found)
-            self.trim(keep=[image_id])
+            self.trim(keep)
         self._cache.use(path)
         self._asking.note(image_id, found)
         return path
@@ -133,13 +137,14 @@ class PacsImages:
         Those that can't be had are left out and logged.
         """
         paths: dict[str, Path] = {}
+        wanted = {image_id for image_id, _ in found}  # the first is still needed when the last has been fetched
         told = time.monotonic()
         for number, (image_id, _) in enumerate(found):
             if time.monotonic() - told > _TELL_EVERY_S:
                 told = time.monotonic()
                 logger.info("fetching labelled images from the PACS: %d of %d", number, len(found))
             try:
-                paths[image_id] = self.path(image_id)
+                paths[image_id] = self._given(image_id, wanted)
             except LiverLoopError as error:
                 logger.warning("the image %s is left out: %s", image_id, error)
         return paths

@@ -518,6 +518,16 @@ class TestBound:
         assert self.there(store, filled) == [1, 3]
         assert len(store.datalist()) == 1  # fetched for the next one
 
+    def test_what_a_command_trains_on_is_all_there(self, store, filled):
+        """`scripts/train.py` is no training of the ledger; fetching the last may take longer than the first is kept."""
+        for one in filled:
+            save(store, one)
+        for path in store.layout.studies.glob("*.nii.gz"):
+            path.unlink()
+        pairs = store.datalist()
+        assert len(pairs) == 4
+        assert [os.path.exists(pair["image"]) for pair in pairs] == [True] * 4
+
     def test_what_was_given_a_moment_ago_stays(self, store, filled):
         store.images._cache._in_use_s = 60
         self.get(store, filled, 0, 1, 2, 3)
