@@ -106,6 +106,7 @@ class SegInbox:
         every_s: a study is asked for at most once in so many seconds.
         quiet_s: after the PACS could not be reached, `look` does not ask it for so many seconds, so that requests
             don't wait for it.
+        patience_s: `look` waits for so long while a study is looked at already, for which an image may be fetched.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class SegInbox:
         *,
         every_s: float = 2.0,
         quiet_s: float = 15.0,
+        patience_s: float = 10.0,
     ) -> None:
         self._store = store
         self._pacs = pacs
@@ -125,6 +127,7 @@ class SegInbox:
         self._on_version = on_version
         self._every_s = every_s
         self._quiet_s = quiet_s
+        self._patience_s = patience_s
         self._quiet_until = 0.0
         self._studies: OrderedDict[str, _Study] = OrderedDict()
         self._studies_lock = threading.Lock()
@@ -199,14 +202,18 @@ class SegInbox:
             self._studies.move_to_end(study_uid)
             while len(self._studies) > _MOST_STUDIES:
                 self._studies.popitem(last=False)
-        with study.lock:
-            if not at_once and time.monotonic() < study.at + self._every_s:
-                yield False
-                return
+        if not study.lock.acquire(timeout=-1 if at_once else self._patience_s):
+            yield False
+            return
+        try:
+            is_due = at_once or time.monotonic() >= study.at + self._every_s
             try:
-                yield True
+                yield is_due
             finally:
-                study.at = time.monotonic()
+                if is_due:
+                    study.at = time.monotonic()
+        finally:
+            study.lock.release()
 
     def _not_done(self, listed: Sequence[Series]) -> list[Series]:
         """Those series, in studies with images of ours, of which the PACS has more or fewer SEGs than are done with."""

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import subprocess
 import sys
+import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -478,6 +479,29 @@ def test_a_pacs_that_is_down_holds_nobody_up(site, source, orthanc, caplog):
     site.put(two_classes(source, site.label()))
     assert inbox.look(site.id) == []  # not asked yet
     assert len(site.inbox.look(site.id)) == 1
+
+
+def test_who_asks_for_an_image_does_not_wait_for_what_is_fetched_in_the_background(site, source, monkeypatch):
+    """Such as another CT of the study for one of its SEGs."""
+    site.put(two_classes(source, site.label()))
+    inbox, fetch = site.new_inbox(patience_s=0.1), site.pacs.fetch
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        begun.set()
+        goes_on.wait(60)
+        fetch(*arguments)
+
+    monkeypatch.setattr(site.pacs, "fetch", slow)
+    with ThreadPoolExecutor(2) as pool:
+        walk = pool.submit(inbox.look_through)
+        assert begun.wait(60)
+        asked = pool.submit(inbox.look, site.id)
+        try:
+            assert asked.result(5) == []
+        finally:
+            goes_on.set()
+        assert len(walk.result()) == 1
 
 
 def test_who_asks_for_an_image_waits_for_no_second_try(site):
