@@ -169,7 +169,17 @@ def test_no_path_leaves_the_dicomweb_root(target, bad):
     assert pacs.requests == []
 
 
-@pytest.mark.parametrize("query", ["x=" + "1" * 9000, "x=\xfc", "x=1\x7f"])
+@pytest.mark.parametrize("name", ["Accept", "Accept_Charset", "Range"])
+def test_headers_that_are_none(name, bad):
+    pacs, port = bad
+    reply = ask(port, "GET", STUDY, **{name: "\xe9"})
+    assert reply.status == 400
+    assert detail(reply) == f"the header {name.lower().replace('_', '-')} holds characters that must be encoded"
+    assert ask(port, "POST", "/proxy/dicom/studies", b"x", Content_Type=f"{MULTIPART}\xe9").status == 400
+    assert pacs.requests == []
+
+
+@pytest.mark.parametrize("query", ["x=1#y", "x=" + "1" * 9000, "x=\xfc", "x=1\x7f"])
 def test_queries_that_are_none(query, bad):
     pacs, port = bad
     with socket.create_connection(("127.0.0.1", port)) as connection:
