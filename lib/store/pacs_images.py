@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import null, select, update
+from sqlalchemy import Connection, null, select, update
 
 from lib.dicom.series import read_geometry, read_voxels
 from lib.dicom_seg.source import SourceSeries
@@ -303,7 +303,7 @@ class PacsImages:
         return volume.grid
 
     def _note_fetched(self, known: _Known, key: str, found: Inspection, sha256: str) -> None:
-        """Last the key, without which all else counts for nothing and the series is fetched again."""
+        """First and for good whether the objects are others; last the grid, without which it is fetched again."""
         image_id = known.image.image_id
         state = FileState.of(self._layout.image(image_id, STORED), STORED)
         is_other = known.key not in {None, key}
@@ -315,11 +315,11 @@ class PacsImages:
                 segs.look_again(connection, [image_id])
             else:
                 images.note_touched(connection, image_id, state)
+            _note_key(connection, image_id, key)
             image = images.get(connection, image_id)
         if is_other:
             logger.warning("the series %s has other objects now; labels that were made before do not count", image_id)
         inspection.note_found(self._ledger, self._layout, image, found, sha256)
-        self._note_key(image_id, key)
 
     def _note_problem(self, known: _Known, key: str, problem: str) -> None:
         image_id = known.image.image_id
@@ -327,13 +327,8 @@ class PacsImages:
             images.note_problem(connection, image_id, problem)
             unread = {"grid": null(), "fingerprint": null(), "size": 0, "modified_ns": 0}
             connection.execute(update(images_table).where(images_table.c.image_id == image_id).values(unread))
-        self._note_key(image_id, key)
+            _note_key(connection, image_id, key)
         logger.warning("the image %s is not offered: %s", image_id, problem)
-
-    def _note_key(self, image_id: str, key: str) -> None:
-        with self._ledger.writing() as connection:
-            row = update(series_table).where(series_table.c.image_id == image_id)
-            connection.execute(row.values(key=key))
 
     def _forget(self, image_id: str) -> None:
         """Have a series fetched again although its volume is here.
@@ -343,6 +338,10 @@ class PacsImages:
         with self._ledger.writing() as connection:
             row = update(images_table).where(images_table.c.image_id == image_id)
             connection.execute(row.values(size=0, modified_ns=0))
+
+
+def _note_key(connection: Connection, image_id: str, key: str) -> None:
+    connection.execute(update(series_table).where(series_table.c.image_id == image_id).values(key=key))
 
 
 def _refuse_unreadable(known: _Known, found: Objects) -> None:

@@ -13,7 +13,7 @@ import pytest
 from lib.activelearning.next_image import next_sample
 from lib.dicomweb.client import Pacs
 from lib.errors import BadInputError, NotFoundError, StorageError, UnavailableError
-from lib.store import audit, images, leases, pacs_asking, pacs_listing, trainings, versions
+from lib.store import audit, images, inspection, leases, pacs_asking, pacs_listing, trainings, versions
 from lib.store.layout import FINAL
 from lib.volume import Volume
 from lib.volume_io import read_image, write_label
@@ -430,12 +430,35 @@ def test_a_crash_before_the_last_note_fetches_again(orthanc, pacs, store, monkey
     series = ct_series(shape=SHAPE)
     orthanc.fill(series)
     with monkeypatch.context() as crash:
-        crash.setattr(store.images, "_note_key", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        crash.setattr(inspection, "note_found", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             store.images.path(uid(series))
     assert store.images.path(uid(series)).exists()
     assert pacs.fetches == 2
     assert image(store, series).problem is None
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_a_label_saved_after_a_crash_counts_for_the_objects_of_now(orthanc, pacs, store, monkeypatch, noted):
+    series = ct_series(shape=SHAPE)
+    orthanc.fill(series[:4])
+    store.images.path(uid(series))
+    save(store, series)
+    orthanc.fill(series[4:])
+    note = inspection.note_found
+
+    def killed(*arguments):
+        if noted:
+            note(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as crash:
+        crash.setattr(inspection, "note_found", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.images.path(uid(series))
+    save(store, series)
+    ((image_path, _),) = [pair.values() for pair in store.datalist()]
+    assert read_image(image_path).shape == SHAPE
 
 
 def test_a_volume_that_somebody_removed_or_changed_is_fetched_again(orthanc, pacs, store):
