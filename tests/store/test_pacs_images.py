@@ -17,6 +17,7 @@ from lib.store import audit, images, inspection, leases, pacs_asking, pacs_listi
 from lib.store.layout import FINAL
 from lib.volume import Volume
 from lib.volume_io import read_image, write_label
+from tests.dicomweb.bad_pacs import BadPacs, says
 from tests.orthanc import ct_series
 from tests.store.pacs_store import BigPacs, pacs_store
 from tests.store.small_disk import SmallDisk
@@ -383,6 +384,23 @@ def test_while_the_pacs_is_down(orthanc, store, caplog):
         orthanc.start()
     time.sleep(0.2)
     assert store.images.ensure_fit(uid(other)) is None
+
+
+def test_a_series_that_the_pacs_fails_on_keeps_nobody_from_others(tmp_path):
+    asked = []
+
+    def answer(request):
+        uid = request.path.split("/")[5]
+        asked.append(uid)
+        says("", 500 if uid == "1.2.1.1" else 404)(request)
+
+    with BigPacs(2) as big, BadPacs(answer) as bad, pacs_store(tmp_path / "work", bad.pacs(retries=0)) as store:
+        pacs_listing.walk(store.ledger, big.pacs())
+        with pytest.raises(UnavailableError, match="HTTP 500"):
+            store.images.path("1.2.1.1")
+        with pytest.raises(NotFoundError, match=r"no longer has the series 1\.2\.2\.1"):
+            store.images.path("1.2.2.1")
+    assert asked == ["1.2.1.1", "1.2.2.1"]
 
 
 def test_nobody_waits_again_for_a_pacs_that_does_not_answer(tmp_path):
