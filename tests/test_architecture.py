@@ -16,7 +16,7 @@ ORDER = (
 # Files that are MONAI Label's interfaces; everything else is core.
 SHELLS = {
     "web/app.py", "web/answers.py", "web/requests.py", "web/ledger_requests.py", "web/model_requests.py",
-    "web/retraining.py", "web/connection.py", "web/pacs_proxy.py", "web/ohif.py",
+    "web/retraining.py", "web/connection.py", "web/pacs_proxy.py", "web/ohif.py", "web/origins.py",
     "store/folder.py", "benchmarks/stock_store.py", "inference/task.py",
     "inference/batch.py", "training/task.py", "activelearning/tasks.py", "doctor.py",
 }  # fmt: skip

@@ -21,6 +21,7 @@ from urllib3.exceptions import MaxRetryError, ProtocolError
 
 from lib.dicomweb.answers import SERIES_FIELDS, Series, check_uids, dataset_of, is_uid, series_of, uid_of, value_of
 from lib.dicomweb.connection import open_session, retry_policy
+from lib.dicomweb.deflated import check_inflatable
 from lib.dicomweb.faults import InterruptedAnswerError, NoDicomwebError, explained
 from lib.dicomweb.multipart import save_parts
 from lib.dicomweb.settings import PacsSettings
@@ -341,9 +342,10 @@ def _sop_uid(path: Path, series_uid: str) -> str:
         NoDicomwebError: it holds none.
     """
     try:
+        check_inflatable(path)
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID", "SeriesInstanceUID"])
         sop_uid, found = header.get("SOPInstanceUID"), header.get("SeriesInstanceUID")
-    except (InvalidDicomError, EOFError, ValueError, NotImplementedError, struct.error) as error:
+    except (InvalidDicomError, EOFError, ValueError, KeyError, NotImplementedError, struct.error) as error:
         msg = "a part that is no DICOM file"
         raise NoDicomwebError(msg) from error
     if not is_uid(sop_uid) or found != series_uid:

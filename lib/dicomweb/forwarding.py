@@ -29,9 +29,11 @@ _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~,-]*")
 # Not "servers", by which Orthanc asks other servers, and whatever else a PACS keeps beside its DICOMweb resources.
 _RESOURCES = {"studies", "series", "instances", "bulkdata"}
 _STORE = re.compile(r"studies(/[0-9.]{1,64})?")
-_QUERY = re.compile(r"[!-~]*")
+_QUERY = re.compile(r'[!"$-~]*')
+_VALUE = re.compile(r"[\t -~]*")  # of a header
 _JSON = ("application/dicom+json", "application/json")
-_KEPT_UPWARDS = ("accept", "accept-charset", "range", "content-type", "content-length")
+_KEPT_UPWARDS = ("accept", "accept-charset", "range")
+_KEPT_OF_CONTENT = ("content-type", "content-length")
 _KEPT_DOWNWARDS = (
     "content-type", "content-encoding", "content-length", "content-range", "accept-ranges", "etag", "last-modified",
     "warning",
@@ -186,7 +188,13 @@ class Forwarder:
         raw = f"{self._root.raw_path.decode('ascii').rstrip('/')}/{checked_path(path, method)}"
         url = self._root.copy_with(raw_path=f"{raw}?{query}".encode("ascii") if query else raw.encode("ascii"))
         encoding = "gzip" if "gzip" in headers.get("accept-encoding", "") else "identity"  # what we can undo for links
-        sent = _kept(headers, _KEPT_UPWARDS) | {"accept-encoding": encoding} | self._login()
+        names = _KEPT_UPWARDS if content is None else (*_KEPT_UPWARDS, *_KEPT_OF_CONTENT)
+        kept = _kept(headers, names)
+        for name, value in kept.items():
+            if not _VALUE.fullmatch(value):
+                msg = f"the header {name} holds characters that must be encoded"
+                raise BadInputError(msg)
+        sent = kept | {"accept-encoding": encoding} | self._login()
         return self._client.build_request(method, url, headers=sent, content=content)
 
     def _login(self) -> dict[str, str]:

@@ -89,7 +89,9 @@ class PacsSettings:
 
 
 def _checked_url(url: str) -> str:
-    """Without a slash at its end; never shown before it is known to hold no password."""
+    """Without a slash at its end, its host in small letters, so that one PACS has one address; never shown before it
+    is known to hold no password.
+    """
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -105,4 +107,4 @@ def _checked_url(url: str) -> str:
     if parts.query or parts.fragment:
         msg = "the PACS's URL holds ? or #; give the root of its DICOMweb service, such as http://host/dicom-web"
         raise SettingsError(msg)
-    return url.rstrip("/")
+    return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip("/")

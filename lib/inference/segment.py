@@ -1,10 +1,12 @@
 """One volume from HU to finished label: the method end to end, without a server."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lib.inference.cascade import predict_liver
@@ -15,6 +17,8 @@ from lib.settings import Settings
 from lib.transforms.postprocessing import PostprocessingSettings, postprocess
 from lib.transforms.summary import summarize
 from lib.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 _TIMES_ON_GPU = 8  # as many slices at once
 
@@ -77,7 +81,13 @@ def predict(
     on_gpu = engine.device.type == "cuda"
     if on_gpu or not (chosen.cascade and settings.has_liver_and_tumor):
         slices = chosen.batch_slices * (_TIMES_ON_GPU if on_gpu else 1)
-        return predict_axial(engine, hu, batch_slices=slices, watch=watch, progress=progress)
+        try:
+            return predict_axial(engine, hu, batch_slices=slices, watch=watch, progress=progress)
+        except torch.OutOfMemoryError:  # of a small GPU, or one that a training uses as well
+            if slices == chosen.batch_slices:
+                raise
+            logger.warning("the GPU has no memory for %d slices at once; %d are tried", slices, chosen.batch_slices)
+            return predict_axial(engine, hu, batch_slices=chosen.batch_slices, watch=watch, progress=progress)
     return predict_liver(
         engine, hu, image.axial_spacing, margin=chosen.cascade_margin, batch_slices=chosen.batch_slices,
         watch=watch, progress=progress,

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from requests import HTTPError
+
 from lib.dicomweb.answers import Series
 from lib.dicomweb.client import Pacs
 from lib.errors import NotFoundError, UnavailableError
@@ -14,6 +16,7 @@ from lib.errors import NotFoundError, UnavailableError
 _FRESH_S = 2.0  # for so long after it was asked for, a series is taken for unchanged
 _LISTED_S = 60.0  # and for so long after its objects were listed, while their number is the same: a list takes a second
 _DOWN_S = 10.0  # for so long after it could not be reached, the PACS is not asked again
+_SOON_S = 0.25  # an answer in so short a time keeps nobody waiting
 _MOST = 1000  # series whose last answer is kept in memory
 
 
@@ -116,9 +119,13 @@ class PacsAsking:
         down = self._down
         if down is not None and time.monotonic() - down[0] < _DOWN_S:
             raise UnavailableError(str(down[1]))
+        begun = time.monotonic()
         try:
             yield
         except UnavailableError as error:
-            self._down = (time.monotonic(), error)
+            now = time.monotonic()
+            # An error that it answers at once may be of this series only, and keeps nobody waiting.
+            if not isinstance(error.__cause__, HTTPError) or now - begun > _SOON_S:
+                self._down = (now, error)
             raise
         self._down = None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import null, select, update
+from sqlalchemy import Connection, null, select, update
 
 from lib.dicom.series import read_geometry, read_voxels
 from lib.dicom_seg.source import SourceSeries
@@ -16,7 +16,7 @@ from lib.dicomweb.client import Pacs
 from lib.errors import BadInputError, LiverLoopError, NotFoundError, UnavailableError
 from lib.files import file_sha256
 from lib.settings import PacsStoreSettings
-from lib.store import images, inspection, leases, pacs_listing, trainings, versions
+from lib.store import images, inspection, leases, pacs_listing, segs, trainings, versions
 from lib.store.image_files import Progress
 from lib.store.images import FileState, Image
 from lib.store.inspection import Inspection, fingerprint_of
@@ -93,8 +93,13 @@ class PacsImages:
             BadInputError: the series makes no volume; the reason is noted.
             StorageError: the disk is full; nothing of the series is left on it.
         """
+        return self._given(image_id, {image_id})
+
+    def _given(self, image_id: str, keep: Collection[str]) -> Path:
+        """`path`; where something is fetched, no volume of `keep` is removed for it."""
         known = self._known(image_id)
         path = self._layout.image(image_id, STORED)
+        self._cache.use(path)  # before it is looked at: from now on nobody removes it
         is_here = known.key is not None and known.image.grid is not None and known.image.file.is_of(path)
         was_down = self._asking.was_down
         try:
@@ -121,7 +126,7 @@ class PacsImages:
                 if known.key != found.key or known.image.grid is None or not known.image.file.is_of(path):
                     _refuse_unreadable(known, found)
                     self._fetch(known, found)
-            self.trim(keep=[image_id])
+            self.trim(keep)
         self._cache.use(path)
         self._asking.note(image_id, found)
         return path
@@ -132,13 +137,14 @@ class PacsImages:
         Those that can't be had are left out and logged.
         """
         paths: dict[str, Path] = {}
+        wanted = {image_id for image_id, _ in found}  # the first is still needed when the last has been fetched
         told = time.monotonic()
         for number, (image_id, _) in enumerate(found):
             if time.monotonic() - told > _TELL_EVERY_S:
                 told = time.monotonic()
                 logger.info("fetching labelled images from the PACS: %d of %d", number, len(found))
             try:
-                paths[image_id] = self.path(image_id)
+                paths[image_id] = self._given(image_id, wanted)
             except LiverLoopError as error:
                 logger.warning("the image %s is left out: %s", image_id, error)
         return paths
@@ -299,7 +305,7 @@ class PacsImages:
         return volume.grid
 
     def _note_fetched(self, known: _Known, key: str, found: Inspection, sha256: str) -> None:
-        """Last the key, without which all else counts for nothing and the series is fetched again."""
+        """First and for good whether the objects are others; last the grid, without which it is fetched again."""
         image_id = known.image.image_id
         state = FileState.of(self._layout.image(image_id, STORED), STORED)
         is_other = known.key not in {None, key}
@@ -308,13 +314,14 @@ class PacsImages:
             if is_other:
                 images.note_changed(connection, image_id, state)
                 versions.note_image_replaced(connection, [image_id])
+                segs.look_again(connection, [image_id])
             else:
                 images.note_touched(connection, image_id, state)
+            _note_key(connection, image_id, key)
             image = images.get(connection, image_id)
         if is_other:
             logger.warning("the series %s has other objects now; labels that were made before do not count", image_id)
         inspection.note_found(self._ledger, self._layout, image, found, sha256)
-        self._note_key(image_id, key)
 
     def _note_problem(self, known: _Known, key: str, problem: str) -> None:
         image_id = known.image.image_id
@@ -322,17 +329,21 @@ class PacsImages:
             images.note_problem(connection, image_id, problem)
             unread = {"grid": null(), "fingerprint": null(), "size": 0, "modified_ns": 0}
             connection.execute(update(images_table).where(images_table.c.image_id == image_id).values(unread))
-        self._note_key(image_id, key)
+            _note_key(connection, image_id, key)
         logger.warning("the image %s is not offered: %s", image_id, problem)
 
-    def _note_key(self, image_id: str, key: str | None) -> None:
-        with self._ledger.writing() as connection:
-            row = update(series_table).where(series_table.c.image_id == image_id)
-            connection.execute(row.values(key=key))
-
     def _forget(self, image_id: str) -> None:
-        """Have a series fetched again although its volume is here."""
-        self._note_key(image_id, None)
+        """Have a series fetched again although its volume is here.
+
+        The key stays, by which the next fetch tells whether labels were made of other objects.
+        """
+        with self._ledger.writing() as connection:
+            row = update(images_table).where(images_table.c.image_id == image_id)
+            connection.execute(row.values(size=0, modified_ns=0))
+
+
+def _note_key(connection: Connection, image_id: str, key: str) -> None:
+    connection.execute(update(series_table).where(series_table.c.image_id == image_id).values(key=key))
 
 
 def _refuse_unreadable(known: _Known, found: Objects) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from lib.dicomweb.answers import Series
 from lib.dicomweb.client import Pacs
-from lib.store import images
+from lib.store import images, segs
 from lib.store.images import FileState
 from lib.store.inspection import release_twins
 from lib.store.layout import STORED
@@ -86,7 +86,7 @@ def note_listed(ledger: Ledger, found: Sequence[Series]) -> int:
             {image_id: _info(by_id[image_id]) for image_id in new},
         )
         _add(connection, [one for one in by_id.values() if one.series_uid not in listed], now)
-        unchanged = []
+        unchanged, other = [], []
         for image_id, row in known.items():
             one, before = by_id[image_id], listed.get(image_id)
             info = {**row.info, **_info(one)}
@@ -101,6 +101,8 @@ def note_listed(ledger: Ledger, found: Sequence[Series]) -> int:
             connection.execute(update(series_table).where(series_table.c.image_id == image_id).values(values))
             if row.problem is not None and before.instances is not None:
                 images.note_problem(connection, image_id, None)
+            other.append(image_id)
+        segs.look_again(connection, other)
         if unchanged:
             of_these = series_table.c.image_id.in_(unchanged)
             connection.execute(update(series_table).where(of_these).values(listed_at=now))

@@ -11,6 +11,7 @@ from typing import Protocol
 from lib.dicomweb.answers import Series
 from lib.dicomweb.client import Pacs
 from lib.errors import LiverLoopError
+from lib.store import images as image_rows
 from lib.store import leases
 from lib.store.image_series import ImageSeries
 from lib.store.layout import Layout
@@ -66,12 +67,16 @@ class SegExchange:
 
     def look(self, image_id: str) -> list[Version]:
         """Take in what the PACS has for an image that somebody asks for; see `SegInbox.look`."""
-        with self._recent_lock:
-            self._recent[image_id] = time.monotonic()
-            self._recent.move_to_end(image_id)
-            while len(self._recent) > _MOST_RECENT:
-                self._recent.popitem(last=False)
-        return self.inbox.look(image_id)
+        found = self.inbox.look(image_id)
+        with self._ledger.reading() as connection:
+            is_ours = image_rows.find(connection, image_id) is not None  # anybody can ask for anything
+        if is_ours:
+            with self._recent_lock:
+                self._recent[image_id] = time.monotonic()
+                self._recent.move_to_end(image_id)
+                while len(self._recent) > _MOST_RECENT:
+                    self._recent.popitem(last=False)
+        return found
 
     def look_at_study(self, study_uid: str) -> list[Version]:
         """Take in what somebody has just stored in a study; see `SegInbox.look_at_study`."""
@@ -130,7 +135,8 @@ class SegExchange:
     def _walk(self) -> None:
         self._walk_soon.clear()
         self.inbox.look_through(self._until_stopped(None))
-        self._walk_soon.wait(self._walk_s)
+        if not self._stopped.is_set():  # or the end would be waited for that `clear` has just undone
+            self._walk_soon.wait(self._walk_s)
 
     def _until_stopped(self, first_date: date | None) -> Iterator[Series]:
         for one in self._pacs.find_series(MODALITY, first_date=first_date):

@@ -11,9 +11,9 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,8 +27,8 @@ from lib.dicomweb.answers import Series
 from lib.dicomweb.client import Pacs
 from lib.errors import BadInputError, LiverLoopError, NotFoundError, UnavailableError
 from lib.settings import Settings
+from lib.store import events, segs, versions
 from lib.store import images as image_rows
-from lib.store import segs, versions
 from lib.store.image_series import ImageSeries
 from lib.store.label_store import Noting, OvertakenError
 from lib.store.layout import STORED
@@ -44,6 +44,7 @@ MODALITY = "SEG"
 SOURCE = "pacs"  # of versions that were SEGs
 _LATER_S = 3600.0  # until what may be usable one day is looked at again
 _PAGE = 50
+_MOST_BYTES = 1 << 30  # of a SEG, which is read into memory as a whole
 _MOST_STUDIES = 1000  # whose last look is remembered
 
 
@@ -105,6 +106,7 @@ class SegInbox:
         every_s: a study is asked for at most once in so many seconds.
         quiet_s: after the PACS could not be reached, `look` does not ask it for so many seconds, so that requests
             don't wait for it.
+        patience_s: `look` waits for so long while a study is looked at already, for which an image may be fetched.
     """
 
     def __init__(
@@ -116,13 +118,16 @@ class SegInbox:
         *,
         every_s: float = 2.0,
         quiet_s: float = 15.0,
+        patience_s: float = 10.0,
     ) -> None:
         self._store = store
         self._pacs = pacs
+        self._impatient = Pacs(replace(pacs.settings, retries=0)) if pacs.settings.retries else pacs
         self._images = images
         self._on_version = on_version
         self._every_s = every_s
         self._quiet_s = quiet_s
+        self._patience_s = patience_s
         self._quiet_until = 0.0
         self._studies: OrderedDict[str, _Study] = OrderedDict()
         self._studies_lock = threading.Lock()
@@ -147,13 +152,13 @@ class SegInbox:
             with self._turn(study_uid) as is_due:
                 if not is_due:
                     return []
-                listed = list(self._listed_in(study_uid))
+                listed = list(self._listed_in(study_uid, self._impatient))
                 return self._take_in(study_uid, listed, image_id)
         except UnavailableError as error:
             self._quiet_until = time.monotonic() + self._quiet_s
             logger.warning("SEGs of %s can't be looked for now: %s", image_id, error)
         except (LiverLoopError, OSError) as error:
-            logger.warning("SEGs of %s can't be looked for: %s", image_id, error)
+            logger.warning("SEGs of %r can't be looked for: %s", image_id[:80], error)  # anybody can ask for anything
         return []
 
     def look_through(self, listed: Iterable[Series] | None = None) -> list[Version]:
@@ -171,19 +176,19 @@ class SegInbox:
         remaining = iter(self._pacs.find_series(MODALITY) if listed is None else listed)
         while page := list(islice(remaining, _PAGE)):
             new = self._not_done([one for one in page if one.modality == MODALITY])
-            new.sort(key=lambda one: one.study_uid)
-            for study_uid, group in groupby(new, key=lambda one: one.study_uid):
+            for study_uid in dict.fromkeys(one.study_uid for one in new):
                 with self._turn(study_uid, at_once=True):
-                    found += self._take_in(study_uid, list(group), None)
+                    # All of the study, also those on other pages, as the oldest comes first.
+                    found += self._take_in(study_uid, list(self._listed_in(study_uid)), None)
         return found
 
     def look_at_study(self, study_uid: str) -> list[Version]:
         """`look_through` one study at once, such as when something has just been stored in it."""
         return self.look_through(self._listed_in(study_uid))
 
-    def _listed_in(self, study_uid: str) -> Iterator[Series]:
+    def _listed_in(self, study_uid: str, pacs: Pacs | None = None) -> Iterator[Series]:
         try:
-            for one in self._pacs.find_series(MODALITY, study_uid=study_uid):
+            for one in (pacs or self._pacs).find_series(MODALITY, study_uid=study_uid):
                 if one.modality == MODALITY:
                     yield one
         except NotFoundError:  # so do some PACS answer for a study without SEGs
@@ -197,14 +202,18 @@ class SegInbox:
             self._studies.move_to_end(study_uid)
             while len(self._studies) > _MOST_STUDIES:
                 self._studies.popitem(last=False)
-        with study.lock:
-            if not at_once and time.monotonic() < study.at + self._every_s:
-                yield False
-                return
+        if not study.lock.acquire(timeout=-1 if at_once else self._patience_s):
+            yield False
+            return
+        try:
+            is_due = at_once or time.monotonic() >= study.at + self._every_s
             try:
-                yield True
+                yield is_due
             finally:
-                study.at = time.monotonic()
+                if is_due:
+                    study.at = time.monotonic()
+        finally:
+            study.lock.release()
 
     def _not_done(self, listed: Sequence[Series]) -> list[Series]:
         """Those series, in studies with images of ours, of which the PACS has more or fewer SEGs than are done with."""
@@ -250,8 +259,7 @@ class SegInbox:
                     raise
                 except Exception as error:  # or one SEG would keep all others out
                     logger.exception("the SEG %s can't be taken in", found.sop_uid)
-                    reason = f"an unexpected fault ({type(error).__name__}); look into the server's log"
-                    self._note(found, UnusableSegError(reason, "", later=True))
+                    self._note(found, UnusableSegError(_fault(error), "", later=True))
                     continue
                 if version is not None:
                     taken_in.append(version)
@@ -271,17 +279,24 @@ class SegInbox:
             return []
         except UnavailableError as error:
             self._pacs.check()  # raises where it is not about this series
-            for sop_uid in new:
-                self._note(
-                    _Found(folder, study_uid, series.series_uid, sop_uid, ("", "")),
-                    UnusableSegError(str(error), "", later=True),
-                )
+            self._note_unfetched(study_uid, series, new, str(error))
+            return []
+        except (LiverLoopError, OSError):
+            raise
+        except Exception as error:  # or one series would keep all others out
+            logger.exception("the SEG series %s can't be fetched", series.series_uid)
+            self._note_unfetched(study_uid, series, new, _fault(error))
             return []
         return [
             _Found(path, study_uid, series.series_uid, sop_uid, _made(path))
             for sop_uid in new
             if (path := folder / f"{sop_uid}.dcm").is_file()
         ]
+
+    def _note_unfetched(self, study_uid: str, series: Series, sop_uids: Iterable[str], reason: str) -> None:
+        for sop_uid in sop_uids:
+            found = _Found(Path(), study_uid, series.series_uid, sop_uid, ("", ""))
+            self._note(found, UnusableSegError(reason, "", later=True))
 
     def _new_in(self, study_uid: str, series: Series, image_id: str | None) -> list[str]:
         """SOP Instance UIDs of a SEG series that are to be looked at."""
@@ -321,14 +336,17 @@ class SegInbox:
             noting = partial(self._note_version, found)
             version = self._store.save(chosen, path, label.tag, info, author=label.author, source=SOURCE, noting=noting)
         except (BadInputError, NotFoundError) as error:
-            raise UnusableSegError(str(error), chosen) from error
+            raise UnusableSegError(str(error), chosen, later=isinstance(error, NotFoundError)) from error
         for note in label.info[SEG]["notes"]:
             logger.info("the SEG %s of %s: %s", found.sop_uid, chosen, note)
         return version
 
     def _noted_before(self, connection: Connection, found: _Found, image_id: str) -> bool:
         """Whether a version was made from it whose row is gone, as in a ledger that was made from an archive."""
+        changes = events.history(connection, image_id, kind="image changed", limit=1)
         for version in versions.history(connection, image_id):
+            if changes and version.saved_at < changes[0].at:  # of what the image was then
+                break
             seg = version.info.get(SEG)
             if version.source == SOURCE and isinstance(seg, Mapping) and seg.get("sop_uid") == found.sop_uid:
                 with self._store.ledger.writing() as writing:
@@ -351,7 +369,14 @@ class SegInbox:
             logger.warning("the SEG %s is not taken in: %s", found.sop_uid, unusable.reason)
 
 
+def _fault(error: Exception) -> str:
+    return f"an unexpected fault ({type(error).__name__}); look into the server's log"
+
+
 def _read(path: Path) -> Dataset:
+    if path.stat().st_size > _MOST_BYTES:
+        msg = f"the SEG has {path.stat().st_size / 2**30:.1f} GiB; store each structure as a SEG of its own"
+        raise BadInputError(msg)
     try:
         return pydicom.dcmread(path)
     except (*UNREADABLE, InvalidDicomError) as error:

@@ -93,20 +93,32 @@ class SegMatching:
             UnavailableError: the PACS can't be reached.
             StorageError: the disk refused.
         """
-        fitting, reasons = [], []
+        fitting: list[tuple[str, SegLabel]] = []
+        faults: list[BadInputError | NotFoundError] = []
         for image_id in candidates:
             try:
-                source = source_of_image(self._images, image_id)
-                fitting.append((image_id, read_seg(dataset, source, self._settings.labels)))
+                fitting.append((image_id, self._read(dataset, image_id)))
             except (BadInputError, NotFoundError) as error:
-                reasons.append(str(error))
+                faults.append(error)
         if not fitting:
-            raise UnusableSegError(reasons[0], candidates[0])
+            is_gone = any(isinstance(fault, NotFoundError) for fault in faults)  # it may come back
+            raise UnusableSegError(str(faults[0]), candidates[0], later=is_gone)
         if len(fitting) > 1:
             names = ", ".join(image_id for image_id, _ in fitting[:3])
             msg = f"the SEG fits several series ({names}) and does not say for which it was made; store it anew"
             raise UnusableSegError(msg, "")
         return fitting[0]
+
+    def _read(self, dataset: Dataset, image_id: str) -> SegLabel:
+        source = source_of_image(self._images, image_id)
+        try:
+            return read_seg(dataset, source, self._settings.labels)
+        except BadInputError:
+            self._images.path(image_id)  # as the PACS has it now: it may have been fetched before it was whole
+            now = source_of_image(self._images, image_id)
+            if now.slices == source.slices:
+                raise
+        return read_seg(dataset, now, self._settings.labels)
 
 
 def series_it_names(dataset: Dataset) -> list[str]:

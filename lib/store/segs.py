@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, exists, func, insert, not_, or_, select, update
 
 from lib.dicom_seg.write import seg_uids
 from lib.store.events import record
 from lib.store.layout import FINAL
 from lib.store.ledger import Ledger
-from lib.store.schema import labels, segs, versions
+from lib.store.schema import events, labels, segs, versions
 from lib.store.versions import Version
 
 SENT, FOUND = "sent", "found"
@@ -48,7 +48,8 @@ class Unsent:
     Args:
         version_id: its key.
         next_try_at: when the PACS is to be asked again to take it; None: it was not asked yet.
-        withdrawn: its label was taken back, so that it stays here unless the image gets a label again.
+        withdrawn: its label was taken back, so that it stays here unless the image gets a label again; or the image
+            has other objects since.
     """
 
     version_id: int
@@ -85,8 +86,13 @@ def unsent(connection: Connection, after: int = 0) -> list[Unsent]:
     """
     there = and_(segs.c.image_id == versions.c.image_id, segs.c.version_id == versions.c.id, segs.c.direction == SENT)
     shown = exists().where(labels.c.image_id == versions.c.image_id, labels.c.tag == FINAL)
+    replaced = exists().where(
+        events.c.image_id == versions.c.image_id,
+        events.c.kind == "image changed",
+        events.c.at > versions.c.saved_at,
+    )
     query = (
-        select(versions.c.id, segs.c.next_try_at, shown.label("shown"))
+        select(versions.c.id, segs.c.next_try_at, and_(shown, not_(replaced)).label("shown"))
         .outerjoin(segs, there)
         .where(versions.c.id > after, versions.c.tag == FINAL, versions.c.source.in_(BY_A_PERSON))
         .where(or_(segs.c.sop_uid.is_(None), segs.c.next_try_at.is_not(None)))
@@ -196,6 +202,22 @@ def note_not_taken_in(
     detail = {"reason": reason, "sop_uid": sop_uid}
     record(connection, "SEG not taken in", image_id or None, detail=detail)
     return True
+
+
+def look_again(connection: Connection, image_ids: Collection[str]) -> None:
+    """Images have other objects than before: SEGs that were found for them may fit now.
+
+    Those that could not be used are looked at again, and those whose versions are the labels now, which no longer
+    count; what somebody took back or replaced stays so.
+
+    Args:
+        connection: a transaction.
+        image_ids: of the images.
+    """
+    shown = exists().where(labels.c.version_id == segs.c.version_id, labels.c.problem.is_not(None))
+    for chunk in _chunks(image_ids):
+        found = (segs.c.image_id.in_(chunk), segs.c.direction == FOUND, or_(segs.c.version_id.is_(None), shown))
+        connection.execute(update(segs).where(*found).values(version_id=None, next_try_at=0.0))
 
 
 def note_pacs(ledger: Ledger, name: str) -> None:

@@ -14,7 +14,7 @@ from lib.volume_io import IMAGE_SUFFIXES, stem_of
 
 def is_pacs(studies: str | Path) -> bool:
     """Whether what `--studies` names is the address of a PACS and no folder."""
-    return str(studies).startswith(("http://", "https://"))
+    return str(studies).lower().startswith(("http://", "https://"))
 
 
 def named_studies(text: str) -> str | Path:

@@ -38,6 +38,7 @@ from lib.web.environment import settle_environment
 from lib.web.ledger_requests import install_ledger
 from lib.web.model_requests import install_models
 from lib.web.ohif import install_ohif
+from lib.web.origins import install_origins
 from lib.web.pacs_proxy import install_proxy
 from lib.web.requests import install_requests
 from lib.web.retraining import Retraining
@@ -241,6 +242,7 @@ class LiverLoopApp(MONAILabelApp):
         from monailabel.app import app as server  # only now: it is still being imported when this class is loaded
 
         install_answers(server)
+        install_origins(server)
         install_requests(server)
         install_models(server)
         images = self.store.pacs_images if self.store else None

@@ -41,8 +41,6 @@ def server_environment(
         "MONAI_LABEL_TRACKING_ENABLED": "false",
         # Otherwise each request for the next image queues every scoring method again.
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-        # Seconds. At the default of two hours a labelled image is offered again and a new study is not seen.
-        "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": "10",
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(IMAGE_PATTERNS),
         # One pool of threads of the machine's size; its waiting threads sleep instead of spinning, since inference
         # and a training subprocess share the cores.

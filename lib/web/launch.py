@@ -99,7 +99,7 @@ def check_studies(studies: str, app: Path, conf: Sequence[Sequence[str]] = ()) -
         BadInputError: it is a file or an empty text; or the PACS's address, login or certificates can't be used.
         StorageError: the folder can't be written, in which labels are kept; or the PACS can't be reached.
     """
-    if studies.startswith(("http://", "https://")):
+    if studies.lower().startswith(("http://", "https://")):
         from lib.store.opening import reached_pacs  # brings much, so it comes after the quick checks
 
         return reached_pacs(studies, check_conf(app, conf), app)[0].settings.url

@@ -7,11 +7,14 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC
 from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Send
 
 from lib.dicomweb.forwarding import FailedForwardingError, Forwarder, InterruptedForwardingError, studies_with_segs
@@ -22,6 +25,7 @@ logger = logging.getLogger(__name__)
 ROOT = "/proxy/dicom"
 NO_PACS = "this server has a folder of files; start it with --studies http://HOST:PORT/dicom-web to work on a PACS"
 _PREFIX = "/proxy"
+_PATHS = _PREFIX + "/{path:path}"
 # A PACS's answer stands under our address now: no page of it may run there.
 _SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
 _CLIENT_LEFT = 499  # as nginx logs it; nobody gets this answer
@@ -58,11 +62,18 @@ def install_proxy(
         msg = f"the PACS is open for GET and POST here, not for {request.method}; change or delete in the PACS itself"
         raise HTTPException(405, msg, headers={"Allow": "GET, POST"})
 
-    others = ["PUT", "DELETE", "PATCH", "HEAD"]
-    route = Route(_PREFIX + "/{path:path}", proxy, methods=["GET", "POST"], include_in_schema=False)
-    route.methods = {"GET", "POST"}  # without HEAD, which no DICOMweb resource knows
-    refusal = Route(_PREFIX + "/{path:path}", refuse, methods=others, include_in_schema=False)
-    app.router.routes[:0] = [route, refusal]  # the first route that matches answers
+    others = ["PUT", "DELETE", "PATCH", "HEAD"]  # the last is nothing that a DICOMweb resource knows
+    # Where MONAI Label asks for a login, it is asked for here as well.
+    may = {"GET": settings.MONAI_LABEL_AUTH_ROLE_USER, "POST": settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR}
+    routes: list[BaseRoute] = [
+        APIRoute(
+            _PATHS, proxy, methods=[method], dependencies=[Depends(RBAC(role))], include_in_schema=False,
+            dependency_overrides_provider=app,
+        )
+        for method, role in may.items()
+    ]  # fmt: skip
+    refusal = Route(_PATHS, refuse, methods=others, include_in_schema=False)
+    app.router.routes[:0] = [*routes, refusal]  # the first route that matches answers
     access = logging.getLogger("uvicorn.access")
     if not any(isinstance(one, _WithoutQueries) for one in access.filters):
         access.addFilter(_WithoutQueries())

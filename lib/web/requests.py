@@ -22,7 +22,6 @@ from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Requ
 from fastapi.background import BackgroundTasks
 from fastapi.responses import FileResponse
 from monailabel.config import settings
-from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.endpoints import activelearning, batch_infer, datastore, infer, scoring, train
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.utils.async_tasks.utils import tasks
@@ -135,8 +134,8 @@ def install_requests(app: FastAPI) -> None:
             _check_session(session_id)
         if image:
             checked_identifier(image, "image id")
-        if output is infer.ResultType.dicom_seg and not isinstance(_app().datastore(), DICOMWebDatastore):
-            msg = "output=dicom_seg needs images from a PACS; this server has a folder of files"
+        if output is infer.ResultType.dicom_seg:  # MONAI Label would make it with programs that it downloads
+            msg = "output=dicom_seg is not offered; with a PACS, a label that is submitted is stored there as DICOM SEG"
             raise BadInputError(msg)
         _app().check_inference(model, checked)
         checked["client_id"] = client_of(checked, _host(request))

@@ -30,7 +30,7 @@ _EVERY_S = 30.0  # hours open and minutes go by without anybody saying so
 _WHILE_IT_RUNS_S = 1.0
 _KILLED = "its process ended without a result; it was killed, or the log says more"
 _FIGURES = re.compile(r"[\d.]+ [KMGT]?B")
-_IN_A_PACS = "off: images are in a PACS, so that no ledger tells of new labels"
+_NO_LEDGER = "off: no ledger tells of new labels"
 
 
 class Retraining:
@@ -38,7 +38,7 @@ class Retraining:
 
     Args:
         rule: `training.by_itself` of `app.yaml`.
-        ledger: of the studies folder; None: images are in a PACS.
+        ledger: of the folder or the PACS; None: the datastore has none.
         check: refuses a training that can't succeed, as for a client.
         start: starts MONAI Label's background task for the training of this number in the ledger, and returns it.
         now: seconds since the epoch.
@@ -101,7 +101,7 @@ class Retraining:
         """
         rule = self._rule.model_dump(mode="json")
         if self._ledger is None:
-            return {"enabled": False, "policy": rule, "state": _IN_A_PACS, "new_labels": None, "last": None}
+            return {"enabled": False, "policy": rule, "state": _NO_LEDGER, "new_labels": None, "last": None}
         with self._ledger.reading() as connection:
             situation, last = self._situation(connection)
         move = self._decide(situation)

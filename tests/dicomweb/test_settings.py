@@ -22,6 +22,11 @@ def test_the_login_comes_from_the_environment(tmp_path):
     assert PacsSettings.from_environment(URL, {}) == PacsSettings(URL)
 
 
+def test_one_pacs_has_one_address():
+    """Its working folder, with all labels, is found by it."""
+    assert PacsSettings("HTTPS://PACS.Example:8443/Dicom-Web//").url == "https://pacs.example:8443/Dicom-Web"
+
+
 def test_no_secret_is_shown():
     assert "s3cret" not in repr(PacsSettings(URL, user="ann", password="s3cret"))
     assert "s3cret" not in repr(PacsSettings(URL, token="s3cret"))

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,25 @@ def test_the_label_lies_in_space_where_it_does_in_any_orientation(ct, turned, mo
     assert label.shape == image.shape
     np.testing.assert_array_equal(label.affine, image.affine)
     np.testing.assert_array_equal(label.array, turned(expected, codes).array)
+
+
+def test_a_gpu_without_the_memory_for_many_slices_takes_fewer(ct, threshold, settings, monkeypatch):
+    tried = []
+
+    def on_small_gpu(engine, hu, *, batch_slices, **options):
+        tried.append(batch_slices)
+        if batch_slices > most:
+            raise torch.OutOfMemoryError
+        return np.zeros(hu.shape, np.uint8)
+
+    monkeypatch.setattr("lib.inference.segment.predict_axial", on_small_gpu)
+    monkeypatch.setattr(Model, "engine", lambda *_: SimpleNamespace(device=torch.device("cuda")))
+    slices = most = settings.inference.batch_slices
+    segment(ct, threshold, settings)
+    assert tried == [8 * slices, slices]
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        segment(ct, threshold, settings)
 
 
 def test_post_processing_does_not_depend_on_the_orientation(ct, turned, threshold, settings):

@@ -230,7 +230,8 @@ def test_an_inference_needs_an_image(server):
 
 def test_dicom_segmentations_need_a_pacs(server):
     answer = server.infer("case_20", output="dicom_seg")
-    assert answer == (400, "output=dicom_seg needs images from a PACS; this server has a folder of files")
+    reason = "output=dicom_seg is not offered; with a PACS, a label that is submitted is stored there as DICOM SEG"
+    assert answer == (400, reason)
 
 
 def test_a_batch_of_images_that_are_no_kind_is_refused(server):

@@ -37,7 +37,7 @@ class FetchedSeries:
         if image_id not in self.studies_of:
             self.studies_of |= {one.series_uid: one.study_uid for one in self.pacs.find_series("CT")}
         if image_id not in self.studies_of:
-            raise NotFoundError(f"no series {image_id}")
+            raise NotFoundError(f"no series {image_id[:80]!r}")
         return self.studies_of[image_id]
 
     def studies_with_images(self, study_uids):

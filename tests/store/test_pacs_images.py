@@ -14,12 +14,13 @@ from lib.activelearning.next_image import next_sample
 from lib.dicomweb.client import Pacs
 from lib.errors import BadInputError, NotFoundError, StorageError, UnavailableError
 from lib.inference.results import content_of
-from lib.store import audit, images, leases, pacs_asking, pacs_listing, report, trainings, versions
+from lib.store import audit, images, inspection, leases, pacs_asking, pacs_listing, report, trainings, versions
 from lib.store.archive import export_archive
 from lib.store.archive_import import import_archive
 from lib.store.layout import FINAL
 from lib.volume import Volume
 from lib.volume_io import read_image, write_label
+from tests.dicomweb.bad_pacs import BadPacs, says
 from tests.orthanc import ct_series
 from tests.store.pacs_store import BigPacs, pacs_store
 from tests.store.small_disk import SmallDisk
@@ -214,6 +215,63 @@ def test_objects_that_were_replaced_are_noticed_by_their_list(orthanc, pacs, sto
     assert not np.array_equal(read_image(path).array, before.array)
 
 
+def replace_objects(orthanc, series, seed):
+    """As many others in the place of a series' objects."""
+    other = ct_series(seed, shape=SHAPE)
+    for old, new in zip(series, other, strict=True):
+        orthanc.delete(str(old.SOPInstanceUID))
+        new.SeriesInstanceUID, new.StudyInstanceUID = old.SeriesInstanceUID, old.StudyInstanceUID
+        new.PatientID = old.PatientID
+    orthanc.fill(other)
+
+
+def lose_headers(store, series):
+    store.images._cache.headers(uid(series)).unlink()
+    store.images.source(uid(series))
+
+
+def lose_volume(store, series):
+    path = store.layout.image(uid(series), ".nii.gz")
+    path.write_bytes(path.read_bytes()[:100])
+    store.images.note_if_unreadable(uid(series))
+
+
+@pytest.mark.parametrize("lose", [lose_headers, lose_volume])
+def test_labels_of_other_objects_do_not_count_also_where_the_volume_had_to_be_fetched_again(
+    orthanc, pacs, store, monkeypatch, lose
+):
+    monkeypatch.setattr(pacs_asking, "_LISTED_S", 0)
+    series = ct_series(1, shape=SHAPE)
+    orthanc.fill(series)
+    store.images.path(uid(series))
+    save(store, series)
+    assert len(store.datalist()) == 1
+    replace_objects(orthanc, series, 2)
+    lose(store, series)
+    assert store.datalist() == []
+    assert pacs.fetches == 2
+
+
+def test_what_is_asked_for_is_not_removed_meanwhile(orthanc, store, monkeypatch):
+    """The PACS may take its time to say that a series is unchanged, and others fetch theirs."""
+    series, other = ct_series(1, shape=SHAPE), ct_series(2, shape=SHAPE)
+    orthanc.fill(series, other)
+    store.images.path(uid(series))
+    store.images.path(uid(other))
+    store.images._cache._in_use_s, store.images._cache._most_bytes = 60, 0
+    for path in store.layout.studies.glob("*.nii.gz"):
+        os.utime(path, ns=(time.time_ns() - 600 * 10**9, path.stat().st_mtime_ns))
+    answer = store.images._asking.seem_unchanged
+
+    def slow(*arguments):
+        store.images.trim()
+        return answer(*arguments)
+
+    monkeypatch.setattr(store.images._asking, "seem_unchanged", slow)
+    assert store.images.path(uid(series)).exists()
+    assert not store.layout.image(uid(other), ".nii.gz").exists()
+
+
 def test_a_deleted_series_is_not_given(orthanc, store):
     series = ct_series(shape=SHAPE)
     orthanc.fill(series)
@@ -331,6 +389,23 @@ def test_while_the_pacs_is_down(orthanc, store, caplog):
     assert store.images.ensure_fit(uid(other)) is None
 
 
+def test_a_series_that_the_pacs_fails_on_keeps_nobody_from_others(tmp_path):
+    asked = []
+
+    def answer(request):
+        uid = request.path.split("/")[5]
+        asked.append(uid)
+        says("", 500 if uid == "1.2.1.1" else 404)(request)
+
+    with BigPacs(2) as big, BadPacs(answer) as bad, pacs_store(tmp_path / "work", bad.pacs(retries=0)) as store:
+        pacs_listing.walk(store.ledger, big.pacs())
+        with pytest.raises(UnavailableError, match="HTTP 500"):
+            store.images.path("1.2.1.1")
+        with pytest.raises(NotFoundError, match=r"no longer has the series 1\.2\.2\.1"):
+            store.images.path("1.2.2.1")
+    assert asked == ["1.2.1.1", "1.2.2.1"]
+
+
 def test_nobody_waits_again_for_a_pacs_that_does_not_answer(tmp_path):
     with BigPacs(5) as big:
         pacs = big.pacs()
@@ -376,12 +451,35 @@ def test_a_crash_before_the_last_note_fetches_again(orthanc, pacs, store, monkey
     series = ct_series(shape=SHAPE)
     orthanc.fill(series)
     with monkeypatch.context() as crash:
-        crash.setattr(store.images, "_note_key", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        crash.setattr(inspection, "note_found", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             store.images.path(uid(series))
     assert store.images.path(uid(series)).exists()
     assert pacs.fetches == 2
     assert image(store, series).problem is None
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_a_label_saved_after_a_crash_counts_for_the_objects_of_now(orthanc, pacs, store, monkeypatch, noted):
+    series = ct_series(shape=SHAPE)
+    orthanc.fill(series[:4])
+    store.images.path(uid(series))
+    save(store, series)
+    orthanc.fill(series[4:])
+    note = inspection.note_found
+
+    def killed(*arguments):
+        if noted:
+            note(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as crash:
+        crash.setattr(inspection, "note_found", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.images.path(uid(series))
+    save(store, series)
+    ((image_path, _),) = [pair.values() for pair in store.datalist()]
+    assert read_image(image_path).shape == SHAPE
 
 
 def test_a_volume_that_somebody_removed_or_changed_is_fetched_again(orthanc, pacs, store):
@@ -463,6 +561,16 @@ class TestBound:
         self.get(store, filled, 1)
         assert self.there(store, filled) == [1, 3]
         assert len(store.datalist()) == 1  # fetched for the next one
+
+    def test_what_a_command_trains_on_is_all_there(self, store, filled):
+        """`scripts/train.py` is no training of the ledger; fetching the last may take longer than the first is kept."""
+        for one in filled:
+            save(store, one)
+        for path in store.layout.studies.glob("*.nii.gz"):
+            path.unlink()
+        pairs = store.datalist()
+        assert len(pairs) == 4
+        assert [os.path.exists(pair["image"]) for pair in pairs] == [True] * 4
 
     def test_what_was_given_a_moment_ago_stays(self, store, filled):
         store.images._cache._in_use_s = 60

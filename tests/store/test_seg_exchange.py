@@ -76,3 +76,14 @@ def test_it_goes_on_when_the_pacs_is_back(site, exchange, orthanc, caplog):
     finally:
         orthanc.start()
     until(lambda: len(site.versions) == 1)
+
+
+def test_what_is_no_image_is_not_looked_at_again(site, exchange, caplog):
+    exchange.look(site.id)
+    for number in range(60):
+        exchange.look(f"1.2.3.{number}")
+    caplog.clear()
+    exchange.start()
+    site.put(seg(site, 1))
+    until(lambda: len(site.versions) == 1)  # what is one still is
+    assert not [one for one in caplog.records if "can't be looked for" in one.getMessage()]

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import subprocess
 import sys
+import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
@@ -24,6 +26,7 @@ from lib.store.store import Store
 from lib.volume import Volume
 from lib.volume_io import read_label, write_label
 from tests.dicom_seg.series import code, foreign_seg, make_source, segment
+from tests.dicomweb.bad_pacs import BadPacs, says
 from tests.store.pacs_site import Site, by_program, content, one_class, two_classes
 
 UNJUDGED = NOT_LOOKED_AT
@@ -478,8 +481,63 @@ def test_a_pacs_that_is_down_holds_nobody_up(site, source, orthanc, caplog):
     assert len(site.inbox.look(site.id)) == 1
 
 
-def test_an_image_that_nobody_knows(site):
+def test_who_asks_for_an_image_does_not_wait_for_what_is_fetched_in_the_background(site, source, monkeypatch):
+    """Such as another CT of the study for one of its SEGs."""
+    site.put(two_classes(source, site.label()))
+    inbox, fetch = site.new_inbox(patience_s=0.1), site.pacs.fetch
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        begun.set()
+        goes_on.wait(60)
+        fetch(*arguments)
+
+    monkeypatch.setattr(site.pacs, "fetch", slow)
+    with ThreadPoolExecutor(2) as pool:
+        walk = pool.submit(inbox.look_through)
+        assert begun.wait(60)
+        asked = pool.submit(inbox.look, site.id)
+        try:
+            assert asked.result(5) == []
+        finally:
+            goes_on.set()
+        assert len(walk.result()) == 1
+
+
+def test_who_asks_for_an_image_waits_for_no_second_try(site):
+    with BadPacs(says("", 503)) as bad:
+        assert SegInbox(site.store, bad.pacs(retries=3), site.images).look(site.id) == []
+        assert len(bad.requests) == 1
+
+
+def test_an_image_that_nobody_knows(site, caplog):
     assert site.inbox.look("1.2.3") == []
+    assert site.inbox.look("1\n2026 WARNING forged" + "x" * 10_000) == []
+    assert all("\n" not in one.getMessage() and len(one.getMessage()) < 500 for one in caplog.records)
+
+
+def test_one_series_that_can_not_be_fetched_keeps_no_other_out(site, source, monkeypatch):
+    spoiled = site.put(two_classes(source, site.label(1), made="090000"))
+    site.put(two_classes(source, site.label(2), made="100000"))
+    fetch = site.pacs.fetch
+
+    def fail(study_uid, series_uid, folder):
+        if series_uid == spoiled.SeriesInstanceUID:
+            raise zlib.error
+        fetch(study_uid, series_uid, folder)
+
+    monkeypatch.setattr(site.pacs, "fetch", fail)
+    (version,) = site.inbox.look(site.id)
+    np.testing.assert_array_equal(site.voxels(version), site.label(2).array)
+    assert site.row(spoiled).problem == "an unexpected fault (error); look into the server's log"
+    assert site.row(spoiled).next_try_at is not None
+
+
+def test_a_seg_that_is_too_large_is_not_read(site, source, monkeypatch):
+    monkeypatch.setattr("lib.store.seg_inbox._MOST_BYTES", 100)
+    seg = site.put(two_classes(source, site.label()))
+    assert site.inbox.look(site.id) == []
+    assert site.row(seg).problem == "the SEG has 0.0 GiB; store each structure as a SEG of its own"
 
 
 def test_a_full_disk_is_no_fault_of_the_seg(site, source, monkeypatch):

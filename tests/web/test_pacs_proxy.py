@@ -10,16 +10,20 @@ import threading
 import pytest
 import requests
 from dicomweb_client.web import DICOMwebClient
+from fastapi import FastAPI
+from monailabel.endpoints.user import auth
 
 from lib.dicom_seg.source import source_of
 from lib.dicom_seg.write import Provenance, write_seg
+from lib.dicomweb.forwarding import Forwarder
 from lib.dicomweb.settings import PacsSettings
 from lib.labels import LIVER, TUMOR
 from lib.phantom import make_phantom
+from lib.web.pacs_proxy import install_proxy
 from tests.dicomweb.bad_pacs import BadPacs, says
 from tests.orthanc import slices_of
 from tests.web.proxied import LOGIN, MULTIPART, STUDY, detail, quick, server_for, wait_for
-from tests.web.serving import ask
+from tests.web.serving import ask, serving
 
 BASIC = "Basic " + base64.b64encode("annotator:correct horse ü".encode()).decode()
 
@@ -165,7 +169,17 @@ def test_no_path_leaves_the_dicomweb_root(target, bad):
     assert pacs.requests == []
 
 
-@pytest.mark.parametrize("query", ["x=" + "1" * 9000, "x=\xfc", "x=1\x7f"])
+@pytest.mark.parametrize("name", ["Accept", "Accept_Charset", "Range"])
+def test_headers_that_are_none(name, bad):
+    pacs, port = bad
+    reply = ask(port, "GET", STUDY, **{name: "\xe9"})
+    assert reply.status == 400
+    assert detail(reply) == f"the header {name.lower().replace('_', '-')} holds characters that must be encoded"
+    assert ask(port, "POST", "/proxy/dicom/studies", b"x", Content_Type=f"{MULTIPART}\xe9").status == 400
+    assert pacs.requests == []
+
+
+@pytest.mark.parametrize("query", ["x=1#y", "x=" + "1" * 9000, "x=\xfc", "x=1\x7f"])
 def test_queries_that_are_none(query, bad):
     pacs, port = bad
     with socket.create_connection(("127.0.0.1", port)) as connection:
@@ -188,6 +202,32 @@ def test_paths_and_queries_arrive_as_they_were_sent():
         ):
             assert ask(port, "GET", f"/proxy/dicom/{sent}").status == 200, sent
             assert pacs.requests[-1][1] == f"/dicom-web/{expected or sent}"
+
+
+def test_a_query_with_a_body_is_sent_without_it():
+    with BadPacs(says([])) as pacs, server_for(quick(pacs)) as port:
+        assert ask(port, "GET", STUDY, b"x" * 100, Content_Type="text/plain").status == 200
+        assert "content-length" not in {name.lower() for name in pacs.requests[-1][2]}
+
+
+@pytest.mark.parametrize(("method", "role"), [("GET", "monailabel-user"), ("POST", "monailabel-annotator")])
+def test_where_monai_label_asks_for_a_login_so_does_the_proxy(method, role, monkeypatch):
+    """Its variables must be set before it is imported; here the user it finds is another one."""
+    user = auth.User(username="x", roles=[])
+    app = FastAPI()
+    app.dependency_overrides[auth.get_current_user] = lambda: user
+    monkeypatch.setattr(auth.settings, "MONAI_LABEL_AUTH_ENABLE", True)
+    with BadPacs(says([])) as pacs:
+        install_proxy(app, Forwarder(quick(pacs)))
+        with serving(app) as port:
+
+            def status():
+                body = b"" if method == "POST" else None
+                return ask(port, method, "/proxy/dicom/studies", body, Content_Type=MULTIPART).status
+
+            assert (status(), pacs.requests) == (403, [])
+            user.roles.append(role)
+            assert (status(), len(pacs.requests)) == (200, 1)
 
 
 @pytest.mark.parametrize("method", ["DELETE", "PUT", "PATCH", "HEAD"])

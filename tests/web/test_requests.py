@@ -200,7 +200,7 @@ def test_our_endpoint_answers_first_and_off_the_event_loop(client):
         ({"session_id": "../x"}, {}, 400, "session id '../x' is not allowed; "),
         ({"session_id": "gone"}, {}, 404, "there is no session 'gone'; it may have expired, send the image again"),
         ({"image": "a"}, {"params": '{"image": "/etc/passwd"}'}, 400, "params must not hold image; "),
-        ({"image": "a", "output": "dicom_seg"}, {}, 400, "output=dicom_seg needs images from a PACS"),
+        ({"image": "a", "output": "dicom_seg"}, {}, 400, "output=dicom_seg is not offered; with a PACS"),
     ],
 )
 def test_inference_is_refused_with_a_reason(client, query, data, status, reason):

@@ -237,7 +237,7 @@ def test_a_pacs_has_no_ledger():
     shown = retraining.info()
     assert (shown["enabled"], shown["state"]) == (
         False,
-        "off: images are in a PACS, so that no ledger tells of new labels",
+        "off: no ledger tells of new labels",
     )
     assert (shown["new_labels"], shown["last"]) == (None, None)
 
