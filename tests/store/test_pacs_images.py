@@ -259,8 +259,8 @@ def test_what_is_asked_for_is_not_removed_meanwhile(orthanc, store, monkeypatch)
     store.images.path(uid(series))
     store.images.path(uid(other))
     store.images._cache._in_use_s, store.images._cache._most_bytes = 60, 0
-    for path in store.layout.studies.glob("*.nii.gz"):
-        os.utime(path, ns=(time.time_ns() - 600 * 10**9, path.stat().st_mtime_ns))
+    for path in store.layout.series.glob("*.lock"):
+        os.utime(path, (time.time() - 600, time.time() - 600))
     answer = store.images._asking.seem_unchanged
 
     def slow(*arguments):
