@@ -192,6 +192,12 @@ class LimitSettings(_Section):
     affine_tolerance_mm: float = Field(default=1.0, gt=0, description="how far a label may lie from its image")
 
 
+class ServerSettings(_Section):
+    """The server's process."""
+
+    stop_seconds: float = Field(default=30, ge=0, le=3600, description="for requests that run when it is stopped")
+
+
 class Settings(_Section):
     """The whole of `app.yaml`, validated."""
 
@@ -214,6 +220,7 @@ class Settings(_Section):
     store: StoreSettings = StoreSettings()
     pacs: PacsStoreSettings = PacsStoreSettings()
     limits: LimitSettings = LimitSettings()
+    server: ServerSettings = ServerSettings()
 
     @model_validator(mode="before")
     @classmethod
