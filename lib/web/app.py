@@ -38,6 +38,7 @@ from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
 from lib.web.health import install_health
 from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
+from lib.web.job_requests import install_jobs
 from lib.web.jobs import begin_jobs, end_jobs, end_with_server, interrupted_jobs, running_jobs
 from lib.web.ledger_requests import install_ledger
 from lib.web.metrics import Metrics, State, install_metrics
@@ -300,6 +301,7 @@ class LiverLoopApp(MONAILabelApp):
         if not self.stopping.install():
             logger.warning("the server is not run by uvicorn in its main thread: it stops without waiting for requests")
         install_requests(server)
+        install_jobs(server, self.jobs)
         install_models(server)
         images = self.store.pacs_images if self.store else None
         install_proxy(server, Forwarder(images.pacs.settings) if images else None, self._stored_in_pacs)

@@ -42,7 +42,6 @@ from lib.training.recording import BY_ITSELF
 from lib.volume_io import IMAGE_SUFFIXES, read_label, stem_of, suffix_of, write_label
 from lib.web.clients import client_of
 from lib.web.connection import watch_connection
-from lib.web.jobs import stop_job
 
 logger = logging.getLogger(__name__)
 
@@ -234,17 +233,6 @@ def install_requests(app: FastAPI) -> None:
         start = partial(train.run, checked_params(params), run_sync)
         return start() if run_sync else started_alone("train", start)
 
-    def stop_training(_: User = admin) -> Any:
-        task = stop_job("train", train.stop, _app().jobs)
-        # 3D Slicer takes the last of the details, and a training says nothing in its first seconds.
-        return {**task, "details": list(task.get("details") or ["stopped at its beginning"])} if task else task
-
-    def stop_scoring(_: User = annotator) -> Any:
-        return stop_job("scoring", scoring.stop, _app().jobs)
-
-    def stop_batch(_: User = admin) -> Any:
-        return stop_job("batch_infer", batch_infer.stop, _app().jobs)
-
     def start_scoring(method: str, params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
         checked = checked_params(params)
         _app().check_scoring(method)
@@ -279,9 +267,6 @@ def install_requests(app: FastAPI) -> None:
     ours.put("/datastore/label/info", tags=["Datastore"])(update_label_info)
     ours.post("/train/", include_in_schema=False)(start_all_trainings)
     ours.post("/train/{model}", tags=["Train"])(start_training)
-    ours.delete("/train/", tags=["Train"])(stop_training)
-    ours.delete("/scoring/", tags=["Scoring"])(stop_scoring)
-    ours.delete("/batch/infer", tags=["Infer"])(stop_batch)
     ours.post("/scoring/", include_in_schema=False)(start_all_scorings)
     ours.post("/scoring/{method}", tags=["Scoring"])(start_scoring)
     ours.post("/batch/infer/{model}", tags=["Infer"])(start_batch)

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_S = 0.05
-_END_S = 5.0  # for the process to end when nothing runs any more
+_END_S = 10.0  # for the process to end when nothing runs any more: PyTorch takes seconds to be unloaded
 
 
 class Stopping:
