@@ -95,7 +95,7 @@ class LiverLoopApp(MONAILabelApp):
         )
         self.traffic = Traffic(self.metrics.request_done)
         self.stopping = Stopping(
-            self.traffic, self.settings.server.stop_seconds, self._end_jobs, self._infers[model].shared.close
+            self.traffic, self.settings.server.stop_seconds, self._end_jobs, self._infers[model].close
         )
         self._figures = LedgerFigures(self.store.ledger) if self.store else None
 

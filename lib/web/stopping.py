@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from lib.web.traffic import Traffic
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_S = 0.05
-_END_S = 10.0  # for the process to end when nothing runs any more: PyTorch takes seconds to be unloaded
+_END_S = 10.0  # for the process to end when nothing runs any more
 
 
 class Stopping:
@@ -76,8 +76,12 @@ class Stopping:
             time.sleep(_LOOK_S)
         self._close()
         self._server.should_exit = True
-        time.sleep(_END_S)
-        self._end_now(0, f"it did not end within {_END_S:g} s")
+        end = time.monotonic() + _END_S
+        while threading.main_thread().is_alive():  # it has more to do after uvicorn, such as to say that it has stopped
+            if time.monotonic() > end:
+                self._end_now(0, f"it did not end within {_END_S:g} s")
+            time.sleep(_LOOK_S)
+        _exit(0)  # without waiting for PyTorch to be unloaded, which takes seconds
 
     def _end_now(self, code: int, why: str) -> None:
         """End the process without waiting for any thread."""
@@ -86,9 +90,13 @@ class Stopping:
             for told in self._end_jobs():
                 logger.warning("ended with the server: %s", told)
         finally:
-            logging.shutdown()
-            sys.stdout.flush()
-            os._exit(code)
+            _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _listed(running: dict[str, int]) -> str:
