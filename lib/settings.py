@@ -250,6 +250,12 @@ class AccessSettings(_Section):
         return {} if section is None else section
 
 
+class ServerSettings(_Section):
+    """The server's process."""
+
+    stop_seconds: float = Field(default=30, ge=0, le=3600, description="for requests that run when it is stopped")
+
+
 class Settings(_Section):
     """The whole of `app.yaml`, validated."""
 
@@ -273,6 +279,7 @@ class Settings(_Section):
     pacs: PacsStoreSettings = PacsStoreSettings()
     limits: LimitSettings = LimitSettings()
     access: AccessSettings = AccessSettings()
+    server: ServerSettings = ServerSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -43,8 +43,9 @@ then:
 
 Corrected labels are kept in labels/ beside the images, models and logs in the app's folder; for a PACS in a folder of
 its own in pacs/ of the app's. LIVERLOOP_PACS_USER and LIVERLOOP_PACS_PASSWORD are its login. Variables such as
-MONAI_LABEL_* and OMP_NUM_THREADS are kept if you set them. Ctrl-C stops the server and a training that it runs.
-Exit code: 0 stopped, 2 wrong input, 3 the server could not start, 130 interrupted while starting.
+MONAI_LABEL_* and OMP_NUM_THREADS are kept if you set them. Ctrl-C or SIGTERM stops the server: requests that run
+are finished, a training is ended and can be resumed (docs/operation.md); a second one ends it at once.
+Exit code: 0 stopped, 2 wrong input, 3 the server could not start, 130 interrupted while starting or ended at once.
 """
 
 

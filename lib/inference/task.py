@@ -125,6 +125,11 @@ class LiverTumorInferTask(BasicInferTask):
         result["latencies"]["steps"] = steps
         return path, result
 
+    def close(self) -> None:
+        """Break off what runs, and remove results that were not sent."""
+        self.shared.close()
+        _results().cleanup()
+
     def check(self, request: Mapping[str, Any]) -> PostprocessingSettings:
         """Refuse a request before the work, not after it.
 

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,9 @@ _EVERY_S = 15.0
 
 
 @contextmanager
-def recorded(store: Store, claimed: int | None) -> Iterator[dict[str, Any]]:
+def recorded(
+    store: Store, claimed: int | None, on_begin: Callable[[int], object] | None = None
+) -> Iterator[dict[str, Any]]:
     """Keep a training in the ledger while the block runs.
 
     The labels that it learns from are those that the studies folder holds when the block begins.
@@ -27,6 +29,7 @@ def recorded(store: Store, claimed: int | None) -> Iterator[dict[str, Any]]:
     Args:
         store: of the studies folder.
         claimed: the number that a server gave it which starts it by itself; None: somebody asked for it.
+        on_begin: called with the training's number in the ledger.
 
     Yields:
         Gets `version`, `published` and `reason` of what came out before the block ends.
@@ -37,6 +40,8 @@ def recorded(store: Store, claimed: int | None) -> Iterator[dict[str, Any]]:
     """
     with store.ledger.writing() as connection:
         number = trainings.begin(connection, claimed)
+    if on_begin:
+        on_begin(number)
     over = threading.Event()
     # A thread, since nothing else comes by regularly: reading a case or comparing models may take minutes.
     pulse = threading.Thread(target=_beat, args=(store.ledger, number, over), name="training-goes-on", daemon=True)

@@ -22,6 +22,7 @@ from lib.inference.model import new_network, version_of
 from lib.networks.checkpoint import load_weights, save_weights
 from lib.settings import Settings
 from lib.store.events import SERVER
+from lib.supervision import check_parent
 from lib.training.cache import CaseCache, open_cache
 from lib.training.cases import CaseFiles, patients_of, split_cases
 from lib.training.comparison import GateReport
@@ -168,6 +169,7 @@ def run_training(
         ModelError: the start weights do not fit, or the state to go on from is damaged.
         NotFoundError: there is no interrupted training in the folder.
         BusyError: the folder's training is still running.
+        GoneError: the server that started it has ended, so that it publishes nothing; it can be resumed.
     """
     if share().rank:
         return _help(settings, folder, device, cache_folder)
@@ -282,6 +284,7 @@ def _conclude(
             if run.kept is None:
                 registry.add(folder / "model.pt", manifest)
             if decision.publish:
+                check_parent()
                 registry.publish(run.version, SERVER, decision.reason)
     verdict = "published" if decision.publish else "kept, not published"
     logger.info("model %s %s: %s", run.version, verdict, decision.reason)

@@ -2,9 +2,10 @@
 
 import json
 import logging
+import multiprocessing
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from lib.files import atomic_write
 from lib.inference.device import choose_device, set_threads
 from lib.inference.model import ModelSource, new_network
 from lib.settings import Settings, TrainingSettings
+from lib.supervision import end_with_parent
 from lib.training.cases import find_cases
 from lib.training.distributed import joined, share
 from lib.training.fit import build_optimizer
@@ -62,11 +64,20 @@ class LiverTumorTrainTask(BasicTrainTask):
         settings: the app's settings.
         source: the model in force; new ones are published to `source.published`.
         model_dir: gets one folder per run.
+        note: called with facts about a training that begins: `training`, its number in the ledger, and `run`, the name
+            of its folder. It must go to other processes by pickling.
     """
 
-    def __init__(self, settings: Settings, source: ModelSource, model_dir: str | Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        source: ModelSource,
+        model_dir: str | Path,
+        note: Callable[..., object] | None = None,
+    ) -> None:
         self.settings = settings
         self.source = source
+        self._note = note
         self.registry = Registry(Path(model_dir).parent, settings)
         recipe = settings.training
         devices = device_list()
@@ -142,11 +153,15 @@ class LiverTumorTrainTask(BasicTrainTask):
             if store is None:
                 unrecorded: dict[str, Any] = super().__call__(request, datastore)
                 return unrecorded
-            with recorded(store, request.get(BY_ITSELF)) as outcome:
+            with recorded(store, request.get(BY_ITSELF), self._note_number) as outcome:
                 result: dict[str, Any] = super().__call__(request, datastore)
                 outcome.update(result)
         Registry(Path(self._model_dir).parent, self.settings, store.ledger).follow()
         return result
+
+    def _note_number(self, number: int) -> None:
+        if self._note:
+            self._note(training=number)
 
     def get_cache_dir(self, request: dict[str, Any]) -> str:
         """What MONAI Label removes after training; decoded cases lie elsewhere and stay for the next one."""
@@ -168,6 +183,9 @@ class LiverTumorTrainTask(BasicTrainTask):
         settings = self.settings.model_copy(update={"training": self._recipe(request)})
         if not request.get("multi_gpu"):
             return self._train(settings, choose_device(request["device"]), request, datalist)
+        first = multiprocessing.parent_process()
+        if first and first.pid:  # PyTorch only interrupts this process when the one that started it ends
+            end_with_parent(first.pid)
         device = choose_device(f"cuda:{_gpus(request, world_size)[rank]}")
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -185,6 +203,8 @@ class LiverTumorTrainTask(BasicTrainTask):
         if interrupted:
             request["run_id"] = interrupted.name
         folder = self._run_folder(request)
+        if self._note and part.rank == 0:
+            self._note(run=folder.name)
         for run in folder.parent.glob("*/") if part.rank == 0 else ():
             with suppress(BusyError):  # of a server that was killed and left it running
                 clear_left_overs(run)

@@ -3,8 +3,8 @@
 import logging
 import os
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
 from lib.dicomweb.forwarding import Forwarder
-from lib.errors import BadInputError, LiverLoopError, NotFoundError
+from lib.errors import BadInputError, LiverLoopError, NotFoundError, StorageError, UnavailableError
 from lib.inference.batch import LiverTumorBatchInferTask
 from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
 from lib.inference.task import LiverTumorInferTask
 from lib.settings import load_settings
 from lib.store.door import named_in_errors
+from lib.store.figures import LedgerFigures
 from lib.store.folder import FolderDatastore
 from lib.store.layout import FINAL
 from lib.store.store import Store
@@ -35,13 +36,20 @@ from lib.training.registry import Registry
 from lib.training.task import LiverTumorTrainTask
 from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
+from lib.web.health import install_health
+from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
+from lib.web.job_requests import install_jobs
+from lib.web.jobs import begin_jobs, end_jobs, end_with_server, interrupted_jobs, running_jobs
 from lib.web.ledger_requests import install_ledger
+from lib.web.metrics import Metrics, State, install_metrics
 from lib.web.model_requests import install_models
 from lib.web.ohif import install_ohif
 from lib.web.origins import install_origins
 from lib.web.pacs_proxy import install_proxy
 from lib.web.requests import install_requests
 from lib.web.retraining import Retraining
+from lib.web.stopping import Stopping
+from lib.web.traffic import STOPPING, Traffic, TrafficMiddleware
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +70,11 @@ class LiverLoopApp(MONAILabelApp):
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        end_with_server()
         settle_environment()
         folder = Path(app_dir)
+        self.jobs = JobRecords(folder / "model")
+        self.metrics = Metrics()
         overrides = {key: value for key, value in (conf or {}).items() if key not in _SERVER_KEYS}
         self.settings = load_settings(folder / "app.yaml", overrides)
         self.source = ModelSource.of_app(self.settings, folder)
@@ -83,6 +94,11 @@ class LiverLoopApp(MONAILabelApp):
             check=lambda: self.check_training(model, {}),
             start=lambda number: train.run_model(model, {BY_ITSELF: number}),
         )
+        self.traffic = Traffic(self.metrics.request_done)
+        self.stopping = Stopping(
+            self.traffic, self.settings.server.stop_seconds, self._end_jobs, self._infers[model].close
+        )
+        self._figures = LedgerFigures(self.store.ledger) if self.store else None
 
     def init_datastore(self) -> Datastore:
         """The same store for a folder and for a PACS; MONAI Label's own, which downloads programs, is never used."""
@@ -106,7 +122,7 @@ class LiverLoopApp(MONAILabelApp):
     def init_trainers(self) -> dict[str, TrainTask]:
         """The trainer of the segmentation model."""
         folder = Path(self.app_dir) / "model"
-        return {self.settings.model_name: LiverTumorTrainTask(self.settings, self.source, folder)}
+        return {self.settings.model_name: LiverTumorTrainTask(self.settings, self.source, folder, self.jobs.note)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         """The strategies of `app.yaml`, the default first."""
@@ -130,7 +146,42 @@ class LiverLoopApp(MONAILabelApp):
         told = super().info()
         # Of figures that don't exist yet clients make a training that is at 100 %.
         stats = {name: figures for name, figures in told["train_stats"].items() if figures}
-        return {**told, "train_stats": stats, "inference": inference, "retraining": self.retraining.info()}
+        told |= {"train_stats": stats, "inference": inference, "retraining": self.retraining.info()}
+        interrupted = interrupted_jobs()
+        return told | ({"interrupted": interrupted} if interrupted else {})
+
+    def train(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Train; a server that is started later shows whether that was interrupted."""
+        with self.jobs.kept(TRAIN, request):
+            result: dict[str, Any] = super().train(request)
+            return result
+
+    def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Score images; see `train`."""
+        with self.jobs.kept(SCORING, request):
+            result: dict[str, Any] = super().scoring(request, datastore)
+            return result
+
+    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Segment many images; see `train`."""
+        with self.jobs.kept(BATCH, request):
+            result: dict[str, Any] = super().batch_infer(request, datastore)
+            return result
+
+    def check_ready(self) -> None:
+        """Make sure that requests can be answered now.
+
+        Raises:
+            UnavailableError: the server is being stopped.
+            ModelError: there is no model, or it can't be used.
+            StorageError: the ledger does not answer.
+        """
+        if self.stopping.has_begun:
+            raise UnavailableError(STOPPING)
+        self.source.get(choose_device())
+        if self.store is not None:
+            with self.store.ledger.reading() as connection:
+                self.store.ledger.fact(connection, "schema")
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Called after each label that a client saved."""
@@ -201,6 +252,7 @@ class LiverLoopApp(MONAILabelApp):
             request = request | {"sent_once": True}
         with named_in_errors(str(image), "the image sent") if sent else self._noting_unreadable(image):
             result: dict[str, Any] = super().infer(request, datastore)
+        self.metrics.inference_done((result.get("params") or {}).get("latencies") or {})
         if isinstance(image, str) and not sent and request.get("client_id"):
             self._keep_presegmentation(image, request, result)
         return result
@@ -241,9 +293,17 @@ class LiverLoopApp(MONAILabelApp):
         """Called once the server runs: install error answers and request checks on it."""
         from monailabel.app import app as server  # only now: it is still being imported when this class is loaded
 
+        begin_jobs(self.jobs, self.store.ledger if self.store else None)
         install_answers(server)
         install_origins(server)
+        server.add_middleware(TrafficMiddleware, traffic=self.traffic)
+        install_health(server, self.check_ready)
+        self.metrics.watch(self._state)
+        install_metrics(server, self.metrics)
+        if not self.stopping.install():
+            logger.warning("the server is not run by uvicorn in its main thread: it stops without waiting for requests")
         install_requests(server)
+        install_jobs(server, self.jobs)
         install_models(server)
         images = self.store.pacs_images if self.store else None
         install_proxy(server, Forwarder(images.pacs.settings) if images else None, self._stored_in_pacs)
@@ -256,6 +316,31 @@ class LiverLoopApp(MONAILabelApp):
         self.retraining.begin()
         self.source.get(choose_device())  # so that its engine is chosen before the first request
         logger.info("model in force: %s (%s)", self.source.version, self.source.path.name)
+
+    def _end_jobs(self) -> Sequence[str]:
+        self.retraining.end()
+        return end_jobs(self.jobs, self.store.ledger if self.store else None)
+
+    def _state(self) -> State:
+        """What `/metrics` tells of this moment."""
+        try:
+            self.check_ready()
+        except LiverLoopError:
+            ready = False
+        else:
+            ready = True
+        figures = None
+        if self._figures is not None:
+            with suppress(StorageError):
+                figures = self._figures.get()
+        return State(
+            ready=ready,
+            model=self.source.version if self.source.path_or_none else None,
+            inference=self._infers[self.settings.model_name].shared.info(),
+            requests=self.traffic.running().total(),
+            jobs=running_jobs(),
+            ledger=figures,
+        )
 
     @contextmanager
     def _noting_unreadable(self, image: object) -> Iterator[None]:

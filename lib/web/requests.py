@@ -232,11 +232,6 @@ def install_requests(app: FastAPI) -> None:
         start = partial(train.run, checked_params(params), run_sync)
         return start() if run_sync else started_alone("train", start)
 
-    def stop_training(_: User = admin) -> Any:
-        task = train.stop()
-        # 3D Slicer takes the last of the details, and a training says nothing in its first seconds.
-        return {**task, "details": list(task.get("details") or ["stopped at its beginning"])} if task else task
-
     def start_scoring(method: str, params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
         checked = checked_params(params)
         _app().check_scoring(method)
@@ -271,7 +266,6 @@ def install_requests(app: FastAPI) -> None:
     ours.put("/datastore/label/info", tags=["Datastore"])(update_label_info)
     ours.post("/train/", include_in_schema=False)(start_all_trainings)
     ours.post("/train/{model}", tags=["Train"])(start_training)
-    ours.delete("/train/", tags=["Train"])(stop_training)
     ours.post("/scoring/", include_in_schema=False)(start_all_scorings)
     ours.post("/scoring/{method}", tags=["Scoring"])(start_scoring)
     ours.post("/batch/infer/{model}", tags=["Infer"])(start_batch)

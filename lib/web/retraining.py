@@ -56,6 +56,7 @@ class Retraining:
         self._rule, self._ledger = rule, ledger
         self._check, self._start_task, self._now = check, start, now
         self._wake = threading.Event()
+        self._is_over = False
         self._started: tuple[int, dict[str, Any]] | None = None  # what it started and has not seen the end of
         self._obstacle: str | None = None  # why a training that is due does not start
 
@@ -80,9 +81,13 @@ class Retraining:
         """A label was saved: look soon."""
         self._wake.set()
 
+    def end(self) -> None:
+        """Start nothing any more: the server is being stopped."""
+        self._is_over = True
+
     def look(self) -> None:
         """See the end of what was started, and start what is due; what is in the way is logged and told by `info`."""
-        if self._ledger is None or not self.enabled:
+        if self._ledger is None or not self.enabled or self._is_over:
             return
         try:
             self._advance(self._ledger)

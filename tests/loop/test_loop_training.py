@@ -274,6 +274,7 @@ def test_a_stopped_training_ends_at_once_and_changes_no_model(server, client):
     (process,) = server.children()
     stopped = client.train_stop()
     assert stopped["status"] == "STOPPED"
+    assert not list(server.app.glob("model/jobs/*"))  # a server started later does not call it interrupted
     wait_until(lambda: not process.is_running() or process.status() == "zombie", "the end of the process")
     wait_until(lambda: not server.children(), "no process to be left")
     assert client.train_status()["status"] == "STOPPED"

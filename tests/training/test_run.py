@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.errors import BadInputError, ModelError
+from lib import supervision
+from lib.errors import BadInputError, GoneError, ModelError
 from lib.inference.model import load_model, new_network
 from lib.store.studies import labelled_images
 from lib.training.cases import find_cases, split_cases
@@ -56,6 +57,15 @@ def test_the_first_model_is_published_with_its_manifest(train, studies, tmp_path
 
 def test_every_training_has_a_version_of_its_own(train):
     assert train("a")[1].version != train("b")[1].version
+
+
+def test_nothing_is_published_once_its_server_has_ended(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(supervision, "_parent", 1 << 30)  # as after the end of the process that it worked for
+    with pytest.raises(GoneError, match=r"so that nothing is published; start it again, or resume it$"):
+        train()
+    assert not (tmp_path / "model" / "liver_tumor.pt").exists()
+    monkeypatch.undo()
+    assert train(resume=True)[1].published
 
 
 def test_a_worse_model_is_kept_aside(train, tmp_path):

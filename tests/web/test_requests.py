@@ -5,7 +5,6 @@ import json
 import tempfile
 import threading
 from ast import literal_eval
-from collections import deque
 from types import SimpleNamespace
 
 import numpy as np
@@ -227,14 +226,6 @@ def test_all_trainings_start_unless_one_runs_already(client, monkeypatch):
         429,
         "a train task is running already; wait for its end or stop it",
     )
-
-
-@pytest.mark.parametrize(("said", "expected"), [([], "stopped at its beginning"), (["epoch 1"], "epoch 1")])
-def test_a_training_that_is_stopped_has_a_last_line(client, monkeypatch, said, expected):
-    monkeypatch.setattr(train, "stop", lambda: {"status": "STOPPED", "details": deque(said)})
-    assert client.delete("/train/").json() == {"status": "STOPPED", "details": [expected]}
-    monkeypatch.setattr(train, "stop", lambda: None)
-    assert client.delete("/train/").json() is None
 
 
 def test_a_label_is_refused_or_passed_on(client):
