@@ -74,7 +74,7 @@ class PacsImages:
         on_listed: Callable[[], object] = lambda: None,
     ) -> None:
         self.pacs = pacs
-        self._asking = PacsAsking(pacs)
+        self._asking = PacsAsking(pacs, settings.poll_seconds)
         self._ledger = ledger
         self._layout = layout
         most = int(settings.cache_gb * _GIGA)
@@ -188,6 +188,14 @@ class PacsImages:
         except (BadInputError, NotFoundError) as error:
             return str(error)
         return self._known(image_id).image.problem
+
+    def is_at_hand(self, image_id: str) -> bool:
+        """Whether an image's volume is on the disk, so that it can be given while the PACS is down."""
+        return self._layout.image(image_id, STORED).is_file()
+
+    def can_be_asked(self) -> bool:
+        """Whether the PACS answers at all now, so that a failure is of one series alone."""
+        return self._asking.can_be_asked()
 
     def note_if_unreadable(self, image_id: str) -> str | None:
         """Have a volume that can't be read fetched again; the series itself was decoded when it was fetched."""

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _NEW_DAYS = 3  # studies of so many days are looked at between two looks through the whole PACS
 _RECENT_S, _MOST_RECENT = 3600.0, 50  # images that somebody has asked for, whose studies are looked at again
+_PAUSE_S, _QUIET_S = 5.0, 15.0  # after the PACS could not be reached, unless it is polled more often; see both classes
 _JOIN_S = 10.0
 
 
@@ -51,8 +52,9 @@ class SegExchange:
         poll_s: float,
         walk_s: float,
     ) -> None:
-        self.outbox = SegOutbox(store.ledger, store.layout, store.settings, pacs, images)
-        self.inbox = SegInbox(store, pacs, images, on_version)
+        pause_s, quiet_s = min(_PAUSE_S, poll_s), min(_QUIET_S, poll_s)
+        self.outbox = SegOutbox(store.ledger, store.layout, store.settings, pacs, images, pause_s=pause_s)
+        self.inbox = SegInbox(store, pacs, images, on_version, quiet_s=quiet_s)
         self._ledger = store.ledger
         self._pacs = pacs
         self._poll_s = poll_s
