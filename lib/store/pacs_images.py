@@ -112,8 +112,7 @@ class PacsImages:
             return path
         except NotFoundError:
             pacs_listing.note_gone(self._ledger, [image_id])
-            msg = f"the PACS at {self.pacs.name} no longer has the series {image_id}; it was deleted or moved"
-            raise NotFoundError(msg) from None
+            raise self._gone(image_id) from None
         if not (is_here and known.key == found.key):
             _refuse_unreadable(known, found)
             with self._cache.locked(image_id):
@@ -254,9 +253,17 @@ class PacsImages:
             self._ask_for(image_id)
             found = self._in_ledger(image_id)
         if found is None:
+            with self._ledger.reading() as connection:
+                if images.is_known(connection, image_id):
+                    raise self._gone(image_id)
             msg = f"there is no CT series {image_id[:80]!r} in the PACS at {self.pacs.name}"
             raise NotFoundError(msg)
         return found
+
+    def _gone(self, image_id: str) -> NotFoundError:
+        return NotFoundError(
+            f"the PACS at {self.pacs.name} no longer has the series {image_id}; it was deleted or moved"
+        )
 
     def _in_ledger(self, image_id: str) -> _Known | None:
         columns = (series_table.c.study_uid, series_table.c.key)

@@ -60,7 +60,9 @@ class SegExchange:
         self._poll_s = poll_s
         self._walk_s = walk_s
         self._recent: OrderedDict[str, float] = OrderedDict()  # when each image was asked for, the latest last
-        self._recent_lock = threading.Lock()
+        self._asked_for: dict[str, None] = {}  # images that are to be looked at soon, in order
+        self._recent_lock = threading.Lock()  # of both
+        self._asked = threading.Event()
         self._walk_soon = threading.Event()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -68,12 +70,15 @@ class SegExchange:
 
     def look(self, image_id: str) -> list[Version]:
         """Take in what the PACS has for an image that somebody asks for; see `SegInbox.look`."""
-        with self._recent_lock:
-            self._recent[image_id] = time.monotonic()
-            self._recent.move_to_end(image_id)
-            while len(self._recent) > _MOST_RECENT:
-                self._recent.popitem(last=False)
+        self._note_use(image_id)
         return self.inbox.look(image_id)
+
+    def look_soon(self, image_id: str) -> None:
+        """The same in the background, where nobody needs to wait for it. Returns at once."""
+        self._note_use(image_id)
+        with self._recent_lock:
+            self._asked_for[image_id] = None
+        self._asked.set()
 
     def look_at_study(self, study_uid: str) -> list[Version]:
         """Take in what somebody has just stored in a study; see `SegInbox.look_at_study`."""
@@ -102,6 +107,7 @@ class SegExchange:
         """End; what has begun is waited for some seconds only."""
         self._stopped.set()
         self._walk_soon.set()
+        self._asked.set()
         self.outbox.stop()
         for thread in self._threads:
             thread.join(_JOIN_S)
@@ -121,7 +127,14 @@ class SegExchange:
                 self._said[name] = None
 
     def _poll(self) -> None:
-        self._stopped.wait(self._poll_s)
+        end = time.monotonic() + self._poll_s
+        while (wait_s := end - time.monotonic()) > 0 and not self._stopped.is_set():
+            self._asked.wait(wait_s)
+            self._asked.clear()
+            with self._recent_lock:
+                asked_for, self._asked_for = self._asked_for, {}
+            for image_id in asked_for:
+                self.inbox.look(image_id)
         for image_id in self._in_use():
             if self._stopped.is_set():
                 return
@@ -139,6 +152,13 @@ class SegExchange:
             if self._stopped.is_set():
                 return
             yield one
+
+    def _note_use(self, image_id: str) -> None:
+        with self._recent_lock:
+            self._recent[image_id] = time.monotonic()
+            self._recent.move_to_end(image_id)
+            while len(self._recent) > _MOST_RECENT:
+                self._recent.popitem(last=False)
 
     def _in_use(self) -> list[str]:
         """Images that somebody has in hand or has asked for lately."""

@@ -11,7 +11,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -119,6 +119,7 @@ class SegInbox:
     ) -> None:
         self._store = store
         self._pacs = pacs
+        self._impatient = Pacs(replace(pacs.settings, retries=0))  # somebody waits
         self._images = images
         self._on_version = on_version
         self._every_s = every_s
@@ -147,11 +148,13 @@ class SegInbox:
             with self._turn(study_uid) as is_due:
                 if not is_due:
                     return []
-                listed = list(self._listed_in(study_uid))
+                listed = list(self._listed_in(study_uid, self._impatient))
                 return self._take_in(study_uid, listed, image_id)
         except UnavailableError as error:
             self._quiet_until = time.monotonic() + self._quiet_s
             logger.warning("SEGs of %s can't be looked for now: %s", image_id, error)
+        except NotFoundError:  # the series was deleted, which is told to whoever wants it
+            return []
         except (LiverLoopError, OSError) as error:
             logger.warning("SEGs of %s can't be looked for: %s", image_id, error)
         return []
@@ -179,11 +182,12 @@ class SegInbox:
 
     def look_at_study(self, study_uid: str) -> list[Version]:
         """`look_through` one study at once, such as when something has just been stored in it."""
-        return self.look_through(self._listed_in(study_uid))
+        return self.look_through(self._listed_in(study_uid, self._pacs))
 
-    def _listed_in(self, study_uid: str) -> Iterator[Series]:
+    @staticmethod
+    def _listed_in(study_uid: str, pacs: Pacs) -> Iterator[Series]:
         try:
-            for one in self._pacs.find_series(MODALITY, study_uid=study_uid):
+            for one in pacs.find_series(MODALITY, study_uid=study_uid):
                 if one.modality == MODALITY:
                     yield one
         except NotFoundError:  # so do some PACS answer for a study without SEGs

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 from monailabel.client.client import MONAILabelClientException
 from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from lib.dicom.series import series_grid
+from lib.dicom_seg.source import source_of
 from lib.volume import Volume
 from lib.volume_io import write_label
 from tests.faulty_pacs import FaultyPacs
 from tests.loop.prepared_server import Preparation, PreparedServer
 from tests.loop.running_server import RunningServer, make_app, wait_until
 from tests.orthanc import Orthanc, ct_series
+from tests.store.pacs_site import two_classes
 
 NAMES = [{"name": "liver", "idx": 1}, {"name": "tumor", "idx": 2}]
 CONF = {
@@ -47,7 +50,7 @@ class FaultySite:
         orthanc.fill(*found)
         self.series: dict[str, list[Dataset]] = {str(one[0].SeriesInstanceUID): one for one in found}
         self.working = folder / "working"
-        self._app = make_app(folder / "app")
+        self.app = make_app(folder / "app")
         self._runs = 0
 
     def server(self, **conf: Any) -> PreparedServer:
@@ -55,16 +58,25 @@ class FaultySite:
         self._runs += 1
         conf = {**CONF, "pacs.folder": self.working, **{key.replace("__", "."): value for key, value in conf.items()}}
         return PreparedServer(
-            self.preparation, self.pacs.url, self.folder / f"run{self._runs}", app=self._app, conf=conf
+            self.preparation, self.pacs.url, self.folder / f"run{self._runs}", app=self.app, conf=conf
         )
 
     def label(self, image_id: str, key: str) -> Path:
         """A label for an image, another one for each key."""
-        grid = series_grid(self.series[image_id], image_id).grid
-        array = np.random.default_rng(zlib.crc32(key.encode())).choice(np.array([0, 1, 2], np.uint8), grid.shape)
         path = self.folder / f"{key}.nii.gz"
-        write_label(path, Volume(np.asfortranarray(array), grid.affine))
+        write_label(path, self._drawn(image_id, key))
         return path
+
+    def seg(self, image_id: str, key: str) -> Dataset:
+        """The same as a SEG of another program."""
+        slices = self.series[image_id]
+        seg = two_classes(source_of(slices), self._drawn(image_id, key))
+        seg.PatientID, seg.PatientName = slices[0].PatientID, slices[0].PatientName
+        seg.StudyInstanceUID = slices[0].StudyInstanceUID
+        seg.SeriesInstanceUID = generate_uid()
+        seg.Modality, seg.preamble = "SEG", bytes(128)
+        seg.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        return seg
 
     def submit(self, server: RunningServer, image_id: str, key: str, client: str = "anna") -> None:
         """Send a label as an annotator does."""
@@ -80,6 +92,11 @@ class FaultySite:
                 of = str(seg.ReferencedSeriesSequence[0].SeriesInstanceUID)
                 found.append((when, of, str(seg.get("SeriesDescription", ""))))
         return [(of, description) for _, of, description in sorted(found)]
+
+    def _drawn(self, image_id: str, key: str) -> Volume:
+        grid = series_grid(self.series[image_id], image_id).grid
+        array = np.random.default_rng(zlib.crc32(key.encode())).choice(np.array([0, 1, 2], np.uint8), grid.shape)
+        return Volume(np.asfortranarray(array), grid.affine)
 
 
 def listed(server: RunningServer, count: int) -> None:
