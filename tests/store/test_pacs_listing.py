@@ -151,7 +151,11 @@ def test_a_request_never_lists(tmp_path):
         pacs.asked.clear()
         with pytest.raises(UnavailableError, match=r"the PACS at .* fails \(HTTP 500"):
             next_sample(store, "random", "anna", model_version=None, rng=np.random.default_rng(0))
-        assert set(pacs.asked) == {"instances", "fetch"}
+        assert set(pacs.asked) == {"instances", "fetch", "page"}
+        pages = [path for _, path, _ in pacs.requests if path.startswith("/dicom-web/series?")][
+            -pacs.asked.count("page") :
+        ]
+        assert all("limit=1&" in f"{path}&" for path in pages)  # one series, to see whether the PACS answers at all
         with store.ledger.reading() as connection:
             assert leases.list_all(connection) == []
         with pytest.raises(NotFoundError, match=r"there is no CT series '1\.9' in the PACS at 127"):
