@@ -160,7 +160,7 @@ def test_a_request_never_lists(tmp_path):
             assert leases.list_all(connection) == []
         with pytest.raises(NotFoundError, match=r"there is no CT series '1\.9' in the PACS at 127"):
             store.images.path("1.9")
-        assert set(pacs.asked) == {"instances", "fetch", "series"}
+        assert set(pacs.asked) == {"instances", "fetch", "page", "series"}
 
 
 def test_new_studies_are_noticed_while_an_old_listing_goes_on(tmp_path):
