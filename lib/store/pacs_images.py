@@ -59,6 +59,7 @@ class PacsImages:
         rescan_s: seconds from the end of one listing of the whole PACS to the next.
         in_use_s: see `PacsCache`; None: as there.
         on_listed: called after each listing of the whole PACS.
+        on_back: called when the PACS can be listed again after a failure.
     """
 
     in_folder = False
@@ -72,6 +73,7 @@ class PacsImages:
         rescan_s: float,
         in_use_s: float | None = None,
         on_listed: Callable[[], object] = lambda: None,
+        on_back: Callable[[], object] = lambda: None,
     ) -> None:
         self.pacs = pacs
         self._asking = PacsAsking(pacs, settings.poll_seconds)
@@ -79,7 +81,9 @@ class PacsImages:
         self._layout = layout
         most = int(settings.cache_gb * _GIGA)
         self._cache = PacsCache(layout, most) if in_use_s is None else PacsCache(layout, most, in_use_s)
-        self._watch = PacsWatch(ledger, pacs, every_s=rescan_s, poll_s=settings.poll_seconds, on_walked=on_listed)
+        self._watch = PacsWatch(
+            ledger, pacs, every_s=rescan_s, poll_s=settings.poll_seconds, on_walked=on_listed, on_back=on_back
+        )
         self._converting = threading.BoundedSemaphore(_AT_ONCE)
 
     def path(self, image_id: str) -> Path:
