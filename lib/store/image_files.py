@@ -51,6 +51,12 @@ class ImageFiles(Protocol):
     def ensure_fit(self, image_id: str) -> str | None:
         """Make sure that an image can be handed out; why it can't, None if it can."""
 
+    def is_at_hand(self, image_id: str) -> bool:
+        """Whether an image's file is here, so that nothing must be fetched."""
+
+    def can_be_asked(self) -> bool:
+        """Whether what the files come from answers now, so that a failure is of one image alone."""
+
     def note_if_unreadable(self, image_id: str) -> str | None:
         """Decode an image that work failed on, see `lib.store.inspection.note_if_unreadable`."""
 
@@ -115,6 +121,14 @@ class FolderImages:
     def ensure_fit(self, image_id: str) -> str | None:
         """See `lib.store.inspection.ensure_fit`."""
         return inspection.ensure_fit(self._ledger, self._layout, image_id)
+
+    def is_at_hand(self, image_id: str) -> bool:
+        """Always: an image is a file of the folder."""
+        return True
+
+    def can_be_asked(self) -> bool:
+        """Never: a folder that can't be read fails for every image."""
+        return False
 
     def note_if_unreadable(self, image_id: str) -> str | None:
         """See `lib.store.inspection.note_if_unreadable`."""

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from requests import HTTPError
-
 from lib.dicomweb.answers import Series
 from lib.dicomweb.client import Pacs
 from lib.errors import NotFoundError, UnavailableError
@@ -16,7 +14,7 @@ from lib.errors import NotFoundError, UnavailableError
 _FRESH_S = 2.0  # for so long after it was asked for, a series is taken for unchanged
 _LISTED_S = 60.0  # and for so long after its objects were listed, while their number is the same: a list takes a second
 _DOWN_S = 10.0  # for so long after it could not be reached, the PACS is not asked again
-_SOON_S = 0.25  # an answer in so short a time keeps nobody waiting
+_BRIEF_S = 5.0  # to see whether a PACS that failed answers at all
 _MOST = 1000  # series whose last answer is kept in memory
 
 
@@ -45,11 +43,15 @@ class PacsAsking:
 
     Args:
         pacs: which is asked.
+        poll_s: between two looks for new studies; it is not left alone for longer after it could not be reached.
     """
 
-    def __init__(self, pacs: Pacs) -> None:
+    def __init__(self, pacs: Pacs, poll_s: float = _DOWN_S) -> None:
         self._pacs = pacs
+        self._down_s = min(_DOWN_S, poll_s)
         self._impatient = Pacs(replace(pacs.settings, retries=0))
+        brief_s = min(_BRIEF_S, pacs.settings.read_timeout_s)
+        self._brief = Pacs(replace(self._impatient.settings, read_timeout_s=brief_s))
         self._answers: dict[str, _Answer] = {}
         self._down: tuple[float, UnavailableError] | None = None
         self._lock = threading.Lock()
@@ -58,6 +60,19 @@ class PacsAsking:
     def was_down(self) -> bool:
         """Whether it could not be reached the last time."""
         return self._down is not None
+
+    def can_be_asked(self) -> bool:
+        """Whether the PACS answers and lets us in now, asked anew unless it could not be reached a moment ago."""
+        if self._is_quiet():
+            return False
+        try:
+            self._brief.check()
+        except UnavailableError as error:
+            self._down = (time.monotonic(), error)
+            return False
+        except NotFoundError:  # another service has taken its place
+            return False
+        return True
 
     def find(self, series_uid: str) -> Series | None:
         """A series of any study, None if there is none."""
@@ -117,15 +132,15 @@ class PacsAsking:
     def _asking(self) -> Iterator[None]:
         """Nobody waits again and again for a PACS that did not answer a moment ago."""
         down = self._down
-        if down is not None and time.monotonic() - down[0] < _DOWN_S:
+        if down is not None and self._is_quiet():
             raise UnavailableError(str(down[1]))
-        begun = time.monotonic()
         try:
             yield
         except UnavailableError as error:
-            now = time.monotonic()
-            # An error that it answers at once may be of this series only, and keeps nobody waiting.
-            if not isinstance(error.__cause__, HTTPError) or now - begun > _SOON_S:
-                self._down = (now, error)
+            if not self.can_be_asked():  # or it is about this series alone
+                self._down = (time.monotonic(), error)
             raise
         self._down = None
+
+    def _is_quiet(self) -> bool:
+        return self._down is not None and time.monotonic() - self._down[0] < self._down_s

@@ -59,6 +59,7 @@ class PacsImages:
         rescan_s: seconds from the end of one listing of the whole PACS to the next.
         in_use_s: see `PacsCache`; None: as there.
         on_listed: called after each listing of the whole PACS.
+        on_back: called when the PACS can be listed again after a failure.
     """
 
     in_folder = False
@@ -72,14 +73,17 @@ class PacsImages:
         rescan_s: float,
         in_use_s: float | None = None,
         on_listed: Callable[[], object] = lambda: None,
+        on_back: Callable[[], object] = lambda: None,
     ) -> None:
         self.pacs = pacs
-        self._asking = PacsAsking(pacs)
+        self._asking = PacsAsking(pacs, settings.poll_seconds)
         self._ledger = ledger
         self._layout = layout
         most = int(settings.cache_gb * _GIGA)
         self._cache = PacsCache(layout, most) if in_use_s is None else PacsCache(layout, most, in_use_s)
-        self._watch = PacsWatch(ledger, pacs, every_s=rescan_s, poll_s=settings.poll_seconds, on_walked=on_listed)
+        self._watch = PacsWatch(
+            ledger, pacs, every_s=rescan_s, poll_s=settings.poll_seconds, on_walked=on_listed, on_back=on_back
+        )
         self._converting = threading.BoundedSemaphore(_AT_ONCE)
 
     def path(self, image_id: str) -> Path:
@@ -117,8 +121,7 @@ class PacsImages:
             return path
         except NotFoundError:
             pacs_listing.note_gone(self._ledger, [image_id])
-            msg = f"the PACS at {self.pacs.name} no longer has the series {image_id}; it was deleted or moved"
-            raise NotFoundError(msg) from None
+            raise self._gone(image_id) from None
         if not (is_here and known.key == found.key):
             _refuse_unreadable(known, found)
             with self._cache.locked(image_id):
@@ -195,6 +198,14 @@ class PacsImages:
             return str(error)
         return self._known(image_id).image.problem
 
+    def is_at_hand(self, image_id: str) -> bool:
+        """Whether an image's volume is on the disk, so that it can be given while the PACS is down."""
+        return self._layout.image(image_id, STORED).is_file()
+
+    def can_be_asked(self) -> bool:
+        """Whether the PACS answers at all now, so that a failure is of one series alone."""
+        return self._asking.can_be_asked()
+
     def note_if_unreadable(self, image_id: str) -> str | None:
         """Have a volume that can't be read fetched again; the series itself was decoded when it was fetched."""
         known = self._in_ledger(image_id)
@@ -252,9 +263,17 @@ class PacsImages:
             self._ask_for(image_id)
             found = self._in_ledger(image_id)
         if found is None:
+            with self._ledger.reading() as connection:
+                if images.is_known(connection, image_id):
+                    raise self._gone(image_id)
             msg = f"there is no CT series {image_id[:80]!r} in the PACS at {self.pacs.name}"
             raise NotFoundError(msg)
         return found
+
+    def _gone(self, image_id: str) -> NotFoundError:
+        return NotFoundError(
+            f"the PACS at {self.pacs.name} no longer has the series {image_id}; it was deleted or moved"
+        )
 
     def _in_ledger(self, image_id: str) -> _Known | None:
         columns = (series_table.c.study_uid, series_table.c.key)

@@ -30,6 +30,7 @@ class PacsWatch:
         every_s: seconds from the end of one whole listing to the next.
         poll_s: seconds between two looks for new studies, and to the next try after a failure.
         on_walked: called after each whole listing.
+        on_back: called when it can be listed again after a failure.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class PacsWatch:
         every_s: float,
         poll_s: float,
         on_walked: Callable[[], object] = lambda: None,
+        on_back: Callable[[], object] = lambda: None,
     ) -> None:
         self._ledger = ledger
         self._pacs = pacs
         self._every_s = every_s
         self._poll_s = poll_s
         self._on_walked = on_walked
+        self._on_back = on_back
         self._walk_at = 0.0  # by the monotonic clock
         self._poll_at = 0.0
         self._wake = threading.Condition()
@@ -131,6 +134,7 @@ class PacsWatch:
         if error is None:
             if self._said is not None:
                 logger.info("the PACS at %s can be listed again", self._pacs.name)
+                self._on_back()
             self._said = None
         elif not isinstance(error, LiverLoopError):
             logger.exception("listing the PACS at %s failed", self._pacs.name, exc_info=error)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Select, exists, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Select, exists, select, true, tuple_, update
 
 from lib.store import leases
 from lib.store.layout import FINAL
@@ -48,6 +48,7 @@ def candidates(
     *,
     model_version: str | None = None,
     start: float = 0.0,
+    fetched: bool = False,
     limit: int = ENOUGH,
 ) -> list[Candidate]:
     """Images that can be handed out now, the best first; expired leases must have been freed.
@@ -62,17 +63,18 @@ def candidates(
         model_version: whose scores count.
         start: for `"turn"`, where among equals to begin, in [0, 1): each has a fixed random place there, so that a
             random `start` makes a random draw.
+        fetched: only of a PACS's images that were fetched once; to be asked for while it is down, since no index helps.
         limit: at most so many.
     """
+    only = images.c.size > 0 if fetched else true()
     if order == "review":
-        return _for_review(connection, limit)
+        return _for_review(connection, only, limit)
     if order == "turn":
-        return _scored(_by_turn(connection, start, limit), model_version)
+        return _scored(_by_turn(connection, _OPEN.where(only), start, limit), model_version)
     if order == "name":
-        return _scored(
-            _nobodys(connection, _OPEN.order_by(images.c.served_at, images.c.image_id), limit), model_version
-        )
-    return _scored(_by_score(connection, model_version, limit), model_version)
+        walk = _OPEN.where(only).order_by(images.c.served_at, images.c.image_id)
+        return _scored(_nobodys(connection, walk, limit), model_version)
+    return _scored(_by_score(connection, _OPEN.where(only), model_version, limit), model_version)
 
 
 def can_keep(connection: Connection, lease: Lease) -> bool:
@@ -119,8 +121,8 @@ def not_scored(connection: Connection, model_version: str, after: str = "", limi
     return list(connection.scalars(query.order_by(images.c.image_id).limit(limit)))
 
 
-def _for_review(connection: Connection, limit: int) -> list[Candidate]:
-    walk = select(images.c.image_id, images.c.to_review).where(REVIEWABLE).order_by(images.c.to_review.desc())
+def _for_review(connection: Connection, only: ColumnElement[bool], limit: int) -> list[Candidate]:
+    walk = select(images.c.image_id, images.c.to_review).where(REVIEWABLE, only).order_by(images.c.to_review.desc())
     rows = _nobodys(connection, walk, limit)
     final = (
         select(labels.c.image_id, versions.c.change)
@@ -135,17 +137,17 @@ def _for_review(connection: Connection, limit: int) -> list[Candidate]:
 # its first statistics, PostgreSQL takes what equals something for few rows, and would fetch and sort them all.
 
 
-def _by_score(connection: Connection, model_version: str | None, limit: int) -> list[Any]:
+def _by_score(connection: Connection, waiting: Select[Any], model_version: str | None, limit: int) -> list[Any]:
     if model_version is None:
         return []
-    walk = _OPEN.where(images.c.score_version >= model_version)
+    walk = waiting.where(images.c.score_version >= model_version)
     walk = walk.order_by(images.c.score_version, images.c.served_at, images.c.score.desc())
     found = _nobodys(connection, walk, limit)
     return [row for row in found if row.score_version == model_version and row.served_at == 0]
 
 
-def _by_turn(connection: Connection, start: float, limit: int) -> list[Any]:
-    walk = _OPEN.order_by(images.c.served_at, images.c.shuffle)
+def _by_turn(connection: Connection, waiting: Select[Any], start: float, limit: int) -> list[Any]:
+    walk = waiting.order_by(images.c.served_at, images.c.shuffle)
     oldest = [row.served_at for row in _nobodys(connection, walk, 1)]
     if not oldest:
         return []

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _NEW_DAYS = 3  # studies of so many days are looked at between two looks through the whole PACS
 _RECENT_S, _MOST_RECENT = 3600.0, 50  # images that somebody has asked for, whose studies are looked at again
+_PAUSE_S, _QUIET_S = 5.0, 15.0  # after the PACS could not be reached, unless it is polled more often; see both classes
 _JOIN_S = 10.0
 
 
@@ -52,14 +53,17 @@ class SegExchange:
         poll_s: float,
         walk_s: float,
     ) -> None:
-        self.outbox = SegOutbox(store.ledger, store.layout, store.settings, pacs, images)
-        self.inbox = SegInbox(store, pacs, images, on_version)
+        pause_s, quiet_s = min(_PAUSE_S, poll_s), min(_QUIET_S, poll_s)
+        self.outbox = SegOutbox(store.ledger, store.layout, store.settings, pacs, images, pause_s=pause_s)
+        self.inbox = SegInbox(store, pacs, images, on_version, quiet_s=quiet_s)
         self._ledger = store.ledger
         self._pacs = pacs
         self._poll_s = poll_s
         self._walk_s = walk_s
         self._recent: OrderedDict[str, float] = OrderedDict()  # when each image was asked for, the latest last
-        self._recent_lock = threading.Lock()
+        self._asked_for: dict[str, None] = {}  # images that are to be looked at soon, in order
+        self._recent_lock = threading.Lock()  # of both
+        self._asked = threading.Event()
         self._walk_soon = threading.Event()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -68,15 +72,15 @@ class SegExchange:
     def look(self, image_id: str) -> list[Version]:
         """Take in what the PACS has for an image that somebody asks for; see `SegInbox.look`."""
         found = self.inbox.look(image_id)
-        with self._ledger.reading() as connection:
-            is_ours = image_rows.find(connection, image_id) is not None  # anybody can ask for anything
-        if is_ours:
-            with self._recent_lock:
-                self._recent[image_id] = time.monotonic()
-                self._recent.move_to_end(image_id)
-                while len(self._recent) > _MOST_RECENT:
-                    self._recent.popitem(last=False)
+        self._note_use(image_id)
         return found
+
+    def look_soon(self, image_id: str) -> None:
+        """The same in the background, where nobody needs to wait for it. Returns at once."""
+        self._note_use(image_id)
+        with self._recent_lock:
+            self._asked_for[image_id] = None
+        self._asked.set()
 
     def look_at_study(self, study_uid: str) -> list[Version]:
         """Take in what somebody has just stored in a study; see `SegInbox.look_at_study`."""
@@ -105,6 +109,7 @@ class SegExchange:
         """End; what has begun is waited for some seconds only."""
         self._stopped.set()
         self._walk_soon.set()
+        self._asked.set()
         self.outbox.stop()
         for thread in self._threads:
             thread.join(_JOIN_S)
@@ -124,7 +129,14 @@ class SegExchange:
                 self._said[name] = None
 
     def _poll(self) -> None:
-        self._stopped.wait(self._poll_s)
+        end = time.monotonic() + self._poll_s
+        while (wait_s := end - time.monotonic()) > 0 and not self._stopped.is_set():
+            self._asked.wait(wait_s)
+            self._asked.clear()
+            with self._recent_lock:
+                asked_for, self._asked_for = self._asked_for, {}
+            for image_id in asked_for:
+                self.inbox.look(image_id)
         for image_id in self._in_use():
             if self._stopped.is_set():
                 return
@@ -143,6 +155,16 @@ class SegExchange:
             if self._stopped.is_set():
                 return
             yield one
+
+    def _note_use(self, image_id: str) -> None:
+        with self._ledger.reading() as connection:
+            if image_rows.find(connection, image_id) is None:  # anybody can ask for anything
+                return
+        with self._recent_lock:
+            self._recent[image_id] = time.monotonic()
+            self._recent.move_to_end(image_id)
+            while len(self._recent) > _MOST_RECENT:
+                self._recent.popitem(last=False)
 
     def _in_use(self) -> list[str]:
         """Images that somebody has in hand or has asked for lately."""

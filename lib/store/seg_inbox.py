@@ -122,7 +122,7 @@ class SegInbox:
     ) -> None:
         self._store = store
         self._pacs = pacs
-        self._impatient = Pacs(replace(pacs.settings, retries=0)) if pacs.settings.retries else pacs
+        self._impatient = Pacs(replace(pacs.settings, retries=0)) if pacs.settings.retries else pacs  # somebody waits
         self._images = images
         self._on_version = on_version
         self._every_s = every_s
@@ -157,6 +157,8 @@ class SegInbox:
         except UnavailableError as error:
             self._quiet_until = time.monotonic() + self._quiet_s
             logger.warning("SEGs of %s can't be looked for now: %s", image_id, error)
+        except NotFoundError:  # the series was deleted, which is told to whoever wants it
+            return []
         except (LiverLoopError, OSError) as error:
             logger.warning("SEGs of %r can't be looked for: %s", image_id[:80], error)  # anybody can ask for anything
         return []
@@ -179,16 +181,17 @@ class SegInbox:
             for study_uid in dict.fromkeys(one.study_uid for one in new):
                 with self._turn(study_uid, at_once=True):
                     # All of the study, also those on other pages, as the oldest comes first.
-                    found += self._take_in(study_uid, list(self._listed_in(study_uid)), None)
+                    found += self._take_in(study_uid, list(self._listed_in(study_uid, self._pacs)), None)
         return found
 
     def look_at_study(self, study_uid: str) -> list[Version]:
         """`look_through` one study at once, such as when something has just been stored in it."""
-        return self.look_through(self._listed_in(study_uid))
+        return self.look_through(self._listed_in(study_uid, self._pacs))
 
-    def _listed_in(self, study_uid: str, pacs: Pacs | None = None) -> Iterator[Series]:
+    @staticmethod
+    def _listed_in(study_uid: str, pacs: Pacs) -> Iterator[Series]:
         try:
-            for one in (pacs or self._pacs).find_series(MODALITY, study_uid=study_uid):
+            for one in pacs.find_series(MODALITY, study_uid=study_uid):
                 if one.modality == MODALITY:
                     yield one
         except NotFoundError:  # so do some PACS answer for a study without SEGs

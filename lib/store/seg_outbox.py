@@ -175,10 +175,14 @@ class SegOutbox:
 
     def _store(self, version: Version) -> None:
         study_uid = self._images.study_of(version.image_id)  # asks the PACS for a series that it has not listed yet
+        # A SEG of a series that was deleted belongs to nothing, and would bring a patient back who is gone.
         with self._ledger.reading() as connection:
-            image_rows.get(connection, version.image_id)  # a SEG of a series that was deleted belongs to nothing
-        if self._pacs.has_instance(study_uid, *segs.uids_of(version)):
+            is_there = image_rows.find(connection, version.image_id) is not None
+        if is_there and self._pacs.has_instance(study_uid, *segs.uids_of(version)):
             return  # sent by a server that was killed before it could note it, or by another one
+        if not is_there or self._pacs.series(study_uid, version.image_id) is None:
+            msg = f"the PACS at {self._pacs.name} no longer has the series {version.image_id}; it was deleted or moved"
+            raise NotFoundError(msg)
         self._pacs.store(self.seg_of(version, source_of_image(self._images, version.image_id)))
 
     def _refused(self, version: Version, reason: str) -> bool:

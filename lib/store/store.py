@@ -197,7 +197,9 @@ class Store:
             return FolderImages(self.ledger, self.layout)
         writable_folder(self.layout.series)
         every_s = self.settings.store.rescan_minutes * 60
-        return PacsImages(self.ledger, self.layout, self.settings.pacs, pacs, every_s, on_listed=self._listed)
+        return PacsImages(
+            self.ledger, self.layout, self.settings.pacs, pacs, every_s, on_listed=self._listed, on_back=self._sent_soon
+        )
 
     def _seg_exchange(self) -> SegExchange | None:
         images = self.pacs_images
@@ -214,7 +216,7 @@ class Store:
         if self.segs is not None:
             self.segs.look_through_soon()
 
-    def _sent_soon(self, _: Version) -> None:
+    def _sent_soon(self, _: Version | None = None) -> None:
         if self.segs is not None:
             self.segs.wake()
 

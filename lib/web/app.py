@@ -247,6 +247,8 @@ class LiverLoopApp(MONAILabelApp):
             if not uri or not os.path.exists(uri):
                 msg = f"there is no image {image[:80]!r}"
                 raise NotFoundError(msg)
+            if ours and images.store.segs is not None:
+                images.store.segs.look_soon(image)
         sent = isinstance(image, str) and os.path.isabs(image)
         if sent and not request.get("session"):
             request = request | {"sent_once": True}

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,9 +19,11 @@ class Preparation:
 
     Args:
         folder: gets its temporary files and what it printed.
+        environment: variables of the servers beside those that they need.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._more = dict(environment or {})
         self.temporary = folder / "temporary"
         self.temporary.mkdir(parents=True)
         self._log = folder / "preparation.log"
@@ -33,6 +36,7 @@ class Preparation:
             "MONAI_LABEL_SESSION_PATH": str(self.temporary / "sessions"),
             "PYTHONUNBUFFERED": "1",
             "MONAI_LABEL_RELOAD_APP_LIB": "false",  # or each copy would import the whole of `lib` again
+            **self._more,
         }
         with self._log.open("wb") as log:
             self._parent = subprocess.Popen(
@@ -108,14 +112,20 @@ class PreparedServer(RunningServer):
 
     Args:
         preparation: what it is made from.
-        studies: the studies folder.
+        studies: the studies folder, or the address of a PACS.
         folder: gets the log.
         app: an app folder that may be written to.
         conf: `--conf` overrides of `app.yaml`.
     """
 
     def __init__(
-        self, preparation: Preparation, studies: Path, folder: Path, *, app: Path, conf: dict[str, Any] | None = None
+        self,
+        preparation: Preparation,
+        studies: Path | str,
+        folder: Path,
+        *,
+        app: Path,
+        conf: dict[str, Any] | None = None,
     ) -> None:
         # Choosing another engine takes seconds of the CPU after each start, and is done anew where that was killed.
         super().__init__(studies, folder, app=app, conf={"inference.engine": "pytorch", **(conf or {})})

@@ -1,5 +1,6 @@
 """The whole loop over a real PACS, as OHIF and 3D Slicer go through it."""
 
+import base64
 from pathlib import Path
 
 import nibabel as nib
@@ -122,8 +123,13 @@ def test_nothing_in_the_pacs_is_removed_or_added_by_hand(server, series):
     assert "in which it changes nothing; send the series to that" in answer.reason
 
 
-def test_nothing_tells_of_patients(server):
+def test_nothing_tells_of_patients_or_the_login(server, running_orthanc):
+    ((user, password),) = running_orthanc._users.items()
     log = server.log()
+    commands = [part for process in (server.process, *server.children()) for part in process.cmdline()]
+    answers = [str(server.ask("GET", path)) for path in ("/info/", "/ledger/status", "/datastore/?output=all")]
+    for secret in (password, base64.b64encode(f"{user}:{password}".encode()).decode()):
+        assert not [text for text in (log, *commands, *answers) if secret in text]
     assert "fetched the image" in log
     assert "Phantom^" not in log
 

@@ -151,12 +151,16 @@ def test_a_request_never_lists(tmp_path):
         pacs.asked.clear()
         with pytest.raises(UnavailableError, match=r"the PACS at .* fails \(HTTP 500"):
             next_sample(store, "random", "anna", model_version=None, rng=np.random.default_rng(0))
-        assert set(pacs.asked) == {"instances", "fetch"}
+        assert set(pacs.asked) == {"instances", "fetch", "page"}
+        pages = [path for _, path, _ in pacs.requests if path.startswith("/dicom-web/series?")][
+            -pacs.asked.count("page") :
+        ]
+        assert all("limit=1&" in f"{path}&" for path in pages)  # one series, to see whether the PACS answers at all
         with store.ledger.reading() as connection:
             assert leases.list_all(connection) == []
         with pytest.raises(NotFoundError, match=r"there is no CT series '1\.9' in the PACS at 127"):
             store.images.path("1.9")
-        assert set(pacs.asked) == {"instances", "fetch", "series"}
+        assert set(pacs.asked) == {"instances", "fetch", "page", "series"}
 
 
 def test_new_studies_are_noticed_while_an_old_listing_goes_on(tmp_path):
@@ -176,18 +180,21 @@ def test_new_studies_are_noticed_while_an_old_listing_goes_on(tmp_path):
         slow.set()
 
 
-def test_the_log_tells_once_that_the_pacs_is_down(tmp_path, caplog):
+def test_the_log_tells_once_that_the_pacs_is_down_and_labels_go_once_it_is_back(tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO", "lib.store.pacs_watch")
+    woken = []
     with BigPacs(3) as pacs:
         pacs.answers = [lambda request: request.send_error(500)]
         with pacs_store(tmp_path, pacs.pacs()) as store:
             store.images._watch._poll_s = 0.02
+            monkeypatch.setattr(store.segs, "wake", lambda: woken.append(1))
             store.watch()
             wait_until(lambda: len(pacs.requests) > 6, "some tries", 0.02)
+            assert woken == []
             pacs.answers = [pacs._answer]
             wait_until(lambda: len(known(store)) == 3, "the listing", 0.02)
             wait_until(lambda: "can be listed again" in caplog.text, "the log", 0.02)
-    assert len(re.findall("can't be listed now", caplog.text)) == 1
+    assert len(re.findall("can't be listed now", caplog.text)) == len(woken) == 1
 
 
 def test_tens_of_thousands_of_series(tmp_path):

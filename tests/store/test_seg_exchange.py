@@ -65,6 +65,21 @@ def test_images_in_use_are_looked_at_again(site, exchange):
     until(lambda: len(site.versions) == 2)
 
 
+def test_an_image_that_is_used_is_looked_at_soon(site, orthanc):
+    made = SegExchange(site.store, site.pacs, site.images, site.versions.append, poll_s=600, walk_s=600)
+    try:
+        made.start()
+        made.look_soon("1.2.3")  # which is not there, and keeps nothing else from being looked at
+        time.sleep(0.2)
+        site.put(seg(site, 1))
+        made.look_soon(site.id)
+        until(lambda: len(site.versions) == 1)
+    finally:
+        begun = time.monotonic()
+        made.stop()
+        assert time.monotonic() - begun < 5
+
+
 def test_it_goes_on_when_the_pacs_is_back(site, exchange, orthanc, caplog):
     site.put(seg(site, 1))
     orthanc.stop()

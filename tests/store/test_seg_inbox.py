@@ -460,9 +460,9 @@ def test_a_seg_added_to_the_series_of_ours(site, source):
 
 def test_a_study_is_asked_for_once_in_a_while(site, source, monkeypatch):
     asked = []
-    find = site.pacs.find_series
-    monkeypatch.setattr(site.pacs, "find_series", lambda *given, **named: asked.append(1) or find(*given, **named))
     inbox = site.new_inbox(every_s=60)
+    pacs, find = inbox._impatient, inbox._impatient.find_series
+    monkeypatch.setattr(pacs, "find_series", lambda *given, **named: asked.append(1) or find(*given, **named))
     for _ in range(3):
         inbox.look(site.id)
     assert len(asked) == 1

@@ -7,12 +7,14 @@ import time
 
 import numpy as np
 import pytest
+from sqlalchemy import update
 
 from lib.dicom_seg.read import read_seg
 from lib.errors import UnavailableError
 from lib.labels import NOT_LOOKED_AT
 from lib.settings import Settings
 from lib.store import events, report, segs
+from lib.store.schema import segs as segs_table
 from lib.store.store import Store
 from lib.volume import Volume
 from tests.orthanc import Orthanc, program
@@ -244,7 +246,19 @@ def test_a_label_of_a_deleted_series_waits(site, orthanc):
     (site.store.layout.studies / f"{site.id}.nii.gz").unlink()
     site.store.look()
     assert site.outbox.push() == 0
-    assert "there is no image" in site.status()["last_error"]
+    assert f"no longer has the series {site.id}; it was deleted or moved" in site.status()["last_error"]
+
+
+def test_a_deletion_that_nobody_has_noticed_yet_keeps_a_label_from_the_pacs(site, orthanc):
+    site.save(site.label())
+    orthanc.delete(site.id)
+    assert site.outbox.push() == 0
+    assert site.in_pacs() == []
+    assert f"no longer has the series {site.id}; it was deleted or moved" in site.status()["last_error"]
+    orthanc.fill(site.series[0])
+    with site.store.ledger.writing() as connection:
+        connection.execute(update(segs_table).values(next_try_at=0))
+    assert site.outbox.push() == 1
 
 
 def test_a_ledger_without_a_pacs_says_nothing_of_one(tmp_path):
