@@ -4,6 +4,9 @@ Every message names the thing (file, image, key), the value found and the remedy
 is and nothing of HTTP; `lib.web` gives each its status code and the scripts print the message as one line.
 """
 
+import traceback
+from pathlib import Path
+
 
 class LiverLoopError(Exception):
     """Base of all errors that LiverLoop raises on purpose; `str(error)` is one sentence for the user."""
@@ -64,3 +67,18 @@ class TooManyLoginsError(OverloadedError):
 
 class GoneError(LiverLoopError):
     """Whoever asked has gone before the answer was begun."""
+
+
+def frames_of(error: BaseException) -> str:
+    """Kind and place of an error that nobody foresaw, for a log: its own words may quote what a patient's file holds.
+
+    Example:
+        >>> try:
+        ...     int("Doe^Jane")
+        ... except ValueError as error:
+        ...     frames_of(error).split(" (")[0]
+        'ValueError'
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    places = (f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+    return f"{type(error).__name__} ({' > '.join(places)})"

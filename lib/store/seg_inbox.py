@@ -25,7 +25,7 @@ from sqlalchemy import Connection
 from lib.dicom_seg.source import UNREADABLE
 from lib.dicomweb.answers import Series
 from lib.dicomweb.client import Pacs
-from lib.errors import BadInputError, LiverLoopError, NotFoundError, UnavailableError
+from lib.errors import BadInputError, LiverLoopError, NotFoundError, UnavailableError, frames_of
 from lib.settings import Settings
 from lib.store import events, segs, versions
 from lib.store import images as image_rows
@@ -261,7 +261,7 @@ class SegInbox:
                 except LiverLoopError:
                     raise
                 except Exception as error:  # or one SEG would keep all others out
-                    logger.exception("the SEG %s can't be taken in", found.sop_uid)
+                    logger.error("the SEG %s can't be taken in: %s", found.sop_uid, frames_of(error))
                     self._note(found, UnusableSegError(_fault(error), "", later=True))
                     continue
                 if version is not None:
@@ -287,7 +287,7 @@ class SegInbox:
         except (LiverLoopError, OSError):
             raise
         except Exception as error:  # or one series would keep all others out
-            logger.exception("the SEG series %s can't be fetched", series.series_uid)
+            logger.error("the SEG series %s can't be fetched: %s", series.series_uid, frames_of(error))
             self._note_unfetched(study_uid, series, new, _fault(error))
             return []
         return [

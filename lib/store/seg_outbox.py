@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from lib.dicom_seg.source import SourceSeries
 from lib.dicom_seg.write import Provenance, write_seg
 from lib.dicomweb.client import Pacs
-from lib.errors import BadInputError, LiverLoopError, NotFoundError, StorageError, UnavailableError
+from lib.errors import BadInputError, LiverLoopError, NotFoundError, StorageError, UnavailableError, frames_of
 from lib.settings import Settings
 from lib.store import images as image_rows
 from lib.store import segs, version_files, versions
@@ -164,7 +164,9 @@ class SegOutbox:
         except LiverLoopError:
             raise
         except Exception as error:  # or one label would keep all others from the PACS
-            logger.exception("version %d of %s can't be stored in the PACS", version.number, version.image_id)
+            logger.error(
+                "version %d of %s can't be stored in the PACS: %s", version.number, version.image_id, frames_of(error)
+            )
             return self._refused(version, f"an unexpected fault ({type(error).__name__}); look into the server's log")
         self._note_reachable(None)
         with self._ledger.writing() as connection:
