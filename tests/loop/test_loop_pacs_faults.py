@@ -1,5 +1,7 @@
 """A PACS that is down, slow, refuses, fails or breaks off: what annotators are told, and that no work is lost."""
 
+import time
+
 import pytest
 
 from lib.dicomweb.settings import PASSWORD, USER
@@ -86,6 +88,7 @@ def test_faults_in_the_middle_are_told_and_no_work_is_lost(site, pacs):
             wait_until(lambda: exchange(server)["waiting"] == 0, "the label in the PACS", 0.05)
             assert exchange(server)["unreachable"] is None
             free(server, fetched)
+            time.sleep(1.2)  # for pacs.poll_seconds after a failure its reason is told again, without asking the PACS
         wait_until(lambda: server.infer(away, VOLUME).status == 200, "the image that was away", 0.05)
     assert site.in_pacs() == [(mine, f"LiverLoop final v{number}") for number in range(1, 2 + len(FAULTS))]
     assert "Traceback" not in server.log()
