@@ -34,7 +34,7 @@ app = FastAPI(lifespan=lifespan)
 app.add_middleware(TrafficMiddleware, traffic=traffic)
 install_health(app, lambda: None)
 
-@app.get("/work/{seconds}")
+@app.get("/wait/{seconds}")
 def work(seconds: float):
     time.sleep(seconds)
     return seconds
@@ -101,16 +101,16 @@ def start():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_what_runs_is_finished_and_nothing_new_begins(start, number):
     server = start()
-    server.ask("/work/1.5")
+    server.ask("/wait/1.5")
     server.signal(number)
-    assert server.status("/work/0") == 503
-    assert requests.get(server.url + "/work/0", timeout=5).json() == {
+    assert server.status("/wait/0") == 503
+    assert requests.get(server.url + "/wait/0", timeout=5).json() == {
         "detail": "the server is being stopped; ask again when it runs"
     }
     assert server.status("/healthz") == 200
     code, output, answers = server.ended()
     assert (code, answers) == (0, [200])
-    assert "stopping: no more requests are taken, 1 x GET /work/{seconds} get at most 30 s" in output
+    assert "stopping: no more requests are taken, 1 x GET /wait/{seconds} get at most 30 s" in output
     assert "ended with the server: training interrupted" in output
     assert output.endswith("closed\nstopped\n") or re.search(r"closed\n(.*\n)+stopped\n$", output)
     assert "dropped" not in output
@@ -126,22 +126,22 @@ def test_with_nothing_to_do_it_ends_at_once(start):
 
 def test_what_takes_longer_than_the_limit_is_dropped_and_named(start):
     server = start(limit_s=0.5)
-    server.ask("/work/60")
-    server.ask("/work/60")
+    server.ask("/wait/60")
+    server.ask("/wait/60")
     began = time.monotonic()
     server.signal(signal.SIGTERM)
     code, output, answers = server.ended()
     assert (code, answers) == (0, [None, None])
     assert time.monotonic() - began < 5
-    assert "stopped: the limit of 0.5 s is over; dropped: 2 x GET /work/{seconds}" in output
+    assert "stopped: the limit of 0.5 s is over; dropped: 2 x GET /wait/{seconds}" in output
 
 
 def test_who_asks_twice_does_not_wait(start):
     server = start()
-    server.ask("/work/60")
+    server.ask("/wait/60")
     server.signal(signal.SIGINT)
     assert server.process.poll() is None
     server.signal(signal.SIGINT)
     code, output, answers = server.ended()
     assert (code, answers) == (130, [None])
-    assert "stopped: asked twice to stop; dropped: 1 x GET /work/{seconds}" in output
+    assert "stopped: asked twice to stop; dropped: 1 x GET /wait/{seconds}" in output
