@@ -7,6 +7,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from lib.errors import StorageError, UnavailableError
@@ -125,6 +126,17 @@ def file_sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remembered_sha256(path: Path) -> str:
+    """`file_sha256`, for which a file is read once while inode, size and time of change stay what they are."""
+    status = path.stat()
+    return _sha256_of(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=100_000)
+def _sha256_of(path: Path, *_: int) -> str:  # another file is another entry
+    return file_sha256(path)
 
 
 def write_error(folder: Path, error: OSError) -> StorageError:

@@ -1,9 +1,8 @@
 """A checksum by which a client tells whether the image that it has under a name is the one that is meant."""
 
-from functools import lru_cache
 from pathlib import Path
 
-from lib.files import file_sha256
+from lib.files import remembered_sha256
 from lib.store.images import FileState
 
 
@@ -19,13 +18,7 @@ def checksum_of(path: Path, suffix: str) -> str | None:
     """
     try:
         state = FileState.of(path, suffix)
-        digest = _digest(path, state)
+        digest = remembered_sha256(path)  # whoever is given an image opens it next, so it is read in any case
         return f"SHA256:{digest}" if state.is_of(path) else None
     except OSError:
         return None
-
-
-@lru_cache(maxsize=1024)
-def _digest(path: Path, state: FileState) -> str:
-    """Read once while the file stays as it is; whoever is given an image opens it next, so it is read in any case."""
-    return file_sha256(path)

@@ -9,11 +9,10 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 from lib.errors import BadInputError, NotFoundError, StorageError
-from lib.files import file_sha256
+from lib.files import remembered_sha256
 from lib.training.cases import CaseFiles
 from lib.training.decoded import Case, decode_case, open_case, used_at
 
@@ -169,19 +168,13 @@ def _content(path: Path) -> str:
         BadInputError: it can't be read.
     """
     try:
-        status = path.stat()
-        return _hashed(path, status.st_size, status.st_mtime_ns)
+        return remembered_sha256(path)
     except FileNotFoundError as error:
         msg = f"{path} is gone"
         raise NotFoundError(msg) from error
     except OSError as error:
         msg = f"can't read {path}: {error.strerror}"
         raise BadInputError(msg) from error
-
-
-@lru_cache(maxsize=100_000)
-def _hashed(path: Path, size: int, modified_ns: int) -> str:  # another file is another entry
-    return file_sha256(path)
 
 
 def _size(case: Path) -> int:

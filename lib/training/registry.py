@@ -7,18 +7,18 @@ that one was published. The folder is the truth; a ledger, where there is one, g
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from lib.errors import BadInputError, ModelError, NotFoundError, StorageError
-from lib.files import atomic_write, file_sha256
+from lib.files import atomic_write, file_sha256, remembered_sha256
 from lib.inference.model import ModelSource, load_model, version_of
 from lib.inference.version_folder import VERSION_ID
 from lib.networks.checkpoint import read_meta, save_weights
@@ -37,7 +37,6 @@ _WEIGHTS, _MANIFEST, _PUBLICATIONS = "model.pt", "manifest.json", "publications.
 REPORT_FILE = "report.html"  # in the folder of a run, and in that of its version
 _RESERVED = {STARTER, PUBLISHED, SCRATCH, "compare"}
 _NAMED = 10  # versions that a message lists
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ class Registry:
     def list(self) -> Sequence[ModelVersion]:
         """All versions, the newest first, the starter last."""
         in_force = self.source.path_or_none
-        published = _sha256_of(in_force) if in_force else None
+        published = remembered_sha256(in_force) if in_force else None
         last = {publication.id: publication for publication in self._publications()}
         kept = sorted(self._kept(), key=lambda version: (version.made_at, version.id), reverse=True)
         return [
@@ -318,7 +317,7 @@ class Registry:
         published = self.source.published
         if not published.is_file():
             return
-        sha256 = _sha256_of(published)
+        sha256 = remembered_sha256(published)
         versions = [*self._kept(), *self._starter()]
         if any(version.sha256 == sha256 for version in versions):
             return
@@ -355,7 +354,7 @@ class Registry:
         except ModelError as error:
             logger.warning("the starter weights are left out: %s", error)
             return
-        yield ModelVersion(version_of(path, meta), path, meta, _sha256_of(path), is_starter=True)
+        yield ModelVersion(version_of(path, meta), path, meta, remembered_sha256(path), is_starter=True)
 
     def _publications(self) -> Sequence[Published]:
         path = self.folder / _PUBLICATIONS
@@ -413,23 +412,15 @@ def _count(names: object) -> int | None:
     return len(names) if isinstance(names, list | tuple) else None
 
 
-def _sha256_of(path: Path) -> str:
-    return _remembered(file_sha256, path)
-
-
 def _meta_of(path: Path) -> dict[str, Any]:
-    return _remembered(read_meta, path)
-
-
-def _remembered(function: Callable[[Path], _T], path: Path) -> _T:
     """Versions are listed at every request for the server's state; weights files are only ever replaced as a whole."""
     status = path.stat()
-    return _once(function, path, status.st_ino, status.st_mtime_ns, status.st_size)
+    return _read_once(path, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=8)
-def _once(function: Callable[[Path], _T], path: Path, *_: int) -> _T:
-    return function(path)
+def _read_once(path: Path, *_: int) -> dict[str, Any]:
+    return read_meta(path)
 
 
 def _structure(network: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -9,16 +9,10 @@ from lib.access import provider_keys
 from lib.access.provider_keys import FRESH_S, PAUSE_S, USABLE_S, ProviderKeys
 from lib.errors import SettingsError, UnavailableError
 from tests.access.identity_provider import IdentityProvider, SigningKey
+from tests.clock import Clock
 from tests.dicomweb.certificates import self_signed
 
 OLD, NEW, EC = SigningKey("old"), SigningKey("new"), SigningKey("ec", "ES256")
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

@@ -7,14 +7,7 @@ from hypothesis import strategies as st
 
 from lib.access.throttle import OF_ADDRESSES, OF_USERS, Pauses, Throttle
 from lib.errors import TooManyLoginsError
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

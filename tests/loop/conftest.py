@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 from monailabel.client import MONAILabelClient
 
+from lib.dicomweb.settings import PASSWORD, USER
 from lib.phantom import Phantom
+from tests.faulty_pacs import FaultyPacs
+from tests.loop.faulty_site import FaultySite
+from tests.loop.prepared_server import Preparation
 from tests.loop.running_server import RunningServer, make_app
 from tests.loop.studies import write_studies
+from tests.orthanc import Orthanc
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +40,25 @@ def server(cases: dict[str, Phantom], shared_folder: Path) -> Iterator[RunningSe
 def client(server: RunningServer) -> MONAILabelClient:
     """MONAI Label's own client, connected to the shared server."""
     return server.client()
+
+
+@pytest.fixture(scope="module")
+def preparation(tmp_path_factory: pytest.TempPathFactory, running_orthanc: Orthanc) -> Iterator[Preparation]:
+    """What servers on the Orthanc are made from, with its login."""
+    user, password = next(iter(running_orthanc._users.items()))
+    folder = tmp_path_factory.mktemp("preparation")
+    with Preparation(folder, {USER: user, PASSWORD: password}) as prepared:
+        yield prepared
+
+
+@pytest.fixture
+def pacs(orthanc: Orthanc) -> Iterator[FaultyPacs]:
+    """The Orthanc behind a proxy that can be told to fail."""
+    with FaultyPacs(orthanc) as made:
+        yield made
+
+
+@pytest.fixture
+def site(preparation: Preparation, orthanc: Orthanc, pacs: FaultyPacs, tmp_path: Path) -> FaultySite:
+    """Some CTs in that PACS, and a server's folders."""
+    return FaultySite(preparation, orthanc, pacs, tmp_path)

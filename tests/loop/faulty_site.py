@@ -22,6 +22,7 @@ from tests.orthanc import Orthanc, ct_series
 from tests.store.pacs_site import two_classes
 
 NAMES = [{"name": "liver", "idx": 1}, {"name": "tumor", "idx": 2}]
+VOLUME = {"result_extension": ".nii.gz"}
 CONF = {
     "inference.engine": "pytorch",
     "inference.prefetch": False,  # or it fetches what tests want to be fetched later

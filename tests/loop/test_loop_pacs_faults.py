@@ -4,10 +4,8 @@ import time
 
 import pytest
 
-from lib.dicomweb.settings import PASSWORD, USER
 from tests.faulty_pacs import FaultyPacs
-from tests.loop.faulty_site import FaultySite, exchange, listed, told
-from tests.loop.prepared_server import Preparation
+from tests.loop.faulty_site import VOLUME, exchange, listed, told
 from tests.loop.running_server import MODEL, wait_until
 
 pytestmark = pytest.mark.server
@@ -27,26 +25,6 @@ FAULTS = {
     "500": (lambda pacs: pacs.fails(500), FAILS),
     "half a series": (FaultyPacs.breaks_off, BREAKS_OFF),
 }
-VOLUME = {"result_extension": ".nii.gz"}
-
-
-@pytest.fixture(scope="module")
-def preparation(tmp_path_factory, running_orthanc):
-    user, password = next(iter(running_orthanc._users.items()))
-    folder = tmp_path_factory.mktemp("preparation")
-    with Preparation(folder, {USER: user, PASSWORD: password}) as prepared:
-        yield prepared
-
-
-@pytest.fixture
-def pacs(orthanc):
-    with FaultyPacs(orthanc) as made:
-        yield made
-
-
-@pytest.fixture
-def site(preparation, orthanc, pacs, tmp_path):
-    return FaultySite(preparation, orthanc, pacs, tmp_path)
 
 
 @pytest.mark.parametrize("fault", [name for name in FAULTS if name != "half a series"])

@@ -6,10 +6,9 @@ import time
 import psutil
 import pytest
 
-from lib.dicomweb.settings import PASSWORD, TOKEN, USER
+from lib.dicomweb.settings import TOKEN
 from tests.faulty_pacs import FaultyPacs
-from tests.loop.faulty_site import CONF, FaultySite, exchange, listed, told
-from tests.loop.prepared_server import Preparation
+from tests.loop.faulty_site import CONF, VOLUME, FaultySite, exchange, listed, told
 from tests.loop.running_server import MODEL, RunningServer, wait_until
 from tests.store.small_disk import SmallDisk
 
@@ -26,26 +25,6 @@ TRAINING = {
     "training.by_itself.minutes_apart": 0,
     "training.by_itself.niceness": 0,
 }
-VOLUME = {"result_extension": ".nii.gz"}
-
-
-@pytest.fixture(scope="module")
-def preparation(tmp_path_factory, running_orthanc):
-    user, password = next(iter(running_orthanc._users.items()))
-    folder = tmp_path_factory.mktemp("preparation")
-    with Preparation(folder, {USER: user, PASSWORD: password}) as prepared:
-        yield prepared
-
-
-@pytest.fixture
-def pacs(orthanc):
-    with FaultyPacs(orthanc) as made:
-        yield made
-
-
-@pytest.fixture
-def site(preparation, orthanc, pacs, tmp_path):
-    return FaultySite(preparation, orthanc, pacs, tmp_path)
 
 
 def test_a_deleted_series_is_told_and_its_labels_and_segs_do_no_harm(site, pacs, orthanc):

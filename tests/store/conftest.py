@@ -8,6 +8,8 @@ from argon2 import PasswordHasher
 
 from lib.access import passwords
 from lib.store.ledger import Ledger
+from tests.orthanc import Orthanc
+from tests.store.pacs_site import Site
 from tests.store.postgresql import PostgreSQL, postgresql_or_skip
 
 
@@ -45,3 +47,11 @@ def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     passwords._nobodys.cache_clear()
     yield
     passwords._nobodys.cache_clear()
+
+
+@pytest.fixture
+def site(orthanc: Orthanc, tmp_path: Path) -> Iterator[Site]:
+    """A CT in a PACS, and a store to exchange labels with it."""
+    made = Site(orthanc, tmp_path)
+    yield made
+    made.store.close()

@@ -1,6 +1,7 @@
 """A store beside an Orthanc whose CT series are its images, for tests of what goes to a PACS and comes from it."""
 
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,10 @@ def by_program(item: Dataset, kind: str) -> Dataset:
 
 def content(time):
     return {"ContentDate": "20240601", "ContentTime": time}
+
+
+def until(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.02)

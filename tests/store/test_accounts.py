@@ -19,21 +19,15 @@ from lib.store.accounts import Accounts, LoggedIn, User
 from lib.store.events import SERVER, history
 from lib.store.ledger import Ledger
 from lib.store.schema import metadata, tokens, users
+from tests.clock import Clock
 
 GOOD, OTHER = "correct horse battery", "another horse battery"
 HERE = "10.0.0.1"
 
 
-class Clock:
-    now = 1_800_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1_800_000_000.0)
 
 
 @pytest.fixture

@@ -7,14 +7,7 @@ import pytest
 
 from lib.store import leases
 from lib.store.seg_exchange import SegExchange
-from tests.store.pacs_site import Site, two_classes
-
-
-@pytest.fixture
-def site(orthanc, tmp_path):
-    made = Site(orthanc, tmp_path)
-    yield made
-    made.store.close()
+from tests.store.pacs_site import two_classes, until
 
 
 @pytest.fixture
@@ -22,13 +15,6 @@ def exchange(site):
     made = SegExchange(site.store, site.pacs, site.images, site.versions.append, poll_s=0.05, walk_s=600)
     yield made
     made.stop()
-
-
-def until(condition, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.02)
 
 
 def seg(site, seed):

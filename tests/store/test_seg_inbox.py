@@ -33,13 +33,6 @@ UNJUDGED = NOT_LOOKED_AT
 
 
 @pytest.fixture
-def site(orthanc, tmp_path):
-    made = Site(orthanc, tmp_path)
-    yield made
-    made.store.close()
-
-
-@pytest.fixture
 def source(site):
     return site.images.source(site.id)
 

@@ -18,25 +18,11 @@ from lib.store.schema import segs as segs_table
 from lib.store.store import Store
 from lib.volume import Volume
 from tests.orthanc import Orthanc, program
-from tests.store.pacs_site import Site
-
-
-@pytest.fixture
-def site(orthanc, tmp_path):
-    made = Site(orthanc, tmp_path)
-    yield made
-    made.store.close()
+from tests.store.pacs_site import Site, until
 
 
 def descriptions(found):
     return [seg.SeriesDescription for seg in found]
-
-
-def until(condition, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.02)
 
 
 def test_a_label_comes_to_the_pacs_as_it_was_saved(site):
