@@ -64,16 +64,19 @@ def _look(parent: int) -> None:
 
 
 # The system's promise is not inherited by a fork. It is renewed there unless a thread forks that may end before.
-_forks_in_main_thread = False
+_forking_process: int | None = None  # set while the main thread forks
 
 
 def _note_thread() -> None:
-    global _forks_in_main_thread
-    _forks_in_main_thread = threading.current_thread() is threading.main_thread()
+    global _forking_process
+    _forking_process = os.getpid() if threading.current_thread() is threading.main_thread() else None
 
 
 def _end_with_forking_process() -> None:
     global _parent
     _parent = None
-    if _forks_in_main_thread:
-        _ask_the_system()
+    if _forking_process is None:
+        return
+    # It may have been killed between the fork and the promise, which then says nothing any more.
+    if _ask_the_system() and os.getppid() != _forking_process:
+        os._exit(1)

@@ -29,7 +29,10 @@ from lib import supervision
 if sys.argv[1] == "looking":
     supervision._ask_the_system = lambda: False
 supervision.end_with_parent(os.getppid())
-if sys.argv[1] == "forking":
+if sys.argv[1] == "forking slowly":  # so that the parent ends before the fork has asked
+    ask = supervision._ask_the_system
+    supervision._ask_the_system = lambda: (time.sleep(1), ask())[1]
+if sys.argv[1].startswith("forking"):
     multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)).start()
 if sys.argv[1] == "loading":
     from torch.utils.data import DataLoader
@@ -52,6 +55,7 @@ def alive(processes):
         ("alone", 1, signal.SIGSEGV),
         ("looking", 1, signal.SIGKILL),
         ("forking", 2, signal.SIGKILL),
+        ("forking slowly", 2, signal.SIGKILL),
         ("loading", 3, signal.SIGKILL),
     ],
 )
