@@ -16,7 +16,10 @@ def test_a_proxys_id_is_kept(sent):
 
 @pytest.mark.parametrize(
     "sent",
-    [None, "", " ", "-", ".", "_a", "a b", "a\n", "\na", "a\nb", "a\r", "a\t", "a;b", "a/b", "a=b", '"a"', "é", "x" * 65, "a\x00"],
+    [
+        None, "", " ", "-", ".", "_a", "a b", "a\n", "\na", "a\nb", "a\r", "a\t", "a;b", "a/b", "a=b", '"a"', "é",
+        "x" * 65, "a\x00",
+    ],
 )  # fmt: skip
 def test_any_other_is_replaced(sent):
     assert re.fullmatch(r"[0-9a-f]{16}", new_request_id(sent))
