@@ -57,7 +57,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 _GPUS = re.compile(r"all|[0-9]{1,3}(,[0-9]{1,3}){0,31}|")
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*")
 _CHECKSUM = re.compile(r"([A-Za-z0-9-]{1,10}:)?[0-9A-Fa-f]{8,128}")
-_OWN_PAGE = re.compile(r"/(?![/\\])[!-\[\]-~]{0,499}")  # of this server: no other host, no backslash
+_OWN_PAGE = re.compile(r"/(?![/\\])[!-\[\]-~]{0,1999}")  # of this server: no other host, no backslash
 
 # What is wrong, as pydantic calls it -> what is expected, made from what it says about that.
 _EXPECTED: dict[str, Callable[[Mapping[str, Any]], str]] = {

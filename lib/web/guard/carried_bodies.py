@@ -112,10 +112,10 @@ class TokenForm(CarriedText):
 
 
 class LoginForm(CarriedText):
-    """Of the login page."""
+    """Of the login page, which says itself that something is missing."""
 
-    name: str = Field(min_length=1, max_length=_MOST_SECRET)
-    password: str = Field(min_length=1, max_length=_MOST_SECRET)
+    name: str = Field(default="", max_length=_MOST_SECRET)
+    password: str = Field(default="", max_length=_MOST_SECRET)
     next: Annotated[OwnPage, OrEmpty] = ""
 
 

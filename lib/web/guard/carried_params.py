@@ -69,7 +69,7 @@ class TrainParams(Params):
     max_epochs: int = Field(default=50, ge=1, le=10_000)
     train_batch_size: int = Field(default=4, ge=1, le=1024)
     val_split: float = Field(default=0.2, ge=0, le=0.9)
-    early_stop_patience: int = Field(default=0, ge=-1, le=10_000, description="epochs; 0 and -1: never")
+    early_stop_patience: int = Field(default=0, ge=-1, lt=2**31, description="epochs; 0 and -1: never")
     device: Device = "cuda"
     start: VersionId = "published"
     pretrained: bool = True
