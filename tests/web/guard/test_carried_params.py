@@ -295,8 +295,8 @@ def test_every_format_of_results_can_be_asked_for():
         (
             AllTrainParams,
             {"a/b": {}},
-            "params must not hold 'a/b'; it may hold client_id, name, max_epochs, "
-            "train_batch_size, val_split, early_stop_patience, device, start, pretrained, resume, multi_gpu, gpus, logging",
+            "params must not hold 'a/b'; it may hold client_id, name, max_epochs, train_batch_size, val_split, "
+            "early_stop_patience, device, start, pretrained, resume, multi_gpu, gpus, logging",
         ),
         (
             SaveLabelParams,
