@@ -18,12 +18,13 @@ from lib.web.guard.carried import (
     Tag,
     VersionId,
     told_as,
+    without_control,
 )
 
 _MOST_SEGMENTS = 256
 _MOST_RANGES = 10_000
 _MOST_SLICES = 100_000
-_Class = Annotated[str, Field(min_length=1, max_length=120)]
+_Class = Annotated[str, without_control(120, least=1)]
 _Value = Annotated[int, Field(ge=0, le=255)]
 _Idx = Annotated[int, Field(ge=0, le=65_535)]
 _Channel = Annotated[float, Field(ge=0, le=255)]

@@ -84,7 +84,11 @@ _KEYS = "; notes hold no files, paths or addresses, and nothing that the server 
         ([[[[[]]]]], "info must be a JSON object, not list"),
         ({"a": [[[[1]]]]}, "info can't be used; expected at most 4 levels of objects and lists"),
         ({"a": list(range(200))}, "info can't be used; expected at most 200 values"),
-        ({"a": "x" * 2001}, "info can't be used; expected texts of at most 2000 characters"),
+        ({"a": "x" * 2001}, "info can't be used; expected texts of at most 2000 characters, none of them control"),
+        ({"a": ["\0"]}, "info can't be used; expected texts of at most 2000 characters, none of them control"),
+        ({"a": [1, float("inf")]}, "info can't be used; expected numbers below 1e+18"),
+        ({"a": float("nan")}, "info can't be used; expected numbers below 1e+18"),
+        ({"a": -(10**18)}, "info can't be used; expected numbers below 1e+18"),
         ({"": 1}, "info can't be used; expected keys of 1 to 80 characters that can be printed"),
         ({"x" * 81: 1}, "info can't be used; expected keys of 1 to 80 characters that can be printed"),
         ({"a\n": 1}, "info can't be used; expected keys of 1 to 80 characters that can be printed"),
@@ -101,7 +105,15 @@ def test_notes_are_few_short_and_no_addresses(notes, expected):
 
 
 def test_notes_may_be_as_many_as_that():
-    for notes in (_NESTED, {"a": list(range(199))}, {"a": "x" * 2000}, {"x" * 80: 1}, {"a": [[[1]]]}):
+    for notes in (
+        _NESTED,
+        {"a": list(range(199))},
+        {"a": "x" * 2000},
+        {"x" * 80: 1},
+        {"a": [[[1]]]},
+        {"a": "b\tc\nd"},
+        {"a": [True, None, -5, 0.5]},
+    ):
         assert checked(bodies.InfoForm, info(notes)).info == notes
 
 
@@ -122,4 +134,4 @@ def test_any_text_is_read_or_refused(model, text):
         found = checked(model, {field: text}, "form").sent()[field]
     except BadInputError:
         return
-    assert isinstance(found, dict)
+    json.dumps(found, allow_nan=False)
