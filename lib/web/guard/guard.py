@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from anyio import CapacityLimiter, move_on_after, to_thread
@@ -22,11 +22,9 @@ from lib.web.guard.headers import security_headers
 from lib.web.guard.rows import Row
 from lib.web.guard.table import WrongMethodError, find
 from lib.web.log import log_request
+from lib.web.logins import Logins
 from lib.web.request_ids import new_request_id, request_id
 from lib.web.traffic import OTHER
-
-if TYPE_CHECKING:
-    from lib.web.logins import Logins
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +74,7 @@ class Site:
         note: see `Note`.
     """
 
-    logins: "Logins"
+    logins: Logins
     hosts: frozenset[str]
     origins: frozenset[str]
     watchers: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
