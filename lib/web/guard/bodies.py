@@ -75,15 +75,15 @@ class CheckedBody:
         message = await self._receive()
         if message["type"] != "http.request" or self.is_complete:
             return message
+        chunk = message.get("body", b"")
+        self.is_complete = not message.get("more_body", False)
         try:
-            chunk = message.get("body", b"")
             self._seen += len(chunk)
             if self._seen > self._most:
                 raise self._too_large()
             if chunk:
                 self._check.feed(chunk)
-            if not message.get("more_body", False):
-                self.is_complete = True
+            if self.is_complete:
                 self._check.finish()
         except BadInputError as error:
             self.refusal = error
