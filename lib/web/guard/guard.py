@@ -13,9 +13,10 @@ from anyio import CapacityLimiter, move_on_after, to_thread
 from starlette.datastructures import Headers
 
 from lib.errors import BadInputError, ForbiddenError, LiverLoopError, LoginError, OverloadedError, frames_of
+from lib.store.accounts import LoggedIn
 from lib.web.answers import status_of
 from lib.web.guard.bodies import CheckedBody, TooLargeError, WrongTypeError, single
-from lib.web.guard.callers import NOBODY, SCOPE_KEY, Caller, token_of
+from lib.web.guard.callers import ANYBODY, NOBODY, SCOPE_KEY, Caller, token_of
 from lib.web.guard.carried import checked
 from lib.web.guard.carried_queries import InAddress
 from lib.web.guard.headers import security_headers
@@ -112,7 +113,7 @@ class Guard:
         identifier = new_request_id(headers.get("x-request-id"))
         request_id.set(identifier)
         answer = _Answer(send, scope, identifier)
-        caller, row, body = NOBODY, None, None
+        caller, row, body = ANYBODY, None, None
         try:
             self._check_where_from(scope, headers)
             if _is_preflight(scope, headers):
@@ -164,16 +165,21 @@ class Guard:
         """
         assert self._site is not None
         if row.role is None or (row.is_watched and self._is_watcher(scope)):
-            return NOBODY
-        logins = self._site.logins
-        if not await self._in_thread(logins.needed):
+            return ANYBODY
+        logins, token = self._site.logins, token_of(headers)
+
+        def look_up() -> LoggedIn | None:
+            if not logins.needed():
+                return None
+            if token is None:
+                msg = "log in first: this server answers only people it knows"
+                raise LoginError(msg)
+            return logins.who(token)
+
+        known = await self._in_thread(look_up)
+        if known is None:
             self._check_host(headers)
             return NOBODY
-        token = token_of(headers)
-        if token is None:
-            msg = "log in first: this server answers only people it knows"
-            raise LoginError(msg)
-        known = await self._in_thread(lambda: logins.who(token))
         if known.role < row.role:
             msg = f"{known.name} is {known.role} here, and this needs {row.role}; ask an administrator"
             raise ForbiddenError(msg)

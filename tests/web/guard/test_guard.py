@@ -179,9 +179,10 @@ def test_what_is_not_in_the_table(make, behind):
 def test_who_asks_reaches_the_endpoint(make, behind):
     make().asked("GET", "/info/", Role.REVIEWER)
     make(Users(are_needed=False)).asked("GET", "/info/", base="http://127.0.0.1:8000")
+    make().asked("GET", "/healthz", Role.ADMIN)
     callers = [one[3] for one in behind.reached]
     assert [(caller.name, caller.role) for caller in callers] == [
-        ("user-reviewer", Role.REVIEWER), (None, Role.ADMIN),
+        ("user-reviewer", Role.REVIEWER), (None, Role.ADMIN), (None, Role.ANNOTATOR),
     ]  # fmt: skip
 
 
