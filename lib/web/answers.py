@@ -64,6 +64,13 @@ def reason_of(error: Exception) -> str:
     return str(getattr(error, "msg", None) or error)
 
 
+def headers_of(error: Exception) -> dict[str, str]:
+    """What an error's answer says besides its reason."""
+    if isinstance(error, OverloadedError):
+        return {"Retry-After": str(error.retry_after_s)}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(error, LoginError) else {}
+
+
 def install_answers(app: FastAPI) -> None:
     """Make the server answer our errors with `{"detail": reason}` instead of a bare 500."""
 
@@ -71,8 +78,7 @@ def install_answers(app: FastAPI) -> None:
         status = status_of(error)
         reason = reason_of(error)
         logger.log(logging.ERROR if status >= 500 else logging.WARNING, "%s %s", request.url.path, reason)
-        headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, OverloadedError) else None
-        return JSONResponse({"detail": reason}, status_code=status, headers=headers)
+        return JSONResponse({"detail": reason}, status_code=status, headers=headers_of(error))
 
     app.add_exception_handler(LiverLoopError, answer)
     app.add_exception_handler(ServerException, answer)

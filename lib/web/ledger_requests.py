@@ -13,7 +13,8 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 from pydantic import BaseModel, StringConstraints
 
-from lib.errors import NotFoundError
+from lib.access.roles import Role
+from lib.errors import ForbiddenError, NotFoundError
 from lib.store import events, images, leases, segs, versions
 from lib.store.door import checked_identifier
 from lib.store.event_export import event_as_json
@@ -22,6 +23,7 @@ from lib.store.leases import iso_time
 from lib.store.report import version_as_json
 from lib.store.store import Store
 from lib.web.clients import client_of
+from lib.web.guard.callers import caller_of
 
 _Number = Annotated[int, Query(ge=1, lt=2**31)]
 _Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -119,10 +121,17 @@ def install_ledger(app: FastAPI) -> None:
 
     @ledger.delete("/leases/{image}")
     def release(image: str, request: Request, client_id: str | None = None, _: User = annotator) -> dict[str, Any]:
-        """Take an image back from whoever has it; `client_id` is who does that. The answer is the lease that ended."""
+        """Take an image back from whoever has it; `client_id` is who does that. The answer is the lease that ended.
+
+        Of another's image only a reviewer may do so.
+        """
         checked_identifier(image, "image id")
         actor = _client(client_id, request)
         with _store().ledger.writing() as connection:
+            held = leases.of_image(connection, image)
+            if held is not None and held.client_id != actor and caller_of(request).role < Role.REVIEWER:
+                msg = f"another has the image {image[:80]!r}; a reviewer can take it back"
+                raise ForbiddenError(msg)
             lease = leases.free(connection, image, actor=actor, why="released on request")
         if lease is None:
             msg = f"nobody has the image {image[:80]!r}"
@@ -202,7 +211,7 @@ def _store() -> Store:
 
 
 def _client(client_id: str | None, request: Request) -> str:
-    return client_of({"client_id": client_id}, request.client.host if request.client else None)
+    return client_of({"client_id": client_id}, request)
 
 
 def _checked(image: str | None) -> str | None:

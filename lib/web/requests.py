@@ -41,6 +41,7 @@ from lib.training.recording import BY_ITSELF
 from lib.volume_io import IMAGE_SUFFIXES, read_label, stem_of, suffix_of, write_label
 from lib.web.clients import client_of
 from lib.web.connection import watch_connection
+from lib.web.guard.callers import caller_of
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def install_requests(app: FastAPI) -> None:
             msg = "output=dicom_seg is not offered; with a PACS, a label that is submitted is stored there as DICOM SEG"
             raise BadInputError(msg)
         _app().check_inference(model, checked)
-        checked["client_id"] = client_of(checked, _host(request))
+        checked["client_id"] = client_of(checked, request)
         if image:
             _renew(image, checked["client_id"])
         sent = json.dumps(checked)
@@ -157,7 +158,7 @@ def install_requests(app: FastAPI) -> None:
         checked = parsed_params(params)
         checked_identifier(image, "image id")
         checked_identifier(tag or FINAL, "label tag")
-        checked["client_id"] = client_of(checked, _host(request))
+        checked["client_id"] = client_of(checked, request)
         _renew(image, checked["client_id"])  # for a label that is refused, or is not the final one
         store = _store()
         if store is None:
@@ -180,6 +181,7 @@ def install_requests(app: FastAPI) -> None:
 
     def add_image(
         background_tasks: BackgroundTasks,
+        request: Request,
         image: str | None = None,
         params: str = Form("{}"),
         file: UploadFile = File(...),  # noqa: B008
@@ -191,7 +193,7 @@ def install_requests(app: FastAPI) -> None:
             # MONAI Label takes everything from the first dot for the suffix: case.1.2.nii.gz would become "case".
             image = checked_identifier(image or stem_of(file.filename or ""), "image id")
         with _tidied(background_tasks):
-            return datastore.add_image(background_tasks, image, params, file, caller.username)
+            return datastore.add_image(background_tasks, image, params, file, _name(request, caller))
 
     def next_sample(
         background_tasks: BackgroundTasks,
@@ -205,52 +207,66 @@ def install_requests(app: FastAPI) -> None:
         if store is None:
             return activelearning.sample(strategy, checked, caller.username)
         # Not by MONAI Label's function, which describes every image of the folder on the way.
-        asked = {"strategy": strategy} | checked | {"client_id": client_of(checked, _host(request))}
+        asked = {"strategy": strategy} | checked | {"client_id": client_of(checked, request)}
         logger.info("Active Learning Request: %s", asked)
         answer = _sample(store, _app().next_sample(asked))
         if answer and "label" not in answer:  # in a review there is a label already
             background_tasks.add_task(_app().prefetch, answer["id"], asked["client_id"])
         return answer
 
-    def update_image_info(image: str, info: str = Form("{}"), caller: User = annotator) -> None:
-        datastore.update_image_info(image, json.dumps(parsed_object(info, "info")), caller.username)
+    def update_image_info(image: str, request: Request, info: str = Form("{}"), caller: User = annotator) -> None:
+        datastore.update_image_info(image, json.dumps(parsed_object(info, "info")), _name(request, caller))
 
-    def update_label_info(label: str, tag: str, info: str = Form("{}"), caller: User = annotator) -> None:
-        datastore.update_label_info(label, tag, json.dumps(parsed_object(info, "info")), caller.username)
+    def update_label_info(
+        label: str, tag: str, request: Request, info: str = Form("{}"), caller: User = annotator
+    ) -> None:
+        datastore.update_label_info(label, tag, json.dumps(parsed_object(info, "info")), _name(request, caller))
 
     def start_training(
-        model: str, params: dict | None = None, run_sync: bool = False, enqueue: bool = False, _: User = admin
+        model: str,
+        request: Request,
+        params: dict | None = None,
+        run_sync: bool = False,
+        enqueue: bool = False,
+        _: User = admin,
     ) -> Any:
-        checked = checked_params(params)
+        checked = _signed(checked_params(params), request)
         _app().check_training(model, checked)
         start = partial(train.run_model, model, checked, run_sync, enqueue)
         return start() if run_sync or enqueue else started_alone("train", start)
 
-    def start_all_trainings(params: dict | None = None, run_sync: bool = False, _: User = admin) -> Any:
+    def start_all_trainings(
+        request: Request, params: dict | None = None, run_sync: bool = False, _: User = admin
+    ) -> Any:
         for model in _app().info()["trainers"]:
             _app().check_training(model, checked_params((params or {}).get(model)))
-        start = partial(train.run, checked_params(params), run_sync)
+        start = partial(train.run, _signed(checked_params(params), request), run_sync)
         return start() if run_sync else started_alone("train", start)
 
-    def start_scoring(method: str, params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
-        checked = checked_params(params)
+    def start_scoring(
+        method: str, request: Request, params: dict | None = None, run_sync: bool = False, _: User = annotator
+    ) -> Any:
+        checked = _signed(checked_params(params), request)
         _app().check_scoring(method)
         start = partial(scoring.run_method, method, checked, run_sync)
         return start() if run_sync else started_alone("scoring", start)
 
-    def start_all_scorings(params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
+    def start_all_scorings(
+        request: Request, params: dict | None = None, run_sync: bool = False, _: User = annotator
+    ) -> Any:
         for method in _app().info()["scoring"]:
             checked_params((params or {}).get(method))
-        return scoring.run(checked_params(params), run_sync)
+        return scoring.run(_signed(checked_params(params), request), run_sync)
 
     def start_batch(
         model: str,
+        request: Request,
         images: batch_infer.BatchInferImageType = batch_infer.BatchInferImageType.IMAGES_ALL,
         params: dict | None = None,
         run_sync: bool = False,
         _: User = admin,
     ) -> Any:
-        checked = checked_params(params)
+        checked = _signed(checked_params(params), request)
         _app().check_inference(model, checked)
         start = partial(batch_infer.run, model, images, checked, run_sync)
         return start() if run_sync else started_alone("batch_infer", start)
@@ -383,8 +399,15 @@ def _store() -> Store | None:
     return getattr(_app().datastore(), "store", None)
 
 
-def _host(request: Request) -> str | None:
-    return request.client.host if request.client else None
+def _name(request: Request, caller: User) -> str:
+    """Who is logged in, else whom MONAI Label takes the caller for."""
+    return caller_of(request).name or caller.username
+
+
+def _signed(params: dict[str, Any], request: Request) -> dict[str, Any]:
+    """With the name of who is logged in, for the record of the work that begins."""
+    name = caller_of(request).name
+    return params if name is None else params | {"client_id": name}
 
 
 def _check_session(session_id: str) -> None:
