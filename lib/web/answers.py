@@ -67,6 +67,13 @@ def reason_of(error: Exception) -> str:
     return str(getattr(error, "msg", None) or error)
 
 
+def headers_of(error: Exception) -> dict[str, str]:
+    """What an error's answer says besides its reason."""
+    if isinstance(error, OverloadedError):
+        return {"Retry-After": str(error.retry_after_s)}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(error, LoginError) else {}
+
+
 def install_answers(app: FastAPI) -> None:
     """Make the server answer our errors with `{"detail": reason}` instead of a bare 500.
 
@@ -81,8 +88,7 @@ def install_answers(app: FastAPI) -> None:
             logger.error("%s %s", _route(request), reason)
         else:
             logger.warning("%s refused: %s", _route(request), origin_of(error))
-        headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, OverloadedError) else None
-        return JSONResponse({"detail": reason}, status_code=status, headers=headers)
+        return JSONResponse({"detail": reason}, status_code=status, headers=headers_of(error))
 
     async def apologize(request: Request, error: Exception) -> JSONResponse:
         if request_id.get() == NONE:  # nothing before us has given one

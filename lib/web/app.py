@@ -43,6 +43,7 @@ from lib.web.job_requests import install_jobs
 from lib.web.jobs import begin_jobs, end_jobs, end_with_server, interrupted_jobs, running_jobs
 from lib.web.ledger_requests import install_ledger
 from lib.web.log import keep_private, keep_private_in_job
+from lib.web.login_requests import install_login
 from lib.web.logins import Logins
 from lib.web.lookup_requests import install_lookups
 from lib.web.metrics import Metrics, State, install_metrics
@@ -50,6 +51,7 @@ from lib.web.model_requests import install_models
 from lib.web.ohif import install_ohif
 from lib.web.origins import install_origins
 from lib.web.pacs_proxy import install_proxy
+from lib.web.removal_requests import install_removals
 from lib.web.requests import install_requests
 from lib.web.retraining import Retraining
 from lib.web.stopping import Stopping
@@ -314,6 +316,8 @@ class LiverLoopApp(MONAILabelApp):
             logger.warning("the server is not run by uvicorn in its main thread: it stops without waiting for requests")
         install_requests(server)
         install_lookups(server)
+        install_removals(server)
+        install_login(server, self.logins)
         folder = "(studies folder)"
         names = {Path(self.studies): folder} if self.store and not self.store.pacs_images else {}
         install_jobs(server, self.jobs, {**names, Path(self.app_dir): "(app folder)"})
