@@ -26,6 +26,12 @@ _TO_RAS = {
 }
 _TYPES = {"uint8": "uint8", "int16": "int16", "int32": "int32", "float32": "float", "float64": "double"}
 _WIDEST_VOXEL = 8  # bytes
+REQUIRED = ("type", "dimension", "sizes", "encoding")  # fields
+_NO_NRRD, _NO_END = WORDS = ("it does not begin with NRRD", "its header does not end")
+# The format's own spaces that we don't take.
+_SPACES = {
+    one + time for one in ("scanner-xyz", "3d-right-handed", "3d-left-handed", *_TO_RAS) for time in ("", "-time")
+}
 _LONGEST_LINE, _MOST_LINES = 1_000_000, 10_000  # of a header
 
 
@@ -105,15 +111,13 @@ def write_nrrd(
 def _header(file: BinaryIO) -> dict[str, Any]:
     """Header fields; segment names are UTF-8, which pynrrd by itself would strip to ASCII."""
     if file.read(4) != b"NRRD":
-        msg = "it does not begin with NRRD"
-        raise ValueError(msg)
+        raise ValueError(_NO_NRRD)
     file.seek(0)
     lines: list[str] = []
     while (line := file.readline(_LONGEST_LINE)).strip():
         lines.append(line.decode("utf-8", errors="replace"))
         if len(lines) > _MOST_LINES:
-            msg = "its header does not end"
-            raise ValueError(msg)
+            raise ValueError(_NO_END)
     if not line:
         msg = "its header is cut off"
         raise EOFError(msg)
@@ -160,6 +164,7 @@ def _affine(header: Mapping[str, Any], path: Path) -> NDArray[np.float64]:
     affine[:3, 3] = np.asarray(header.get("space origin", (0, 0, 0)), dtype=np.float64)
     space = str(header.get("space", "left-posterior-superior")).lower()
     if space not in _TO_RAS:
-        msg = f"{path.name}: NRRD space {space!r} is not supported; use left-posterior-superior"
+        named = f"NRRD space {space!r}" if space in _SPACES else "the NRRD space"  # any other text may name a patient
+        msg = f"{path.name}: {named} is not supported; use left-posterior-superior"
         raise BadInputError(msg)
     return _TO_RAS[space] @ affine

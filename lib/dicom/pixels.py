@@ -60,7 +60,9 @@ def read_file(path: str, *, pixels: bool) -> FileDataset:
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
     except _DAMAGED as error:
-        msg = f"{path}: damaged DICOM file ({' '.join(str(error).split()) or 'truncated'}); copy it again"
+        # Not the error's own words: they can quote what the file holds.
+        why = "truncated" if isinstance(error, EOFError) else type(error).__name__
+        msg = f"{path}: damaged DICOM file ({why}); copy it again"
         raise BadInputError(msg) from error
     dataset.filename = path  # pydicom puts a buffer there for deflated files
     return dataset

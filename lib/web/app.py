@@ -36,6 +36,7 @@ from lib.training.registry import Registry
 from lib.training.task import LiverTumorTrainTask
 from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
+from lib.web.front_page import install_front_page
 from lib.web.health import install_health
 from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
 from lib.web.job_requests import install_jobs
@@ -302,6 +303,7 @@ class LiverLoopApp(MONAILabelApp):
         install_answers(server)
         install_origins(server)
         server.add_middleware(TrafficMiddleware, traffic=self.traffic)
+        install_front_page(server)
         install_health(server, self.check_ready)
         self.metrics.watch(self._state)
         install_metrics(server, self.metrics)

@@ -15,7 +15,7 @@ from typing import Any
 
 from lib.files import atomic_write
 from lib.web.log_lines import JOBS, Line, Wanted
-from lib.web.request_ids import new_request_id, request_id
+from lib.web.request_ids import new_request_id
 from lib.web.traffic import METHODS, OTHER, WATCHED
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ def watch_errors() -> None:
 
 def keep_private_in_job() -> None:
     """The same in a training, scoring or batch; all its lines get an id of its own, as those of a request have."""
-    request_id.set(f"job-{new_request_id(None)}")
+    Line.job = f"job-{new_request_id(None)}"
     keep_private()
 
 

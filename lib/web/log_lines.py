@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import frames_of
-from lib.web.request_ids import request_id
+from lib.web.request_ids import NONE, request_id
 
 JOBS = ("task_train", "task_scoring", "task_batch_infer")  # loggers to which MONAI Label passes what a job prints
 UNFORESEEN = "unforeseen error"
@@ -27,15 +27,22 @@ _LIB = str(Path(__file__).resolve().parents[1])
 
 
 class Line(logging.Formatter):
-    """One line for each record, whatever is in it: time, level, logger, request id, words."""
+    """One line for each record, whatever is in it: time, level, logger, request id, words.
+
+    Attributes:
+        job: the id of the job that this process is, which stands where there is no request; set by `lib.web.log`.
+    """
+
+    job = NONE
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
         words = _words(record)
         if record.name in JOBS and _LINE.fullmatch(words):
             return words  # of a job, which has made a line of it
-        level = record.levelname
-        return f"{self.formatTime(record)} {level} {record.name} [{request_id.get()}] {words}"
+        number = request_id.get()
+        number = self.job if number == NONE else number
+        return f"{self.formatTime(record)} {record.levelname} {record.name} [{number}] {words}"
 
 
 class Wanted(logging.Filter):
