@@ -148,7 +148,7 @@ def test_a_folder(preparation, tmp_path):
         sent_label = {"label_info": [{"name": "what an annotator typed", "idx": 1}]}
         send("PUT", "/datastore/label?image=case_0", label, "label", params=sent_label)
         send("PUT", f"/datastore/label?image={_MARK}", label, "label")
-        send("PUT", f"/datastore/label?image=case_0&tag={_MARK}^", label, "label")
+        send("PUT", f"/datastore/label?image=case_0&tag=a/{_MARK}", label, "label")
         for params in (f'{{"{_MARK}"', json.dumps([_MARK]), json.dumps({"device": _MARK}), json.dumps({_MARK: _MARK})):
             ask("POST", f"/infer/{MODEL}?image=case_0", data={"params": params})
         for path in (
