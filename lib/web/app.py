@@ -324,6 +324,7 @@ class LiverLoopApp(MONAILabelApp):
             install_ledger(server)
             self.store.watch(self._found_in_pacs)
         super().on_init_complete()
+        keep_private()  # a log of its own has what it runs every minute
         self.retraining.begin()
         self.source.get(choose_device())  # so that its engine is chosen before the first request
         logger.info("model in force: %s (%s)", self.source.version, self.source.path.name)

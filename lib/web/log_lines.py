@@ -17,12 +17,10 @@ UNFORESEEN = "unforeseen error"
 _OURS = "lib"
 _SERVERS = "uvicorn"
 _ACCESS = "uvicorn.access"
-_WARNINGS = "py.warnings"
 _LONGEST = 4000  # characters of a message
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LINE = re.compile(r"(?P<time>\S+ \S+) (?P<level>[A-Z]+) (?P<logger>\S+) \[(?P<id>[A-Za-z0-9._-]+)\] (?P<words>.*)")
 _MONAI_LABEL = re.compile(r"\[[^]]*\] \[[^]]*\] .*?\((monailabel|__main__)\b")
-_WARNING = re.compile(r"(?P<file>.*?):(?P<line>\d+): (?P<kind>\w+): ", re.DOTALL)
 _LIB = str(Path(__file__).resolve().parents[1])
 
 
@@ -119,19 +117,12 @@ def escaped(text: str) -> str:
 def _words(record: logging.LogRecord) -> str:
     if _is_of(record.name, _OURS) or _is_of(record.name, _SERVERS) or record.name in JOBS:
         words = record.getMessage().rstrip()
-    elif record.name == _WARNINGS:
-        words = _warning(record.getMessage())
     else:
         words = f"a message at {record.filename}:{record.lineno}, whose words are left out"
     if record.exc_info and record.exc_info[1] is not None:
         words += f": {UNFORESEEN}: {_chain(record.exc_info[1])}"
     words = escaped(words)
     return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}..."
-
-
-def _warning(text: str) -> str:
-    found = _WARNING.match(text)
-    return f"{found['kind']} at {Path(found['file']).name}:{found['line']}" if found else "a warning"
 
 
 def _chain(error: BaseException) -> str:

@@ -216,9 +216,9 @@ def _segs(site, one, other):
     for key, change in {
         "kind": lambda seg: setattr(seg, "SegmentationType", _MARK),
         "frames": lambda seg: setattr(seg, "NumberOfFrames", 99),
-        "segments": lambda seg: [setattr(item, "SegmentLabel", _MARK) for item in seg.SegmentSequence],
+        "segments": lambda seg: [setattr(item, "SegmentDescription", _MARK) for item in seg.SegmentSequence],
         "codes": lambda seg: [
-            setattr(item.SegmentedPropertyTypeCodeSequence[0], "CodeValue", _MARK) for item in seg.SegmentSequence
+            setattr(item.SegmentedPropertyTypeCodeSequence[0], "CodeValue", "1") for item in seg.SegmentSequence
         ],
         "references": lambda seg: setattr(seg.ReferencedSeriesSequence[0], "SeriesInstanceUID", f"1.2.{len(other)}"),
     }.items():
