@@ -37,6 +37,7 @@ from lib.training.registry import Registry
 from lib.training.task import LiverTumorTrainTask
 from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
+from lib.web.front_page import install_front_page
 from lib.web.health import install_health
 from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
 from lib.web.job_requests import install_jobs
@@ -309,6 +310,7 @@ class LiverLoopApp(MONAILabelApp):
         install_answers(server)
         install_origins(server)
         server.add_middleware(TrafficMiddleware, traffic=self.traffic)
+        install_front_page(server)
         install_health(server, self.check_ready)
         self.metrics.watch(self._state)
         install_metrics(server, self.metrics)
@@ -330,6 +332,7 @@ class LiverLoopApp(MONAILabelApp):
             install_ledger(server)
             self.store.watch(self._found_in_pacs)
         super().on_init_complete()
+        keep_private()  # a log of its own has what it runs every minute
         self.retraining.begin()
         self.source.get(choose_device())  # so that its engine is chosen before the first request
         logger.info("model in force: %s (%s)", self.source.version, self.source.path.name)
