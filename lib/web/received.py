@@ -1,0 +1,54 @@
+"""Images and labels that come with a request: what they are is seen in their content, not in the name they have."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from lib.errors import BadInputError
+from lib.uploads import suffix_by_content
+from lib.volume_io import IMAGE_SUFFIXES, LABEL_SUFFIXES
+
+_HEAD_BYTES = 65_536  # an NRRD's first segment is named there
+
+
+def image_suffix(file: BinaryIO) -> str:
+    """`.nii`, `.nii.gz` or `.nrrd`; the file is left at its beginning.
+
+    Raises:
+        BadInputError: none of those.
+    """
+    suffix = _suffix(file, "image")
+    return IMAGE_SUFFIXES[-1] if suffix == ".seg.nrrd" else suffix
+
+
+@contextmanager
+def received_label(file: BinaryIO) -> Iterator[Path]:
+    """A label as a temporary file with the suffix by which it is read.
+
+    Raises:
+        BadInputError: neither NIfTI nor NRRD.
+        OSError: the disk refused.
+    """
+    suffix = _suffix(file, "label")
+    with tempfile.NamedTemporaryFile(prefix="liverloop-", suffix=suffix) as copy:
+        shutil.copyfileobj(file, copy)
+        copy.flush()
+        yield Path(copy.name)
+
+
+def _suffix(file: BinaryIO, what: str) -> str:
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    suffix = suffix_by_content(head)
+    if suffix not in LABEL_SUFFIXES:
+        found = (
+            "the file is empty" if not head else f"neither NIfTI nor NRRD by its content (it begins with {head[:4]!r})"
+        )
+        hint = "; send the files of a DICOM series as a session" if suffix == ".dcm" and what == "image" else ""
+        msg = f"the {what} sent: {found}{hint or '; export it again'}"
+        raise BadInputError(msg)
+    assert suffix is not None
+    return suffix
