@@ -70,7 +70,7 @@ def install_requests(app: FastAPI) -> None:
         image: str = "",
         session_id: str = "",
         params: str = Form("{}"),
-        file: UploadFile = File(None),  # noqa: B008 - FastAPI's way to declare an upload
+        file: UploadFile | None = File(None),  # noqa: B008 - FastAPI's way to declare an upload
         label: UploadFile = File(None),  # noqa: B008
         output: infer.ResultType | None = None,
         _: User = user,
@@ -82,7 +82,7 @@ def install_requests(app: FastAPI) -> None:
             raise BadInputError(msg)
         if session_id:
             # 3D Slicer sends the name of its volume along, which may be anything such as "5: Abdomen/Pelvis".
-            image = ""
+            image, file = "", None
             session_of(_app().sessions(), session_id, request)
         if image:
             checked_identifier(image, "image id")
@@ -95,7 +95,7 @@ def install_requests(app: FastAPI) -> None:
             _renew(image, sent["client_id"])
         text = json.dumps(sent)
         if file:
-            file = _named_by_content(file)
+            file = _named_by_content(file, "the image sent")
         with _tidied(background_tasks), asked_by(gone):
             # Of a label that comes along, such as scribbles, no model here makes use.
             return infer.run_inference(background_tasks, model, image, session_id, text, file, None, output)
@@ -118,7 +118,7 @@ def install_requests(app: FastAPI) -> None:
         if store is None:
             with _tidied(background_tasks):
                 return datastore.save_label(background_tasks, image, json.dumps(sent), tag, label, caller.username)
-        with received_label(label.file) as path:
+        with received_label(label.file, f"label for image {image!r}") as path:
             version = store.save(image, path, tag or FINAL, sent, author=sent["client_id"])
         told = _app().on_save_label(image, image) or {}
         # With what the client can make sure by that its label arrived.
@@ -145,7 +145,7 @@ def install_requests(app: FastAPI) -> None:
         if store is None or store.pacs_images is None:  # nothing can be added to a PACS, whatever its name
             # MONAI Label takes everything from the first dot for the suffix: case.1.2.nii.gz would become "case".
             image = checked_identifier(image or stem_of(file.filename or ""), "image id")
-            file = _named_by_content(file)
+            file = _named_by_content(file, f"image {image!r}")
         with _tidied(background_tasks):
             return datastore.add_image(background_tasks, image, notes, file, caller.username)
 
@@ -258,9 +258,9 @@ def _check_names(kind: str, params: Mapping[str, Any], model: type[Params], know
         raise NotFoundError(msg)
 
 
-def _named_by_content(upload: UploadFile) -> UploadFile:
+def _named_by_content(upload: UploadFile, name: str) -> UploadFile:
     """An image under a name of ours, since MONAI Label tells by the name what a file is."""
-    return UploadFile(upload.file, filename=f"image{image_suffix(upload.file)}")
+    return UploadFile(upload.file, filename=f"image{image_suffix(upload.file, name)}")
 
 
 def _sample(store: Store, chosen: dict[str, Any]) -> dict[str, Any]:
