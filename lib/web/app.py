@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from monailabel.config import settings as config
 from monailabel.endpoints import train
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -35,6 +36,7 @@ from lib.training.preflight import check_ledger
 from lib.training.recording import BY_ITSELF
 from lib.training.registry import Registry
 from lib.training.task import LiverTumorTrainTask
+from lib.volume_io import read_grid
 from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
 from lib.web.front_page import install_front_page
@@ -55,6 +57,8 @@ from lib.web.pacs_proxy import install_proxy
 from lib.web.removal_requests import install_removals
 from lib.web.requests import install_requests
 from lib.web.retraining import Retraining
+from lib.web.session_requests import install_sessions
+from lib.web.sessions import Sessions
 from lib.web.stopping import Stopping
 from lib.web.traffic import STOPPING, Traffic, TrafficMiddleware
 
@@ -113,6 +117,14 @@ class LiverLoopApp(MONAILabelApp):
     def init_datastore(self) -> Datastore:
         """The same store for a folder and for a PACS; MONAI Label's own, which downloads programs, is never used."""
         return FolderDatastore(self.studies, self.settings, self.app_dir)
+
+    def _load_sessions(self, load: bool = False) -> Sessions | None:
+        """Ours in place of MONAI Label's, which asks for them by this name."""
+        if not load:
+            return None
+        folder = config.MONAI_LABEL_SESSION_PATH.strip()
+        default = Path.home() / ".cache" / "monailabel" / "sessions"  # as MONAI Label's
+        return Sessions(Path(folder) if folder else default, config.MONAI_LABEL_SESSION_EXPIRY, self.settings.limits)
 
     @property
     def store(self) -> Store | None:
@@ -263,6 +275,8 @@ class LiverLoopApp(MONAILabelApp):
         if sent and not request.get("session"):
             request = request | {"sent_once": True}
         with named_in_errors(str(image), "the image sent") if sent else self._noting_unreadable(image):
+            if sent and os.path.isfile(str(image)):
+                read_grid(str(image), self.settings.limits.of_files())  # of the studies nothing is too large
             result: dict[str, Any] = super().infer(request, datastore)
         self.metrics.inference_done((result.get("params") or {}).get("latencies") or {})
         if isinstance(image, str) and not sent and request.get("client_id"):
@@ -317,6 +331,7 @@ class LiverLoopApp(MONAILabelApp):
         if not self.stopping.install():
             logger.warning("the server is not run by uvicorn in its main thread: it stops without waiting for requests")
         install_requests(server)
+        install_sessions(server)
         install_lookups(server)
         install_removals(server)
         install_login(server, self.logins)

@@ -7,7 +7,6 @@ are plain functions, which we call from plain endpoints, so that the framework r
 
 import json
 import logging
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -51,6 +50,8 @@ from lib.web.guard.carried_params import (
     ScoringParams,
     TrainParams,
 )
+from lib.web.received import image_suffix, received_label
+from lib.web.session_requests import session_of
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def install_requests(app: FastAPI) -> None:
         image: str = "",
         session_id: str = "",
         params: str = Form("{}"),
-        file: UploadFile = File(None),  # noqa: B008 - FastAPI's way to declare an upload
+        file: UploadFile | None = File(None),  # noqa: B008 - FastAPI's way to declare an upload
         label: UploadFile = File(None),  # noqa: B008
         output: infer.ResultType | None = None,
         _: User = user,
@@ -82,8 +83,8 @@ def install_requests(app: FastAPI) -> None:
             raise BadInputError(msg)
         if session_id:
             # 3D Slicer sends the name of its volume along, which may be anything such as "5: Abdomen/Pelvis".
-            image = ""
-            _check_session(session_id)
+            image, file = "", None
+            session_of(_app().sessions(), session_id, request)
         if image:
             checked_identifier(image, "image id")
         if output is infer.ResultType.dicom_seg:  # MONAI Label would make it with programs that it downloads
@@ -94,8 +95,11 @@ def install_requests(app: FastAPI) -> None:
         if image:
             _renew(image, sent["client_id"])
         text = json.dumps(sent)
+        if file:
+            file = _named_by_content(file, "the image sent")
         with _tidied(background_tasks), asked_by(gone):
-            return infer.run_inference(background_tasks, model, image, session_id, text, file, label, output)
+            # Of a label that comes along, such as scribbles, no model here makes use.
+            return infer.run_inference(background_tasks, model, image, session_id, text, file, None, output)
 
     def save_label(
         background_tasks: BackgroundTasks,
@@ -115,7 +119,7 @@ def install_requests(app: FastAPI) -> None:
         if store is None:
             with _tidied(background_tasks):
                 return datastore.save_label(background_tasks, image, json.dumps(sent), tag, label, caller.username)
-        with _received(label) as path:
+        with received_label(label.file, f"label for image {image!r}") as path:
             version = store.save(image, path, tag or FINAL, sent, author=sent["client_id"])
         told = _app().on_save_label(image, image) or {}
         # With what the client can make sure by that its label arrived.
@@ -143,6 +147,7 @@ def install_requests(app: FastAPI) -> None:
         if store is None or store.pacs_images is None:  # nothing can be added to a PACS, whatever its name
             # MONAI Label takes everything from the first dot for the suffix: case.1.2.nii.gz would become "case".
             image = checked_identifier(image or stem_of(file.filename or ""), "image id")
+            file = _named_by_content(file, f"image {image!r}")
         with _tidied(background_tasks):
             return datastore.add_image(background_tasks, image, notes, file, _name(request, caller))
 
@@ -271,15 +276,9 @@ def _check_names(kind: str, params: Mapping[str, Any], model: type[Params], know
         raise NotFoundError(msg)
 
 
-@contextmanager
-def _received(upload: UploadFile) -> Iterator[Path]:
-    """An upload as a temporary file with the suffix of what was sent; MONAI Label's own loses dots in names."""
-    name = Path(upload.filename or "").name
-    suffix = name[len(stem_of(name)) :] or Path(name).suffix or ".nii.gz"
-    with tempfile.NamedTemporaryFile(prefix="liverloop-", suffix=suffix[-20:]) as file:
-        shutil.copyfileobj(upload.file, file)
-        file.flush()
-        yield Path(file.name)
+def _named_by_content(upload: UploadFile, name: str) -> UploadFile:
+    """An image under a name of ours, since MONAI Label tells by the name what a file is."""
+    return UploadFile(upload.file, filename=f"image{image_suffix(upload.file, name)}")
 
 
 def _sample(store: Store, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -390,11 +389,3 @@ def _signed(params: dict[str, Any], request: Request) -> dict[str, Any]:
     """With the name of who is logged in, for the record of the work that begins."""
     name = caller_of(request).name
     return params if name is None else params | {"client_id": name}
-
-
-def _check_session(session_id: str) -> None:
-    checked_identifier(session_id, "session id")
-    sessions = _app().sessions()
-    if sessions is None or sessions.get_session(session_id) is None:
-        msg = f"there is no session {session_id!r}; it may have expired, send the image again"
-        raise NotFoundError(msg)
