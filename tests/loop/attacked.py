@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ class Site:
         model: name of its model.
         scoring: name of a scoring method.
         token: of the attacker's login; None for one who has none.
-        cookie: whether the token goes along as a browser sends it.
+        cookie: the same as a browser sends it.
+        patience_s: after which the server counts as stuck.
     """
 
     server: RunningServer
@@ -38,6 +38,7 @@ class Site:
     scoring: str
     token: str | None = None
     cookie: str | None = None
+    patience_s: float = PATIENCE_S
     answers: list[tuple[str, int]] = field(default_factory=list)
 
     @property
@@ -65,7 +66,7 @@ class Site:
         if self.cookie:
             headers["Cookie"] = self.cookie
         answer = requests.request(
-            method, self.server.url + path, headers=headers, timeout=options.pop("timeout", PATIENCE_S),
+            method, self.server.url + path, headers=headers, timeout=self.patience_s,
             allow_redirects=False, **options,
         )  # fmt: skip
         self.answers.append((f"{method} {path}", answer.status_code))
@@ -109,9 +110,3 @@ def prepare_outside(folder: Path) -> None:
 def a_volume() -> Volume:
     """A small image with a pattern."""
     return Volume((np.arange(8 * 8 * 4) % 7 + 40).astype(np.int16).reshape(8, 8, 4), np.diag([-1.0, -1.0, 2.0, 1.0]))
-
-
-def running(command: list[str], timeout_s: float = PATIENCE_S) -> tuple[int, str]:
-    """Exit code and output of a program that should end by itself."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    return done.returncode, done.stdout + done.stderr

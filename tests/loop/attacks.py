@@ -11,11 +11,12 @@ import shutil
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 
 from tests.loop.attacked import PATIENCE_S, SECRET, Site
 
@@ -104,7 +105,7 @@ def delete_by_session_id(site: Site) -> bool:
     site.offer("label", "x.info", described, image="meta", tag="victim")
     with _planted(victim / "meta.info", described):
         session_id = os.path.relpath(victim, site.sessions)
-        site.ask("POST", f"/infer/{site.model}", params={"session_id": session_id}, data={"params": "{}"})
+        site.infer(session_id=session_id, image="case_60")
         site.raw("DELETE", f"/session/{session_id.replace('/', '%2f')}")
     succeeded = not (victim / "work").exists()
     if not succeeded:
@@ -115,21 +116,15 @@ def delete_by_session_id(site: Site) -> bool:
 
 def archive_that_leaves_its_folder(site: Site) -> bool:
     """Members of an archive with a path, and one behind a link that leads away."""
-    deep = "../" * len(site.temporary.parts)
-    targets = [site.outside / name for name in ("by-path", "by-root", "by-link")]
-    for number, target in enumerate(targets):
-        sent = io.BytesIO()
-        with tarfile.open(fileobj=sent, mode="w") as archive:
-            if number == 2:
-                link = tarfile.TarInfo("link")
-                link.type, link.linkname = tarfile.SYMTYPE, str(site.outside)
-                archive.addfile(link)
-            name = (f"{deep}{str(target)[1:]}", str(target), "link/by-link")[number]
-            member = tarfile.TarInfo(name)
-            member.size = 4
-            archive.addfile(member, io.BytesIO(b"here"))
-        site.ask("PUT", "/session/?uncompress=true", files=[("files", ("x.tar", sent.getvalue()))])
-    return any([_gone(target) for target in targets])
+    to_root = "../" * len(site.temporary.parts)
+    by_path, by_root, by_link = (site.outside / name for name in ("by-path", "by-root", "by-link"))
+    for archive in (
+        archive_of(f"{to_root}{str(by_path)[1:]}"),
+        archive_of(str(by_root)),
+        archive_of("link/by-link", link=("link", str(site.outside))),
+    ):
+        site.ask("PUT", "/session/?uncompress=true", files=[("files", ("x.tar", archive))])
+    return any([_gone(by_path), _gone(by_root), _gone(by_link)])
 
 
 def infer_on_a_path(site: Site) -> bool:
@@ -208,6 +203,20 @@ class _Runs:
         return open, (self._proof, "w")
 
 
+def archive_of(name: str, content: bytes = b"here", link: tuple[str, str] | None = None) -> bytes:
+    """A tar file of one member, and of one before it that is a link with its target."""
+    sent = io.BytesIO()
+    with tarfile.open(fileobj=sent, mode="w") as archive:
+        if link:
+            leading = tarfile.TarInfo(link[0])
+            leading.type, leading.linkname = tarfile.SYMTYPE, link[1]
+            archive.addfile(leading)
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return sent.getvalue()
+
+
 def _pickled_array(proof: Path) -> bytes:
     content = io.BytesIO()
     np.save(content, np.array([_Runs(proof)], dtype=object), allow_pickle=True)
@@ -228,10 +237,22 @@ def _label(site: Site) -> bytes:
     return (site.studies / "labels" / "final" / "case_60.nii.gz").read_bytes()
 
 
+def server_stuck(site: Site) -> bool:
+    """The app is loaded anew and then asks its own server something, which waits for that answer itself."""
+    site.ask("POST", "/reload")
+    with suppress(requests.Timeout):
+        site.ask("POST", "/activelearning/random")
+    try:
+        site.ask("GET", "/info/")
+    except requests.Timeout:
+        return True
+    return False
+
+
 def _until(condition: Callable[[], bool]) -> bool:
     end = time.monotonic() + PATIENCE_S
     while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
+        time.sleep(0.2)
     return condition()
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 MODEL = "tiny"
-_MAIN = '''
+_MAIN = """
 import os
 
 import torch
@@ -15,6 +15,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
 from monailabel.tasks.scoring.sum import Sum
 from monailabel.tasks.train.basic_train import BasicTrainTask
+from monailabel.transform.writer import Writer
 
 
 def network():
@@ -39,6 +40,9 @@ class TinyInfer(BasicInferTask):
 
     def post_transforms(self, data=None):
         return [SqueezeDimd(keys="pred", dim=0)]
+
+    def writer(self, data, extension=None, dtype=None):
+        return Writer(label="pred", json="result", nibabel=True)(data)  # ITK takes seconds to import
 
 
 class TinyTrain(BasicTrainTask):
@@ -79,7 +83,7 @@ class TinyApp(MONAILabelApp):
 
     def init_scoring_methods(self):
         return {"sum": Sum()}
-'''
+"""
 
 
 def write_app(folder: Path) -> Path:

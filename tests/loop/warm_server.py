@@ -37,9 +37,7 @@ class WarmServer(RunningServer):
         self._preparation = preparation
 
     def __enter__(self) -> "WarmServer":
-        asked = {"environment": dict(self._environment), "log": str(self.log_file), "folder": str(self.folder)}
-        pid = self._preparation.ask(arguments=self._command, **asked)["pid"]
-        self._process = Copy(self._preparation, pid)  # type: ignore[assignment]
+        self._start()
         try:
             wait_until(self._listens, f"the first answer of {' '.join(self._command)}", pause_s=0.05)
         except BaseException:
@@ -47,8 +45,22 @@ class WarmServer(RunningServer):
             raise
         return self
 
+    def run_to_end(self, *more: str) -> tuple[int, str]:
+        """Exit code and output of a server that should not start, with more arguments than the usual ones."""
+        process = self._start(*more)
+        try:
+            return process.wait(20), self.log()
+        finally:
+            self.end()
+
     def __exit__(self, kind: object, *_: object) -> None:
         self.end()
+
+    def _start(self, *more: str) -> Copy:
+        asked = {"environment": dict(self._environment), "log": str(self.log_file), "folder": str(self.folder)}
+        process = Copy(self._preparation, self._preparation.ask(arguments=[*self._command, *more], **asked)["pid"])
+        self._process = process  # type: ignore[assignment]
+        return process
 
     def _listens(self) -> bool:
         """Whether it answers, be it that it asks for a login."""

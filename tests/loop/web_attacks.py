@@ -7,8 +7,9 @@ from tests.loop.attacked import Site
 
 _PAGE = "https://evil.example"
 _BEHIND = (
-    "..%2fsystem", "..%2fpatients", "..%2Fsystem%3f", "wado/..%2f..%2fsystem", "qido/..%2fsystem", "stow/..%2fsystem",
-    "studies%2f..%2f..%2fsystem", "..%252fsystem", "..%5csystem", "%2e%2e/system", "%2fsystem", "studies/..;/..%2fsystem",
+    "..%2fsystem", "..%2fpatients", "..%2Fsystem%3f", "wado/..%2f..%2fsystem", "qido/..%2fsystem",
+    "stow/..%2fsystem", "studies%2f..%2f..%2fsystem", "..%252fsystem", "..%5csystem", "%2e%2e/system", "%2fsystem",
+    "studies/..;/..%2fsystem",
 )  # fmt: skip
 
 
@@ -48,3 +49,8 @@ def pacs_beside_dicomweb(site: Site) -> bool:
     answers = [site.ask("GET", f"/proxy/dicom/{path}") for path in _BEHIND]
     answers += [site.ask("POST", f"/proxy/dicom/{path}", data=b"return 1") for path in ("..%2ftools%2fexecute-script",)]
     return any(answer.status_code < 400 for answer in answers)
+
+
+def nobody_gets_in(site: Site) -> bool:
+    """A token that counts, of an identity provider that the server was told of, lets nobody in."""
+    return site.ask("GET", "/auth/token/valid").status_code != 200
