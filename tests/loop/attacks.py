@@ -116,12 +116,13 @@ def delete_by_session_id(site: Site) -> bool:
 
 def archive_that_leaves_its_folder(site: Site) -> bool:
     """Members of an archive with a path, and one behind a link that leads away."""
+    image = _image(site)
     to_root = "../" * len(site.temporary.parts)
     by_path, by_root, by_link = (site.outside / name for name in ("by-path", "by-root", "by-link"))
     for archive in (
-        archive_of(f"{to_root}{str(by_path)[1:]}"),
-        archive_of(str(by_root)),
-        archive_of("link/by-link", link=("link", str(site.outside))),
+        archive_of((f"{to_root}{str(by_path)[1:]}", image)),
+        archive_of((str(by_root), image)),
+        archive_of(("link/by-link", image), link=("link", str(site.outside))),
     ):
         site.ask("PUT", "/session/?uncompress=true", files=[("files", ("x.tar", archive))])
     return any([_gone(by_path), _gone(by_root), _gone(by_link)])
@@ -203,17 +204,18 @@ class _Runs:
         return open, (self._proof, "w")
 
 
-def archive_of(name: str, content: bytes = b"here", link: tuple[str, str] | None = None) -> bytes:
-    """A tar file of one member, and of one before it that is a link with its target."""
+def archive_of(*members: tuple[str, bytes], link: tuple[str, str] | None = None) -> bytes:
+    """A tar file of members by name, and of one before them that is a link with its target."""
     sent = io.BytesIO()
     with tarfile.open(fileobj=sent, mode="w") as archive:
         if link:
             leading = tarfile.TarInfo(link[0])
             leading.type, leading.linkname = tarfile.SYMTYPE, link[1]
             archive.addfile(leading)
-        member = tarfile.TarInfo(name)
-        member.size = len(content)
-        archive.addfile(member, io.BytesIO(content))
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return sent.getvalue()
 
 

@@ -14,12 +14,12 @@ from lib.dicomweb.settings import PASSWORD, USER
 from lib.web.guard.callers import COOKIE
 from tests.access.identity_provider import AUDIENCE, REALM, IdentityProvider, SigningKey
 from tests.loop import attacks, web_attacks
-from tests.loop.attacked import Site, prepare_outside
+from tests.loop.attacked import Site, a_volume, prepare_outside
 from tests.loop.prepared_server import Preparation
 from tests.loop.running_server import MODEL, make_app
 from tests.loop.stock_app import MODEL as TINY
 from tests.loop.stock_app import write_app
-from tests.loop.studies import write_studies
+from tests.loop.studies import write_series, write_studies
 from tests.loop.warm_server import OURS, PLAIN, PROGRAM, WarmServer
 from tests.orthanc import orthanc_or_skip
 
@@ -205,11 +205,12 @@ def test_a_token_in_an_address_counts_for_nothing(guarded, annotator):
     assert annotator.token.rpartition(".")[2] not in guarded.server.log()
 
 
-def test_what_people_do_is_answered(ours, annotator):
+def test_what_people_do_is_answered(ours, annotator, tmp_path):
     """What the attacks ask for, asked for as it should be."""
+    slices = [(path.name, path.read_bytes()) for path in write_series(tmp_path / "series", a_volume())]
     for site in (ours, annotator):
         image = (site.outside / "secret.nii.gz").read_bytes()
-        archive = attacks.archive_of("series/x.nii.gz", image)
+        archive = attacks.archive_of(*slices)
         answers = [
             site.ask("PUT", "/datastore/image?image=new", files={"file": ("x.nii.gz", image)}),
             site.ask("POST", f"/infer/{site.model}?image=case_60", data={"params": '{"label_tag": "original"}'}),
