@@ -77,8 +77,8 @@ def reason_of_unfit(errors: Sequence[Mapping[str, Any]]) -> str:
         errors: as pydantic lists them.
 
     Example:
-        >>> reason_of_unfit([{"loc": ("query", "limit"), "msg": "Input should be greater than 0", "type": "greater_than"}])
-        "query: 'limit': Input should be greater than 0"
+        >>> reason_of_unfit([{"loc": ("query", "limit"), "msg": "Should be above 0", "type": "greater_than"}])
+        "query: 'limit': Should be above 0"
     """
     told = [_told(error) for error in errors[:_MOST_SHOWN]]
     more = len(errors) - len(told)

@@ -44,6 +44,7 @@ from lib.web.ledger_requests import install_ledger
 from lib.web.metrics import Metrics, State, install_metrics
 from lib.web.model_requests import install_models
 from lib.web.ohif import install_ohif
+from lib.web.openapi import install_openapi
 from lib.web.origins import install_origins
 from lib.web.pacs_proxy import install_proxy
 from lib.web.requests import install_requests
@@ -314,6 +315,7 @@ class LiverLoopApp(MONAILabelApp):
         if self.store is not None:
             install_ledger(server)
             self.store.watch(self._found_in_pacs)
+        install_openapi(server)
         super().on_init_complete()
         self.retraining.begin()
         self.source.get(choose_device())  # so that its engine is chosen before the first request
