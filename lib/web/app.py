@@ -41,6 +41,7 @@ from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
 from lib.web.job_requests import install_jobs
 from lib.web.jobs import begin_jobs, end_jobs, end_with_server, interrupted_jobs, running_jobs
 from lib.web.ledger_requests import install_ledger
+from lib.web.lookup_requests import install_lookups
 from lib.web.metrics import Metrics, State, install_metrics
 from lib.web.model_requests import install_models
 from lib.web.ohif import install_ohif
@@ -306,6 +307,7 @@ class LiverLoopApp(MONAILabelApp):
         if not self.stopping.install():
             logger.warning("the server is not run by uvicorn in its main thread: it stops without waiting for requests")
         install_requests(server)
+        install_lookups(server)
         install_jobs(server, self.jobs)
         install_models(server)
         images = self.store.pacs_images if self.store else None
