@@ -36,6 +36,7 @@ from lib.training.registry import Registry
 from lib.training.task import LiverTumorTrainTask
 from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
+from lib.web.guard.table import TABLE
 from lib.web.health import install_health
 from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
 from lib.web.job_requests import install_jobs
@@ -317,7 +318,7 @@ class LiverLoopApp(MONAILabelApp):
         if self.store is not None:
             install_ledger(server)
             self.store.watch(self._found_in_pacs)
-        install_openapi(server)
+        install_openapi(server, TABLE if getattr(server.state, "guarded", False) else ())
         super().on_init_complete()
         self.retraining.begin()
         self.source.get(choose_device())  # so that its engine is chosen before the first request
