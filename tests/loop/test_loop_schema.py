@@ -8,6 +8,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import requests
@@ -52,23 +53,28 @@ def walk(site: Site, role: Role | None) -> tuple[dict[str, Counter[int]], list[s
     statuses: dict[str, Counter[int]] = {}
     problems: list[str] = []
     for operation in site.operations():
-        seen = statuses[operation.label] = Counter()
-
-        @seed(zlib.crc32(f"{operation.label} {role}".encode()))
-        @settings(
-            max_examples=EXAMPLES,
-            phases=[Phase.generate],
-            database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(sent=requests_for(operation, site.known))
-        def send(sent: Sent, seen: Counter[int] = seen) -> None:
-            seen[_send(site, role, sent, problems.append)] += 1
-
-        send()
+        statuses[operation.label] = _send_some(site, role, operation, problems.append)
         site.known.by_name["session_id"] = ["nobody", "..", *site.sessions]  # not while they are drawn from
     return statuses, problems
+
+
+def _send_some(site: Site, role: Role | None, operation: Any, complain: Callable[[str], None]) -> Counter[int]:
+    seen: Counter[int] = Counter()
+
+    @seed(zlib.crc32(f"{operation.label} {role}".encode()))
+    @settings(
+        max_examples=EXAMPLES,
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(sent=requests_for(operation, site.known))
+    def send(sent: Sent) -> None:
+        seen[_send(site, role, sent, complain)] += 1
+
+    send()
+    return seen
 
 
 def _send(site: Site, role: Role | None, sent: Sent, complain: Callable[[str], None]) -> int:
