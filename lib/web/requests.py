@@ -157,7 +157,6 @@ def install_requests(app: FastAPI) -> None:
             return activelearning.sample(strategy, sent, caller.username)
         # Not by MONAI Label's function, which describes every image of the folder on the way.
         asked = {"strategy": strategy} | sent | {"client_id": client_of(sent, _host(request))}
-        logger.info("Active Learning Request: %s", asked)
         answer = _sample(store, _app().next_sample(asked))
         if answer and "label" not in answer:  # in a review there is a label already
             background_tasks.add_task(_app().prefetch, answer["id"], asked["client_id"])
