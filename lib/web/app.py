@@ -24,6 +24,7 @@ from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
 from lib.inference.task import LiverTumorInferTask
 from lib.settings import load_settings
+from lib.store.accounts import Accounts
 from lib.store.door import named_in_errors
 from lib.store.figures import LedgerFigures
 from lib.store.folder import FolderDatastore
@@ -42,8 +43,9 @@ from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
 from lib.web.job_requests import install_jobs
 from lib.web.jobs import begin_jobs, end_jobs, end_with_server, interrupted_jobs, running_jobs
 from lib.web.ledger_requests import install_ledger
-from lib.web.lookup_requests import install_lookups
 from lib.web.log import keep_private, keep_private_in_job
+from lib.web.logins import Logins
+from lib.web.lookup_requests import install_lookups
 from lib.web.metrics import Metrics, State, install_metrics
 from lib.web.model_requests import install_models
 from lib.web.ohif import install_ohif
@@ -99,6 +101,8 @@ class LiverLoopApp(MONAILabelApp):
             check=lambda: self.check_training(model, {}),
             start=lambda number: train.run_model(model, {BY_ITSELF: number}),
         )
+        accounts = Accounts(self.store.ledger, self.settings.access.token_hours) if self.store else None
+        self.logins = Logins(self.settings.access, accounts)
         self.traffic = Traffic(self.metrics.request_done)
         self.stopping = Stopping(
             self.traffic, self.settings.server.stop_seconds, self._end_jobs, self._infers[model].close
