@@ -40,6 +40,7 @@ from lib.volume_io import read_grid
 from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
 from lib.web.front_page import install_front_page
+from lib.web.guard.table import TABLE
 from lib.web.health import install_health
 from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
 from lib.web.job_requests import install_jobs
@@ -52,6 +53,7 @@ from lib.web.lookup_requests import install_lookups
 from lib.web.metrics import Metrics, State, install_metrics
 from lib.web.model_requests import install_models
 from lib.web.ohif import install_ohif
+from lib.web.openapi import install_openapi
 from lib.web.origins import install_origins
 from lib.web.pacs_proxy import install_proxy
 from lib.web.removal_requests import install_removals
@@ -346,6 +348,7 @@ class LiverLoopApp(MONAILabelApp):
         if self.store is not None:
             install_ledger(server)
             self.store.watch(self._found_in_pacs)
+        install_openapi(server, TABLE if getattr(server.state, "guarded", False) else ())
         super().on_init_complete()
         keep_private()  # a log of its own has what it runs every minute
         self.retraining.begin()
