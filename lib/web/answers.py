@@ -71,6 +71,13 @@ def reason_of(error: Exception) -> str:
     return str(getattr(error, "msg", None) or error)
 
 
+def headers_of(error: Exception) -> dict[str, str]:
+    """What an error's answer says besides its reason."""
+    if isinstance(error, OverloadedError):
+        return {"Retry-After": str(error.retry_after_s)}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(error, LoginError) else {}
+
+
 def reason_of_unfit(errors: Sequence[Mapping[str, Any]]) -> str:
     """What to tell the client of a request that does not fit an endpoint, as one line; clients show it as it is.
 
@@ -102,8 +109,7 @@ def install_answers(app: FastAPI) -> None:
             logger.error("%s %s", _route(request), reason)
         else:
             logger.warning("%s refused: %s", _route(request), origin_of(error))
-        headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, OverloadedError) else None
-        return JSONResponse({"detail": reason}, status_code=status, headers=headers)
+        return JSONResponse({"detail": reason}, status_code=status, headers=headers_of(error))
 
     async def explain(_: Request, error: RequestValidationError) -> JSONResponse:
         return JSONResponse({"detail": reason_of_unfit(error.errors())}, status_code=422)
