@@ -170,7 +170,8 @@ def _slices_of(header: Dataset, name: str) -> list[Slice]:
     except BadInputError:
         raise
     except (ValueError, TypeError, OverflowError) as error:  # pydicom's, on elements that hold no numbers
-        msg = f"{source}: damaged DICOM header ({' '.join(str(error).split())[:200]}); copy the file again"
+        # Not the error's own words: they quote the header, which holds the patient's name.
+        msg = f"{source}: damaged DICOM header ({type(error).__name__}); copy the file again"
         raise BadInputError(msg) from error
 
 
