@@ -121,8 +121,12 @@ class Known:
             return self._spare, ["nobody", ".."]
         if name == "image" and label in {"PUT /datastore/image", "PUT /datastore/"}:
             return ["new_1", "new.2", "new-3", *self._spare], _NO_IDS
+        if name == "image" and label == "PUT /datastore/label":
+            return self._images[:1], _NO_IDS
         if name in {"image", "label"}:
             return self._images, _NO_IDS
+        if name in {"first", "second"} and "/models" in label:
+            return _VALUES["version"]
         if name == "output":
             infer = ["json", "image", "all"]
             return (infer, ["dicom_seg"]) if "infer" in label else (["stats", "train", "all"], infer)
