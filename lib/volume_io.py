@@ -314,7 +314,8 @@ def _nifti_header(path: Path, limits: Limits, *, compressed: bool) -> _Nifti:
     # The header alone: extensions may hold anything, and nothing of them is needed.
     header = _NIFTI_BY_HEADER_SIZE[count](start[:count])
     shape, dtype = checked_shape(header.get_data_shape(), path.name, limits=limits), header.get_data_dtype()
-    size, offset = checked_size(shape, dtype, path.name, limits), header.get_data_offset()
+    size = checked_size(shape, dtype, path.name, limits)
+    offset = header.get_data_offset() or count + 4  # the four bytes say whether extensions follow
     if not count <= offset <= _MOST_BEFORE_VOXELS:
         msg = f"its voxels can't begin at byte {offset}"
         raise ValueError(msg)

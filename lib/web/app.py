@@ -263,6 +263,7 @@ class LiverLoopApp(MONAILabelApp):
             BadInputError: the image is a path of this machine, or can't be used.
         """
         _check_name("model", request.get("model"), self._infers)
+        request = {key: value for key, value in request.items() if key != "logging"}  # of the whole process
         image = request.get("image")
         if isinstance(image, str) and not self._was_sent(image, request):
             images = datastore or self.datastore()

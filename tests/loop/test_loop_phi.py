@@ -5,11 +5,13 @@ Each flow marks what may name a patient: headers, names of files that are sent, 
 
 import gzip
 import json
+import stat
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import requests
 
 from lib.volume_io import write_label
 from lib.web.log import write_log_configuration
@@ -35,11 +37,12 @@ _TRAINING = {
 
 
 class Watched(PreparedServer):
-    """A server with the log of scripts/serve, all that it told of jobs, and every answer that names its request."""
+    """A server with the log of scripts/serve, and with or without the guard, which lets less through to be logged."""
 
-    def __init__(self, preparation, studies, folder, *, app, conf):
+    def __init__(self, preparation, studies, folder, *, app, conf, guarded):
         super().__init__(preparation, studies, folder, app=app, conf=conf)
         self._command += ["--log_config", str(write_log_configuration(app)), "--verbose", "INFO"]
+        self._command += ["--uvicorn_app", "lib.web.guarded:app"] if guarded else []
 
     def told(self):
         """Whatever somebody can read who may not see patients, by where it stands."""
@@ -93,7 +96,8 @@ def test_a_folder(preparation, tmp_path):
     (studies / "bad_text.nii.gz").write_bytes(gzip.compress(f"{_MARK} {_BORN}".encode() * 40))
     (studies / "bad_raw.nii").write_bytes(f"{_MARK} {_BORN}".encode() * 40)
     conf = {"inference.engine": "pytorch", **_TRAINING}
-    with Watched(preparation, studies, tmp_path / "run", app=make_app(tmp_path / "app"), conf=conf) as server:
+    app = make_app(tmp_path / "app")
+    with Watched(preparation, studies, tmp_path / "run", app=app, conf=conf, guarded=False) as server:
         wait_until(lambda: server.ask("GET", "/info/").reason["datastore"]["total"] >= 3, "the listing", 0.05)
         statuses = []
 
@@ -164,12 +168,9 @@ def test_a_folder(preparation, tmp_path):
             ask(method, f"/datastore/image/info?image={_MARK}", data={"info": json.dumps({_MARK: _MARK})})
         assert {200, 400, 404, 422} <= set(statuses)
         assert not [status for status in statuses if status >= 500], statuses
-        # What runs in a process of its own.
         client = server.client()
         client.train_start(MODEL, {"max_epochs": 1, "val_split": 0.34})
-        assert ask("POST", f"/batch/infer/{MODEL}", json={}).status == 200
         assert server.finished("/train/")["status"] == "DONE"
-        server.finished("/batch/infer")
         assert_private(server, lines=["POST /infer/{model} refused: BadInputError", "epoch 1/1"])
 
 
@@ -188,7 +189,7 @@ def test_a_pacs(preparation, orthanc, pacs: FaultyPacs, tmp_path):
         item.PatientName, item.PatientID, item.PixelSpacing = f"{_MARK}^BAD", _MARK, [0, 0]
     orthanc.fill(bad)
     conf = {**CONF, **_TRAINING, "pacs.folder": site.working}
-    with Watched(preparation, pacs.url, tmp_path / "run", app=site.app, conf=conf) as server:
+    with Watched(preparation, pacs.url, tmp_path / "run", app=site.app, conf=conf, guarded=True) as server:
         listed(server, 3)
         assert server.infer(one, VOLUME).status == 200
         site.submit(server, one, "label")
@@ -207,8 +208,12 @@ def test_a_pacs(preparation, orthanc, pacs: FaultyPacs, tmp_path):
         pacs.works()
         wait_until(lambda: server.ask("GET", "/ledger/status").reason["pacs"]["not_taken_in"] > 0, "the bad SEG", 0.1)
         assert server.ask("POST", f"/batch/infer/{MODEL}", json={}).status == 200
+        asked = requests.get(f"{server.url}/info/?patient={_MARK}", headers={"X-Request-ID": "edge-7.1"}, timeout=60)
+        assert asked.headers["X-Request-ID"] == "edge-7.1"
         server.finished("/batch/infer")
-        assert_private(server, lines=["is not taken in", "is stored in the PACS", "could not be segmented"])
+        lines = ["is not taken in", "is stored in the PACS", "could not be segmented", "[edge-7.1] GET /info/ 4"]
+        assert_private(server, lines=[*lines, "GET /proxy/dicom/{path:path} 200 "])
+        assert stat.S_IMODE((server.app / "logs" / "app.log").stat().st_mode) == 0o600
 
 
 def _segs(site, one, other):
