@@ -148,7 +148,7 @@ class Guard:
         host = headers.get("host", "")
         origin = headers.get("origin")
         if scope["method"] not in _SAFE_METHODS:
-            is_own = origin is None or urlsplit(origin).netloc == host or origin in self._site.origins
+            is_own = origin is None or _is_page_of(host, origin) or origin in self._site.origins
             if not is_own or (origin is None and headers.get("sec-fetch-site") == "cross-site"):
                 msg = (
                     f"a page of {origin or 'another server'} may not send this; a viewer on another server must be "
@@ -164,7 +164,7 @@ class Guard:
             ForbiddenError: somebody who may not.
         """
         assert self._site is not None
-        if row.role is None or (row.is_watched and self._is_watcher(scope)):
+        if row.role is None or (row.is_watched and self._is_watcher(scope, headers)):
             return ANYBODY
         logins, token = self._site.logins, token_of(headers)
 
@@ -187,17 +187,22 @@ class Guard:
 
     def _check_host(self, headers: Headers) -> None:
         """Where nobody logs in, a page could reach the server by giving its own name our address (DNS rebinding)."""
-        assert self._site is not None
-        name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        if name not in _LOOPBACK_NAMES and name not in self._site.hosts:
+        if not self._is_own_name(headers):
+            name = _name(headers)
             msg = f"this server is not reached as {name[:80]!r}; use 127.0.0.1, or name it in access.hosts"
             raise ForbiddenError(msg)
 
-    def _is_watcher(self, scope: Scope) -> bool:
+    def _is_own_name(self, headers: Headers) -> bool:
+        assert self._site is not None
+        return _name(headers) in _LOOPBACK_NAMES | self._site.hosts
+
+    def _is_watcher(self, scope: Scope, headers: Headers) -> bool:
         assert self._site is not None
         try:
             address = ipaddress.ip_address(_address(scope))
         except ValueError:  # a socket without an address
+            return False
+        if address.is_loopback and not self._is_own_name(headers):  # a page in a browser of this machine, as above
             return False
         return any(address in network for network in self._site.watchers)
 
@@ -295,6 +300,22 @@ async def _give_up(error: Exception, answer: "_Answer", identifier: str) -> None
 def _address(scope: Scope) -> str:
     """Where a request comes from; a proxy on this machine is trusted to tell."""
     return scope["client"][0] if scope.get("client") else "unknown"
+
+
+def _name(headers: Headers) -> str:
+    """Of the server, as the client calls it."""
+    try:
+        return urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    except ValueError:  # such as half an IPv6 address
+        return ""
+
+
+def _is_page_of(host: str, origin: str) -> bool:
+    """Whether a browser has a page of this name from there."""
+    try:
+        return host != "" and urlsplit(origin).netloc == host
+    except ValueError:
+        return False
 
 
 def _is_preflight(scope: Scope, headers: Headers) -> bool:

@@ -240,6 +240,15 @@ def test_pages_of_other_servers_may_not_act(make, behind, headers, is_taken):
         )
 
 
+def test_a_name_that_is_none_is_nobodys(make):
+    half = {"Host": "[::1"}
+    assert make(client="127.0.0.1", watchers=[ipaddress.ip_network("127.0.0.1/32")]).asked(
+        "GET", "/metrics", headers=half
+    ).status_code == 401  # fmt: skip
+    answer = make().asked("POST", "/activelearning/first", Role.ANNOTATOR, headers={"Origin": "http://[::1"})
+    assert answer.status_code == 403
+
+
 def test_a_browser_may_ask_what_it_may_send(make, behind):
     headers = {"Origin": "https://any.example.org", "Access-Control-Request-Method": "POST"}
     assert make().asked("OPTIONS", "/infer/liver_tumor", headers=headers).status_code == 200
@@ -252,6 +261,12 @@ def test_figures_are_for_who_watches(make):
     assert make(client="192.0.2.7").asked("GET", "/metrics").status_code == 401
     assert make(client="192.0.2.7").asked("GET", "/metrics", Role.ANNOTATOR).status_code == 200
     assert make(client="a socket").asked("GET", "/metrics").status_code == 401
+
+
+def test_a_page_in_a_browser_of_this_machine_does_not_watch(make):
+    made = make(client="127.0.0.1", watchers=[ipaddress.ip_network("127.0.0.1/32")])
+    assert made.asked("GET", "/metrics", base="http://evil.example").status_code == 401
+    assert made.asked("GET", "/metrics", base="http://localhost:8000").status_code == 200
 
 
 def test_a_refused_body_is_answered_with_the_reason_and_no_endpoint_begins(make, behind):
