@@ -24,6 +24,7 @@ from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
 from lib.inference.task import LiverTumorInferTask
 from lib.settings import load_settings
+from lib.store.accounts import Accounts
 from lib.store.door import named_in_errors
 from lib.store.figures import LedgerFigures
 from lib.store.folder import FolderDatastore
@@ -41,11 +42,14 @@ from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
 from lib.web.job_requests import install_jobs
 from lib.web.jobs import begin_jobs, end_jobs, end_with_server, interrupted_jobs, running_jobs
 from lib.web.ledger_requests import install_ledger
+from lib.web.login_requests import install_login
+from lib.web.logins import Logins
 from lib.web.metrics import Metrics, State, install_metrics
 from lib.web.model_requests import install_models
 from lib.web.ohif import install_ohif
 from lib.web.origins import install_origins
 from lib.web.pacs_proxy import install_proxy
+from lib.web.removal_requests import install_removals
 from lib.web.requests import install_requests
 from lib.web.retraining import Retraining
 from lib.web.stopping import Stopping
@@ -55,6 +59,10 @@ logger = logging.getLogger(__name__)
 
 # Read by MONAI Label itself, not by app.yaml.
 _SERVER_KEYS = {"server_mode"}
+_UNGUARDED = (
+    "this server was not started by scripts/serve: nobody is asked to log in, whatever access.login says, and requests "
+    "are not checked before MONAI Label sees them; whoever reaches it can read and change everything"
+)
 
 
 class LiverLoopApp(MONAILabelApp):
@@ -99,6 +107,8 @@ class LiverLoopApp(MONAILabelApp):
             self.traffic, self.settings.server.stop_seconds, self._end_jobs, self._infers[model].close
         )
         self._figures = LedgerFigures(self.store.ledger) if self.store else None
+        access = self.settings.access
+        self.logins = Logins(access, Accounts(self.store.ledger, access.token_hours) if self.store else None)
 
     def init_datastore(self) -> Datastore:
         """The same store for a folder and for a PACS; MONAI Label's own, which downloads programs, is never used."""
@@ -306,6 +316,7 @@ class LiverLoopApp(MONAILabelApp):
             logger.warning("the server is not run by uvicorn in its main thread: it stops without waiting for requests")
         install_requests(server)
         install_jobs(server, self.jobs)
+        install_removals(server)
         install_models(server)
         images = self.store.pacs_images if self.store else None
         install_proxy(server, Forwarder(images.pacs.settings) if images else None, self._stored_in_pacs)
@@ -314,6 +325,9 @@ class LiverLoopApp(MONAILabelApp):
         if self.store is not None:
             install_ledger(server)
             self.store.watch(self._found_in_pacs)
+        install_login(server, self.logins, server=self.settings.name, home="/ohif/" if images else "/")
+        if not getattr(server.state, "guarded", False):
+            logger.warning(_UNGUARDED)
         super().on_init_complete()
         self.retraining.begin()
         self.source.get(choose_device())  # so that its engine is chosen before the first request

@@ -58,7 +58,18 @@ def refused(*arguments):
 def test_help_explains_everything_without_an_environment():
     code, output, errors = run("--help")
     assert (code, errors) == (0, "")
-    for word in ("--studies", "--host", "--port", "--app", "--conf", "--verbose", "3D Slicer", "OHIF", "Exit code"):
+    for word in (
+        "--studies",
+        "--host",
+        "--port",
+        "--app",
+        "--conf",
+        "--tls-key",
+        "--verbose",
+        "3D Slicer",
+        "OHIF",
+        "Exit code",
+    ):
         assert word in output
     plain = subprocess.run(["python3", "-I", "-S", str(SERVE), "--help"], capture_output=True, text=True, timeout=60)
     assert plain.stdout == output
@@ -105,6 +116,37 @@ def test_a_folder_that_is_no_app(tmp_path, port):
 )
 def test_wrong_conf(tmp_path, port, conf, message):
     assert message in refused("--app", APP, "--studies", tmp_path, "--port", port, "--conf", *conf)
+
+
+def test_the_network_without_a_login(tmp_path, port):
+    code, output, errors = run("--studies", tmp_path, "--port", port, "--host", "0.0.0.0")
+    assert (code, output) == (2, "")
+    warning, error = errors.splitlines()
+    assert warning == (
+        "warning: --host 0.0.0.0 without --tls-certificate and --tls-key: passwords and images cross the network in "
+        "clear, unless a proxy on the way does TLS"
+    )
+    assert error == (
+        "error: --host 0.0.0.0 would open the server to the network, and nobody has to log in yet; add a user with: "
+        f"scripts/users.py add NAME --role admin --studies {tmp_path}, then start again"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_required_login_that_nobody_has(tmp_path, port):
+    message = refused("--studies", tmp_path, "--port", port, "--conf", "access.login", "required")
+    assert message.startswith("a login is required, and there is nobody who could log in; add a user with: ")
+
+
+def test_half_a_certificate(tmp_path, port):
+    assert refused("--studies", tmp_path, "--port", port, "--tls-key", tmp_path / "key.pem") == (
+        "--tls-key needs --tls-certificate as well; give both, or none and let a proxy do TLS"
+    )
+
+
+def test_the_login_of_monai_label(tmp_path, port, monkeypatch):
+    monkeypatch.setenv("MONAI_LABEL_AUTH_ENABLE", "true")
+    assert refused("--studies", tmp_path, "--port", port).startswith("MONAI_LABEL_AUTH_ENABLE is set, and ")
 
 
 @pytest.mark.parametrize("arguments", [("--bogus",), ("--port", "http"), ("--conf", "one")])
