@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from lib.access.settings import AccessSettings
 from lib.errors import SettingsError
 from lib.labels import DEFAULT_LABELS, IGNORED, RESERVED, Label, find_index, indices, plain
+from lib.limits import MEGABYTE, MOST_VOXELS, Limits
 from lib.transforms.augmentation_settings import AugmentationSettings
 from lib.transforms.postprocessing import PostprocessingSettings
 from lib.transforms.synthetic_tumors import SyntheticTumorSettings
@@ -191,6 +192,16 @@ class LimitSettings(_Section):
     """What the server refuses."""
 
     affine_tolerance_mm: float = Field(default=1.0, gt=0, description="how far a label may lie from its image")
+    upload_mb: float = Field(default=4096, gt=0, le=1_000_000, description="of one request")
+    unpacked_mb: float = Field(default=8192, gt=0, le=1_000_000, description="of the voxels or files of one upload")
+    voxels: int = Field(default=MOST_VOXELS, ge=1, le=MOST_VOXELS, description="of one volume that is sent")
+    archive_files: int = Field(default=20_000, ge=1, le=1_000_000, description="in one archive, or sent together")
+    sessions: int = Field(default=50, ge=1, le=10_000, description="kept at once; the longest unused go first")
+    sessions_mb: float = Field(default=20_480, gt=0, le=100_000_000, description="that all sessions may take")
+
+    def of_files(self) -> Limits:
+        """Those of files and archives."""
+        return Limits(self.voxels, int(self.unpacked_mb * MEGABYTE), self.archive_files)
 
 
 class ServerSettings(_Section):

@@ -113,7 +113,7 @@ def _parse() -> argparse.Namespace:
         "--tls-certificate", type=Path, metavar="FILE", help="PEM file: serve https with this certificate"
     )
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM file with the certificate's key")
-    parser.add_argument("--verbose", action="store_true", help="log debugging messages too")
+    parser.add_argument("--verbose", action="store_true", help="log our debugging messages too")
     return parser.parse_args()
 
 
@@ -156,14 +156,19 @@ def _samples() -> str:
 
 
 def _serve(app: Path, studies: str, tls: Tls | None, arguments: argparse.Namespace) -> None:
-    sys.argv = ["monailabel", "start_server", *_server_arguments(app, studies, tls, arguments)]
     import logging
     from functools import partial
 
     import uvicorn
     from monailabel.main import Main
 
+    from lib.web.log import watch_errors, write_log_configuration
+
     uvicorn.run = partial(uvicorn.run, ssl_ciphers=CIPHERS)  # MONAI Label has no option for it
+    watch_errors()
+    log = write_log_configuration(app, verbose=arguments.verbose)
+    sys.argv = ["monailabel", "start_server", *_server_arguments(app, studies, tls, log, arguments)]
+
     try:
         Main(loglevel=logging.WARNING, actions="start_server").run()
     except SystemExit as error:
@@ -172,13 +177,15 @@ def _serve(app: Path, studies: str, tls: Tls | None, arguments: argparse.Namespa
         raise
 
 
-def _server_arguments(app: Path, studies: str, tls: Tls | None, arguments: argparse.Namespace) -> Sequence[str]:
+def _server_arguments(
+    app: Path, studies: str, tls: Tls | None, log: Path, arguments: argparse.Namespace
+) -> Sequence[str]:
     conf = [part for pair in arguments.conf for part in ("--conf", *pair)]
-    level = "DEBUG" if arguments.verbose else "INFO"
     address = ("--host", arguments.host, "--port", str(arguments.port))
     files = ("--ssl_certfile", str(tls.certificate), "--ssl_keyfile", str(tls.key)) if tls else ()
-    guarded = ("--uvicorn_app", "lib.web.guarded:app")
-    return ["--app", str(app), "--studies", studies, *address, *files, *guarded, "--verbose", level, *conf]
+    # Its own debugging messages quote requests, so that the level of the others is never theirs.
+    ours = ("--log_config", str(log), "--uvicorn_app", "lib.web.guarded:app")
+    return ["--app", str(app), "--studies", studies, *address, *files, *ours, "--verbose", "INFO", *conf]
 
 
 def _announce(url: str, studies: str, login: str) -> None:

@@ -29,7 +29,6 @@ from lib.volume_io import IMAGE_SUFFIXES, read_image, stem_of, suffix_of
 
 logger = logging.getLogger(__name__)
 
-
 ADMINISTRATOR = "administrator"  # who removed something where nobody logs in
 
 
@@ -204,7 +203,7 @@ class FolderDatastore(Datastore):
         path = Path(image_filename)
         with named_in_errors(image_filename, f"image {image_id!r}"):
             suffix = suffix_of(path, IMAGE_SUFFIXES)
-            grid = read_image(path).grid
+            grid = read_image(path, self.store.settings.limits.of_files()).grid
         fingerprint, sha256 = fingerprint_of(path), file_sha256(path)
         target = self.store.layout.image(image_id, suffix)
         with self.store.ledger.reading() as connection:

@@ -37,13 +37,16 @@ from lib.training.registry import Registry
 from lib.training.task import LiverTumorTrainTask
 from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
+from lib.web.front_page import install_front_page
 from lib.web.health import install_health
 from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
 from lib.web.job_requests import install_jobs
 from lib.web.jobs import begin_jobs, end_jobs, end_with_server, interrupted_jobs, running_jobs
 from lib.web.ledger_requests import install_ledger
-from lib.web.login_requests import install_login
+from lib.web.log import keep_private, keep_private_in_job
+from lib.web.login_requests import install_login, warn_unless_guarded
 from lib.web.logins import Logins
+from lib.web.lookup_requests import install_lookups
 from lib.web.metrics import Metrics, State, install_metrics
 from lib.web.model_requests import install_models
 from lib.web.ohif import install_ohif
@@ -59,10 +62,6 @@ logger = logging.getLogger(__name__)
 
 # Read by MONAI Label itself, not by app.yaml.
 _SERVER_KEYS = {"server_mode"}
-_UNGUARDED = (
-    "this server was not started by scripts/serve: nobody is asked to log in, whatever access.login says, and requests "
-    "are not checked before MONAI Label sees them; whoever reaches it can read and change everything"
-)
 
 
 class LiverLoopApp(MONAILabelApp):
@@ -78,7 +77,8 @@ class LiverLoopApp(MONAILabelApp):
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        end_with_server()
+        if end_with_server():
+            keep_private_in_job()
         settle_environment()
         folder = Path(app_dir)
         self.jobs = JobRecords(folder / "model")
@@ -102,6 +102,8 @@ class LiverLoopApp(MONAILabelApp):
             check=lambda: self.check_training(model, {}),
             start=lambda number: train.run_model(model, {BY_ITSELF: number}),
         )
+        accounts = Accounts(self.store.ledger, self.settings.access.token_hours) if self.store else None
+        self.logins = Logins(self.settings.access, accounts)
         self.traffic = Traffic(self.metrics.request_done)
         self.stopping = Stopping(
             self.traffic, self.settings.server.stop_seconds, self._end_jobs, self._infers[model].close
@@ -305,18 +307,23 @@ class LiverLoopApp(MONAILabelApp):
         """Called once the server runs: install error answers and request checks on it."""
         from monailabel.app import app as server  # only now: it is still being imported when this class is loaded
 
+        keep_private()
         begin_jobs(self.jobs, self.store.ledger if self.store else None)
         install_answers(server)
         install_origins(server)
         server.add_middleware(TrafficMiddleware, traffic=self.traffic)
+        install_front_page(server)
         install_health(server, self.check_ready)
         self.metrics.watch(self._state)
         install_metrics(server, self.metrics)
         if not self.stopping.install():
             logger.warning("the server is not run by uvicorn in its main thread: it stops without waiting for requests")
         install_requests(server)
-        install_jobs(server, self.jobs)
+        install_lookups(server)
         install_removals(server)
+        folder = "(studies folder)"
+        names = {Path(self.studies): folder} if self.store and not self.store.pacs_images else {}
+        install_jobs(server, self.jobs, {**names, Path(self.app_dir): "(app folder)"})
         install_models(server)
         images = self.store.pacs_images if self.store else None
         install_proxy(server, Forwarder(images.pacs.settings) if images else None, self._stored_in_pacs)
@@ -326,9 +333,9 @@ class LiverLoopApp(MONAILabelApp):
             install_ledger(server)
             self.store.watch(self._found_in_pacs)
         install_login(server, self.logins, server=self.settings.name, home="/ohif/" if images else "/")
-        if not getattr(server.state, "guarded", False):
-            logger.warning(_UNGUARDED)
+        warn_unless_guarded(server)
         super().on_init_complete()
+        keep_private()  # a log of its own has what it runs every minute
         self.retraining.begin()
         self.source.get(choose_device())  # so that its engine is chosen before the first request
         logger.info("model in force: %s (%s)", self.source.version, self.source.path.name)

@@ -38,12 +38,20 @@ def client_of(params: Mapping[str, Any], request: _Asked) -> str:
     if caller.name is not None:
         return caller.name
     name = params.get("client_id")
-    if name is None or name == "":
-        name = _ANONYMOUS
+    name = _ANONYMOUS if name is None or name == "" else checked_client_id(name)
+    return f"{name}@{address_of(request)}" if name in {_ANONYMOUS, _NOBODY} else name
+
+
+def checked_client_id(name: Any) -> str:
+    """A client's name as it may be kept.
+
+    Raises:
+        BadInputError: it is no text, too long or holds control characters.
+    """
     if not isinstance(name, str) or len(name) > _MOST or _FORBIDDEN.search(name):
         msg = f"client_id = {str(name)[:80]!r} can't be used; expected at most {_MOST} characters, none of them control"
         raise BadInputError(msg)
-    return f"{name}@{address_of(request)}" if name in {_ANONYMOUS, _NOBODY} else name
+    return name
 
 
 def address_of(request: _Asked) -> str:
