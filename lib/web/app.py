@@ -38,6 +38,7 @@ from lib.training.task import LiverTumorTrainTask
 from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
 from lib.web.front_page import install_front_page
+from lib.web.guard.handed_out import HandedOut
 from lib.web.health import install_health
 from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
 from lib.web.job_requests import install_jobs
@@ -110,6 +111,7 @@ class LiverLoopApp(MONAILabelApp):
         )
         self._figures = LedgerFigures(self.store.ledger) if self.store else None
         access = self.settings.access
+        self.handed_out = HandedOut()
         self.logins = Logins(access, Accounts(self.store.ledger, access.token_hours) if self.store else None)
 
     def init_datastore(self) -> Datastore:

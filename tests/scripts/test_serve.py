@@ -12,6 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lib.inference.model import new_network
+from lib.networks.checkpoint import save_weights
+from lib.settings import load_settings
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVE = REPOSITORY / "scripts" / "serve.py"
 APP = REPOSITORY / "apps" / "liver_tumor"
@@ -19,13 +23,14 @@ APP = REPOSITORY / "apps" / "liver_tumor"
 # The smallest app, with a subprocess as a training would be.
 STUB = """
 import subprocess
-from monailabel.interfaces.app import MONAILabelApp
+from lib.web.app import LiverLoopApp
 
-class StubApp(MONAILabelApp):
+class StubApp(LiverLoopApp):
     def __init__(self, app_dir, studies, conf):
-        super().__init__(app_dir=app_dir, studies=studies, conf=conf, name="stub")
+        super().__init__(app_dir, studies, conf)
         self.child = subprocess.Popen(["sleep", "600"])
 """
+SMALL = "network: {arguments: {filters: [4, 4, 8, 8, 8]}}\ninference: {precision: float32, engine: pytorch}\n"
 
 
 def run(*arguments):
@@ -160,7 +165,8 @@ def test_a_server_is_announced_and_stops_cleanly_with_its_subprocesses(tmp_path,
     app.mkdir()
     studies.mkdir()
     (app / "main.py").write_text(STUB)
-    (app / "app.yaml").write_text("name: Stub\n")
+    (app / "app.yaml").write_text(SMALL)
+    save_weights(app / "starter.pt", new_network(load_settings(app / "app.yaml")), {"version": "starter-1"})
     process = subprocess.Popen(
         [sys.executable, str(SERVE), "--app", str(app), "--studies", str(studies), "--port", str(port)],
         stdin=subprocess.DEVNULL,
@@ -180,6 +186,7 @@ def test_a_server_is_announced_and_stops_cleanly_with_its_subprocesses(tmp_path,
                 break
         assert f"LiverLoop is ready at http://127.0.0.1:{port}\n" in lines
         assert f"  studies    {studies} (0 images)\n" in lines
+        assert "  login      nobody is asked to log in, on this machine only (docs/access.md)\n" in lines
         children = psutil.Process(process.pid).children(recursive=True)
         assert "sleep" in [child.name() for child in children]
         process.send_signal(signal.SIGINT)
