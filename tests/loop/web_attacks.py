@@ -41,7 +41,8 @@ def name_that_leads_here(site: Site) -> bool:
     port = site.server.port
     names = (f"evil.example:{port}", "evil.example", f"127.0.0.1.evil.example:{port}", f"localhost.evil.example:{port}")
     page = replace(_in_a_page(site), cookie=None)  # which is of another name
-    return any(page.ask("GET", "/datastore/", headers={"Host": name}).status_code < 400 for name in names)
+    answers = [page.ask("GET", path, headers={"Host": name}) for name in names for path in ("/datastore/", "/metrics")]
+    return any(answer.status_code < 400 for answer in answers)
 
 
 def pacs_beside_dicomweb(site: Site) -> bool:
