@@ -148,6 +148,11 @@ class Sent:
     def __repr__(self) -> str:
         return f"{self.case.operation.label} {self.case.path_parameters} {self.case.query} {str(self.case.body)[:500]}"
 
+    @property
+    def is_its_own(self) -> bool:
+        """Whether it is one of its operation; clients take `..` out of an address, which is another one then."""
+        return not {".", ".."} & {*(self.case.path_parameters or {}).values()}
+
     def options(self, url: str) -> dict[str, Any]:
         """For `requests.request`."""
         options = self.case.as_transport_kwargs(url)

@@ -3,6 +3,7 @@
 LIVERLOOP_SCHEMA_EXAMPLES=500 sends so many requests of each kind and role, for a long search.
 """
 
+import getpass
 import os
 import re
 import signal
@@ -99,7 +100,7 @@ def _send(site: Site, role: Role | None, sent: Sent, complain: Callable[[str], N
         complain(f"{error!r} of {sent}")
         return 0
     try:  # one client at a time: nothing excuses a 5xx, and every answer is one that is described
-        sent.case.validate_response(answer, checks=CHECKS)
+        sent.case.validate_response(answer, checks=CHECKS if sent.is_its_own else [not_a_server_error])
     except FailureGroup as failures:
         complain(
             f"{[failure.title for failure in failures.exceptions]}: {answer.status_code} {answer.text[:200]} of {sent}"
@@ -167,4 +168,5 @@ def test_nothing_is_left_behind(site):
     family = [process, *process.children(recursive=True)]
     assert server.interrupt(signal.SIGTERM) == 0
     assert not [one for one in family if one.is_running()]
-    assert list(server.temporary.iterdir()) == []
+    made_by_libraries = {".ses", f"torchinductor_{getpass.getuser()}"}  # once, when they are imported
+    assert {path.name for path in server.temporary.iterdir()} <= made_by_libraries
