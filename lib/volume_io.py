@@ -27,7 +27,7 @@ from lib.files import atomic_write
 from lib.labels import Label
 from lib.limits import DEFAULT_LIMITS, Limits
 from lib.nifti_file import read_nifti, read_nifti_grid
-from lib.nrrd_file import Nrrd, read_nrrd, read_nrrd_grid, write_nrrd
+from lib.nrrd_file import REQUIRED, Nrrd, NrrdError, read_nrrd, read_nrrd_grid, write_nrrd
 from lib.segments import Segment, segment_fields
 from lib.volume import AIR_HU, Grid, Volume
 
@@ -264,16 +264,22 @@ def _explained(path: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
     except BadInputError:
         raise
     except _UNREADABLE as error:
-        reason = _reason(error)
+        reason = _reason(error, suffix)
         msg = f"{path.name}: not a readable {suffix} file ({reason}); copy or export it again"
         raise BadInputError(msg) from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, suffix: str) -> str:
     text = " ".join(str(error).split())[:200]
     if isinstance(error, _DAMAGED) or "Expected" in text or "Size of the data" in text:  # nibabel's and pynrrd's words
         return "truncated or damaged"
-    return f"its header lacks {text}" if isinstance(error, KeyError) else text
+    if isinstance(error, KeyError) and error.args[:1] in {(field,) for field in REQUIRED}:
+        return f"its header lacks {error.args[0]}"
+    if suffix.endswith(".nrrd") and not isinstance(
+        error, NrrdError
+    ):  # pynrrd quotes the header, which may name a patient
+        return "its header can't be understood"
+    return text
 
 
 def _as_hounsfield(array: NDArray, path: Path) -> NDArray[np.int16]:

@@ -135,7 +135,8 @@ def _server_arguments(app: Path, studies: str, log: Path, arguments: argparse.Na
     conf = [part for pair in arguments.conf for part in ("--conf", *pair)]
     address = ("--host", arguments.host, "--port", str(arguments.port))
     # Its own debugging messages quote requests, so that the level of the others is never theirs.
-    return ["--app", str(app), "--studies", studies, *address, "--log_config", str(log), "--verbose", "INFO", *conf]
+    ours = ("--log_config", str(log), "--uvicorn_app", "lib.web.guarded:app")
+    return ["--app", str(app), "--studies", studies, *address, *ours, "--verbose", "INFO", *conf]
 
 
 def _announce(url: str, studies: str) -> None:

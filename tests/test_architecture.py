@@ -17,9 +17,9 @@ ORDER = (
 SHELLS = {
     "web/app.py", "web/answers.py", "web/requests.py", "web/ledger_requests.py", "web/model_requests.py",
     "web/retraining.py", "web/connection.py", "web/pacs_proxy.py", "web/ohif.py", "web/origins.py", "web/jobs.py",
-    "web/job_requests.py", "web/session_requests.py", "web/lookup_requests.py", "web/guarded.py", "web/guard/rows.py",
-    "web/guard/guard.py",
-    "web/health.py", "web/metrics.py",
+    "web/job_requests.py", "web/lookup_requests.py", "web/guarded.py", "web/guard/rows.py", "web/guard/guard.py",
+    "web/session_requests.py", "web/front_page.py", "web/health.py", "web/metrics.py", "web/login_requests.py",
+    "web/removal_requests.py", "web/openapi.py",
     "store/folder.py", "benchmarks/stock_store.py", "inference/task.py",
     "inference/batch.py", "training/task.py", "activelearning/tasks.py", "doctor.py",
 }  # fmt: skip

@@ -153,7 +153,10 @@ def test_a_long_ct_is_within_the_limits():
         (nrrd(dimension=4), "not a readable .nrrd file (it announces 4 axes and gives the sizes of 3); copy"),
         (nrrd("1 " * 300_000, dimension=300_000), "has 300000 axes; expected one 3D volume"),
         (nrrd(type="block"), "holds voxels of the type 'block'; expected one gray value per voxel"),
-        (nrrd(type="int16", endian="middle"), "not a readable .nrrd file (its byte order is 'middle'); copy"),
+        (
+            nrrd(type="int16", endian="middle"),
+            "not a readable .nrrd file (its byte order is neither little nor big); copy",
+        ),
         (nrrd(encoding="hex"), "the NRRD encoding 'hex' is not supported; save it as raw or gzip"),
         (nrrd(line_skip=1), "skips a part of the file before its voxels; save it without 'line skip' and 'byte skip'"),
         (nrrd(byte_skip=-1, encoding="gzip"), "skips a part of the file before its voxels; save it without"),

@@ -17,7 +17,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from lib.dicom.deflated import check_inflatable
+from lib.dicom.deflated import NotInflatableError, check_inflatable
 from lib.dicom.jpeg import decode_jpeg
 from lib.dicom.slices import Slice
 from lib.errors import BadInputError
@@ -72,7 +72,10 @@ def read_file(path: str, *, pixels: bool) -> FileDataset:
         check_inflatable(Path(path))
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
     except _DAMAGED as error:
-        msg = f"{path}: damaged DICOM file ({' '.join(str(error).split()) or 'truncated'}); copy it again"
+        # Not the error's own words: they can quote what the file holds.
+        ours = isinstance(error, NotInflatableError)
+        why = str(error) if ours else "truncated" if isinstance(error, EOFError) else type(error).__name__
+        msg = f"{path}: damaged DICOM file ({why}); copy it again"
         raise BadInputError(msg) from error
     dataset.filename = path  # pydicom puts a buffer there for deflated files
     return dataset

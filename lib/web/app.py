@@ -25,6 +25,7 @@ from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
 from lib.inference.task import LiverTumorInferTask
 from lib.settings import load_settings
+from lib.store.accounts import Accounts
 from lib.store.door import named_in_errors
 from lib.store.figures import LedgerFigures
 from lib.store.folder import FolderDatastore
@@ -38,18 +39,24 @@ from lib.training.task import LiverTumorTrainTask
 from lib.volume_io import read_grid
 from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
+from lib.web.front_page import install_front_page
+from lib.web.guard.table import TABLE
 from lib.web.health import install_health
 from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
 from lib.web.job_requests import install_jobs
 from lib.web.jobs import begin_jobs, end_jobs, end_with_server, interrupted_jobs, running_jobs
 from lib.web.ledger_requests import install_ledger
 from lib.web.log import keep_private, keep_private_in_job
+from lib.web.login_requests import install_login
+from lib.web.logins import Logins
 from lib.web.lookup_requests import install_lookups
 from lib.web.metrics import Metrics, State, install_metrics
 from lib.web.model_requests import install_models
 from lib.web.ohif import install_ohif
+from lib.web.openapi import install_openapi
 from lib.web.origins import install_origins
 from lib.web.pacs_proxy import install_proxy
+from lib.web.removal_requests import install_removals
 from lib.web.requests import install_requests
 from lib.web.retraining import Retraining
 from lib.web.session_requests import install_sessions
@@ -101,6 +108,8 @@ class LiverLoopApp(MONAILabelApp):
             check=lambda: self.check_training(model, {}),
             start=lambda number: train.run_model(model, {BY_ITSELF: number}),
         )
+        accounts = Accounts(self.store.ledger, self.settings.access.token_hours) if self.store else None
+        self.logins = Logins(self.settings.access, accounts)
         self.traffic = Traffic(self.metrics.request_done)
         self.stopping = Stopping(
             self.traffic, self.settings.server.stop_seconds, self._end_jobs, self._infers[model].close
@@ -254,6 +263,7 @@ class LiverLoopApp(MONAILabelApp):
             BadInputError: the image is a path of this machine, or can't be used.
         """
         _check_name("model", request.get("model"), self._infers)
+        request = {key: value for key, value in request.items() if key != "logging"}  # of the whole process
         image = request.get("image")
         if isinstance(image, str) and not self._was_sent(image, request):
             images = datastore or self.datastore()
@@ -317,6 +327,7 @@ class LiverLoopApp(MONAILabelApp):
         install_answers(server)
         install_origins(server)
         server.add_middleware(TrafficMiddleware, traffic=self.traffic)
+        install_front_page(server)
         install_health(server, self.check_ready)
         self.metrics.watch(self._state)
         install_metrics(server, self.metrics)
@@ -325,6 +336,8 @@ class LiverLoopApp(MONAILabelApp):
         install_requests(server)
         install_sessions(server)
         install_lookups(server)
+        install_removals(server)
+        install_login(server, self.logins)
         folder = "(studies folder)"
         names = {Path(self.studies): folder} if self.store and not self.store.pacs_images else {}
         install_jobs(server, self.jobs, {**names, Path(self.app_dir): "(app folder)"})
@@ -336,7 +349,9 @@ class LiverLoopApp(MONAILabelApp):
         if self.store is not None:
             install_ledger(server)
             self.store.watch(self._found_in_pacs)
+        install_openapi(server, TABLE if getattr(server.state, "guarded", False) else ())
         super().on_init_complete()
+        keep_private()  # a log of its own has what it runs every minute
         self.retraining.begin()
         self.source.get(choose_device())  # so that its engine is chosen before the first request
         logger.info("model in force: %s (%s)", self.source.version, self.source.path.name)

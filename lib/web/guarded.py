@@ -3,13 +3,14 @@
 Plain `monailabel start_server` does without the guard, and says so in its log.
 """
 
-import ipaddress
+import os
 from collections.abc import Mapping
 
 from monailabel.app import app as server
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 
+from lib.limits import MEGABYTE
 from lib.store.events import record
 from lib.web.guard.callers import Caller
 from lib.web.guard.guard import Guard, Site
@@ -23,8 +24,8 @@ def _site() -> Site:
         logins=instance.logins,
         hosts=frozenset(name.lower() for name in access.hosts),
         origins=frozenset(str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS),
-        watchers=[ipaddress.ip_network(network) for network in access.metrics_from],
-        upload_bytes=limits.upload_mb * 1024 * 1024,
+        watchers=list(access.metrics_from),
+        upload_bytes=int(limits.upload_mb * MEGABYTE),
         seen=instance.metrics.request_done,
         note=_note,
     )
@@ -38,5 +39,7 @@ def _note(kind: str, caller: Caller, address: str, detail: Mapping[str, str]) ->
         record(connection, kind, actor=caller.name or f"anonymous@{address}", detail={**detail, "from": address})
 
 
+# MONAI Label would import all of `lib` a second time with the app, whose errors and callers the guard then didn't know.
+os.environ["MONAI_LABEL_RELOAD_APP_LIB"] = "false"
 server.state.guarded = True
 app = Guard(server, _site)

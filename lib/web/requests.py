@@ -38,6 +38,7 @@ from lib.store.versions import Version
 from lib.volume_io import IMAGE_SUFFIXES, read_label, stem_of, suffix_of, write_label
 from lib.web.clients import client_of
 from lib.web.connection import watch_connection
+from lib.web.guard.callers import caller_of
 from lib.web.guard.carried import Carried, checked
 from lib.web.guard.carried_bodies import AddImageForm, InferForm, InfoForm, SaveLabelForm
 from lib.web.guard.carried_params import (
@@ -90,7 +91,7 @@ def install_requests(app: FastAPI) -> None:
             msg = "output=dicom_seg is not offered; with a PACS, a label that is submitted is stored there as DICOM SEG"
             raise BadInputError(msg)
         _app().check_inference(model, sent)
-        sent["client_id"] = client_of(sent, _host(request))
+        sent["client_id"] = client_of(sent, request)
         if image:
             _renew(image, sent["client_id"])
         text = json.dumps(sent)
@@ -112,7 +113,7 @@ def install_requests(app: FastAPI) -> None:
         sent = checked_form(SaveLabelForm, "params", params)
         checked_identifier(image, "image id")
         checked_identifier(tag or FINAL, "label tag")
-        sent["client_id"] = client_of(sent, _host(request))
+        sent["client_id"] = client_of(sent, request)
         _renew(image, sent["client_id"])  # for a label that is refused, or is not the final one
         store = _store()
         if store is None:
@@ -135,6 +136,7 @@ def install_requests(app: FastAPI) -> None:
 
     def add_image(
         background_tasks: BackgroundTasks,
+        request: Request,
         image: str | None = None,
         params: str = Form("{}"),
         file: UploadFile = File(...),  # noqa: B008
@@ -147,7 +149,7 @@ def install_requests(app: FastAPI) -> None:
             image = checked_identifier(image or stem_of(file.filename or ""), "image id")
             file = _named_by_content(file, f"image {image!r}")
         with _tidied(background_tasks):
-            return datastore.add_image(background_tasks, image, notes, file, caller.username)
+            return datastore.add_image(background_tasks, image, notes, file, _name(request, caller))
 
     def next_sample(
         background_tasks: BackgroundTasks,
@@ -161,49 +163,65 @@ def install_requests(app: FastAPI) -> None:
         if store is None:
             return activelearning.sample(strategy, sent, caller.username)
         # Not by MONAI Label's function, which describes every image of the folder on the way.
-        asked = {"strategy": strategy} | sent | {"client_id": client_of(sent, _host(request))}
+        asked = {"strategy": strategy} | sent | {"client_id": client_of(sent, request)}
         answer = _sample(store, _app().next_sample(asked))
         if answer and "label" not in answer:  # in a review there is a label already
             background_tasks.add_task(_app().prefetch, answer["id"], asked["client_id"])
         return answer
 
-    def update_image_info(image: str, info: str = Form("{}"), caller: User = annotator) -> None:
-        datastore.update_image_info(image, json.dumps(checked_form(InfoForm, "info", info)), caller.username)
+    def update_image_info(image: str, request: Request, info: str = Form("{}"), caller: User = annotator) -> None:
+        datastore.update_image_info(image, json.dumps(checked_form(InfoForm, "info", info)), _name(request, caller))
 
-    def update_label_info(label: str, tag: str, info: str = Form("{}"), caller: User = annotator) -> None:
-        datastore.update_label_info(label, tag, json.dumps(checked_form(InfoForm, "info", info)), caller.username)
+    def update_label_info(
+        label: str, tag: str, request: Request, info: str = Form("{}"), caller: User = annotator
+    ) -> None:
+        datastore.update_label_info(
+            label, tag, json.dumps(checked_form(InfoForm, "info", info)), _name(request, caller)
+        )
 
     def start_training(
-        model: str, params: dict | None = None, run_sync: bool = False, enqueue: bool = False, _: User = admin
+        model: str,
+        request: Request,
+        params: dict | None = None,
+        run_sync: bool = False,
+        enqueue: bool = False,
+        _: User = admin,
     ) -> Any:
         sent = checked_params(TrainParams, params)
         _app().check_training(model, sent)
-        start = partial(train.run_model, model, sent, run_sync, enqueue)
+        start = partial(train.run_model, model, _signed(sent, request), run_sync, enqueue)
         return start() if run_sync or enqueue else started_alone("train", start)
 
-    def start_all_trainings(params: dict | None = None, run_sync: bool = False, _: User = admin) -> Any:
+    def start_all_trainings(
+        request: Request, params: dict | None = None, run_sync: bool = False, _: User = admin
+    ) -> Any:
         sent = checked_params(AllTrainParams, params)
         trainers = _app().info()["trainers"]
         _check_names("model to train", sent, AllTrainParams, trainers)
         for_all = {key: value for key, value in sent.items() if key not in trainers}
         for model in trainers:
             _app().check_training(model, sent.get(model, {}) | for_all)  # as MONAI Label puts them together
-        start = partial(train.run, sent, run_sync)
+        start = partial(train.run, _signed(sent, request), run_sync)
         return start() if run_sync else started_alone("train", start)
 
-    def start_scoring(method: str, params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
+    def start_scoring(
+        method: str, request: Request, params: dict | None = None, run_sync: bool = False, _: User = annotator
+    ) -> Any:
         sent = checked_params(ScoringParams, params)
         _app().check_scoring(method)
-        start = partial(scoring.run_method, method, sent, run_sync)
+        start = partial(scoring.run_method, method, _signed(sent, request), run_sync)
         return start() if run_sync else started_alone("scoring", start)
 
-    def start_all_scorings(params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
+    def start_all_scorings(
+        request: Request, params: dict | None = None, run_sync: bool = False, _: User = annotator
+    ) -> Any:
         sent = checked_params(AllScoringParams, params)
         _check_names("scoring method", sent, AllScoringParams, _app().info()["scoring"])
-        return scoring.run(sent, run_sync)
+        return scoring.run(_signed(sent, request), run_sync)
 
     def start_batch(
         model: str,
+        request: Request,
         images: batch_infer.BatchInferImageType = batch_infer.BatchInferImageType.IMAGES_ALL,
         params: dict | None = None,
         run_sync: bool = False,
@@ -211,7 +229,7 @@ def install_requests(app: FastAPI) -> None:
     ) -> Any:
         sent = checked_params(BatchParams, params)
         _app().check_inference(model, sent)
-        start = partial(batch_infer.run, model, images, sent, run_sync)
+        start = partial(batch_infer.run, model, images, _signed(sent, request), run_sync)
         return start() if run_sync else started_alone("batch_infer", start)
 
     ours = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
@@ -362,5 +380,12 @@ def _store() -> Store | None:
     return getattr(_app().datastore(), "store", None)
 
 
-def _host(request: Request) -> str | None:
-    return request.client.host if request.client else None
+def _name(request: Request, caller: User) -> str:
+    """Who is logged in, else whom MONAI Label takes the caller for."""
+    return caller_of(request).name or caller.username
+
+
+def _signed(params: dict[str, Any], request: Request) -> dict[str, Any]:
+    """With the name of who is logged in, for the record of the work that begins."""
+    name = caller_of(request).name
+    return params if name is None else params | {"client_id": name}

@@ -12,6 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from lib.errors import BadInputError
+from lib.limits import MEGABYTE
 from lib.uploads import HEAD_BYTES, kind_of
 from lib.web.guard.carried import checked
 from lib.web.guard.rows import Form, Json, Passed, Row
@@ -22,7 +23,6 @@ _JSON = "application/json"
 _URLENCODED = "application/x-www-form-urlencoded"
 _MULTIPART = "multipart/form-data"
 _MOST_FIELDS = 50
-_MEGABYTE = 1024 * 1024
 
 
 class TooLargeError(BadInputError):
@@ -75,15 +75,15 @@ class CheckedBody:
         message = await self._receive()
         if message["type"] != "http.request" or self.is_complete:
             return message
+        chunk = message.get("body", b"")
+        self.is_complete = not message.get("more_body", False)
         try:
-            chunk = message.get("body", b"")
             self._seen += len(chunk)
             if self._seen > self._most:
                 raise self._too_large()
             if chunk:
                 self._check.feed(chunk)
-            if not message.get("more_body", False):
-                self.is_complete = True
+            if self.is_complete:
                 self._check.finish()
         except BadInputError as error:
             self.refusal = error
@@ -91,7 +91,7 @@ class CheckedBody:
         return message
 
     def _too_large(self) -> TooLargeError:
-        shown = f"{self._most // _MEGABYTE} MB" if self._most >= _MEGABYTE else f"{self._most} bytes"
+        shown = f"{self._most // MEGABYTE} MB" if self._most >= MEGABYTE else f"{self._most} bytes"
         return TooLargeError(f"the request is larger than {shown}, the most that is taken here (limits.upload_mb)")
 
 

@@ -50,14 +50,13 @@ FORBIDDEN = {
         "that is set by the server itself",
     ),
 }  # fmt: skip
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 _GPUS = re.compile(r"all|[0-9]{1,3}(,[0-9]{1,3}){0,31}|")
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*")
 _CHECKSUM = re.compile(r"([A-Za-z0-9-]{1,10}:)?[0-9A-Fa-f]{8,128}")
-_OWN_PAGE = re.compile(r"/(?![/\\])[!-\[\]-~]{0,499}")  # of this server: no other host, no backslash
+_OWN_PAGE = re.compile(r"/(?![/\\])[!-\[\]-~]{0,1999}")  # of this server: no other host, no backslash
 
 # What is wrong, as pydantic calls it -> what is expected, made from what it says about that.
 _EXPECTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -111,13 +110,14 @@ def told_as(expected: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-def _without_control(most: int, forbidden: re.Pattern[str], least: int = 0) -> AfterValidator:
+def without_control(most: int, least: int = 0) -> AfterValidator:
+    """Text of so many characters in one or more lines; spaces around one that must not be empty are dropped."""
     expected = f"{least} to {most} characters, none of them control" if least else (
         f"at most {most} characters, none of them control"
     )  # fmt: skip
 
     def check(value: str) -> str:
-        if not least <= len(value.strip() if least else value) <= most or forbidden.search(value):
+        if not least <= len(value.strip() if least else value) <= most or CONTROL.search(value):
             raise unfit(expected)
         return value.strip() if least else value
 
@@ -131,7 +131,7 @@ def _or_empty(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 def _device(value: Any) -> Any:
     names = value if isinstance(value, list) else [value]
     fits = 0 < len(names) <= _MOST_DEVICES and all(
-        isinstance(name, str) and len(name) <= _LONGEST_DEVICE and not _CONTROL.search(name) for name in names
+        isinstance(name, str) and len(name) <= _LONGEST_DEVICE and name.isprintable() for name in names
     )
     if not fits:
         raise unfit("a device's name such as 'cpu' or 'cuda'")
@@ -146,7 +146,7 @@ def _log_level(value: str) -> str:
 
 def _skip(value: Any) -> Any:
     fits = isinstance(value, bool) or (
-        isinstance(value, str) and len(value) <= _LONGEST_WORDS and not _CONTROL_BUT_LINES.search(value)
+        isinstance(value, str) and len(value) <= _LONGEST_WORDS and not CONTROL.search(value)
     )
     if not fits:
         raise unfit(f"true, false or why, in at most {_LONGEST_WORDS} characters")
@@ -170,8 +170,8 @@ VersionId = Annotated[str, matching(VERSION_ID, "the id of a model version, 'pub
 Uid = Annotated[str, matching(_UID, "a DICOM UID: at most 64 digits and dots")]
 Checksum = Annotated[str, matching(_CHECKSUM, "a checksum such as 'SHA256:' and its hexadecimal digits")]
 OwnPage = Annotated[str, matching(_OWN_PAGE, "a page of this server such as '/ohif/'")]
-Words = Annotated[str, _without_control(_LONGEST_WORDS, _CONTROL_BUT_LINES)]
-Reason = Annotated[str, _without_control(_LONGEST_WORDS, _CONTROL_BUT_LINES, least=1)]
+Words = Annotated[str, without_control(_LONGEST_WORDS)]
+Reason = Annotated[str, without_control(_LONGEST_WORDS, least=1)]
 OrEmpty = WrapValidator(_or_empty)  # beside one of the above: what an empty field of a form or query holds
 Device = Annotated[str | list[str], PlainValidator(_device)]  # as in `/info/`, where it is a list to choose from
 Gpus = Annotated[str, matching(_GPUS, "'all' or numbers such as '0,1'")]
@@ -301,5 +301,8 @@ def _counted(bound: str, count: int, one: str, several: str) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # numbers of thousands of digits, which Python refuses to write out
+        text = "a number too long to be shown"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, Json
 
 from lib.web.guard.carried import (
+    CONTROL,
     FORBIDDEN,
     CarriedText,
     ClientId,
@@ -22,6 +23,7 @@ from lib.web.guard.carried_params import InferParams, Params, SaveLabelParams
 _MOST_SECRET = 1024  # characters
 _DEEPEST_NOTE = 4
 _MOST_NOTED = 200  # values
+_LARGEST_NOTE = 1e18
 _LONGEST_NOTE, _LONGEST_KEY = 2000, 80
 # What the server itself tells of an image beside the notes; a client that believes a note would write or read a file.
 _TOLD = {"id", "name", "url", "uri", "file", "checksum", "lease"}
@@ -44,8 +46,10 @@ def _small(notes: dict[str, Any]) -> dict[str, Any]:
         count += len(below)
         if count > _MOST_NOTED:
             raise unfit(f"at most {_MOST_NOTED} values")
-        if any(isinstance(one, str) and len(one) > _LONGEST_NOTE for one in below):
-            raise unfit(f"texts of at most {_LONGEST_NOTE} characters")
+        if any(isinstance(one, str) and (len(one) > _LONGEST_NOTE or CONTROL.search(one)) for one in below):
+            raise unfit(f"texts of at most {_LONGEST_NOTE} characters, none of them control")
+        if any(isinstance(one, int | float) and not abs(one) < _LARGEST_NOTE for one in below):  # infinity and NaN too
+            raise unfit(f"numbers below {_LARGEST_NOTE:g}")
         level = [one for one in below if isinstance(one, dict | list)]
     if level:
         raise unfit(f"at most {_DEEPEST_NOTE} levels of objects and lists")
@@ -112,10 +116,10 @@ class TokenForm(CarriedText):
 
 
 class LoginForm(CarriedText):
-    """Of the login page."""
+    """Of the login page, which says itself that something is missing."""
 
-    name: str = Field(min_length=1, max_length=_MOST_SECRET)
-    password: str = Field(min_length=1, max_length=_MOST_SECRET)
+    name: str = Field(default="", max_length=_MOST_SECRET)
+    password: str = Field(default="", max_length=_MOST_SECRET)
     next: Annotated[OwnPage, OrEmpty] = ""
 
 

@@ -18,12 +18,13 @@ from lib.web.guard.carried import (
     Tag,
     VersionId,
     told_as,
+    without_control,
 )
 
 _MOST_SEGMENTS = 256
 _MOST_RANGES = 10_000
 _MOST_SLICES = 100_000
-_Class = Annotated[str, Field(min_length=1, max_length=120)]
+_Class = Annotated[str, without_control(120, least=1)]
 _Value = Annotated[int, Field(ge=0, le=255)]
 _Idx = Annotated[int, Field(ge=0, le=65_535)]
 _Channel = Annotated[float, Field(ge=0, le=255)]
@@ -69,7 +70,7 @@ class TrainParams(Params):
     max_epochs: int = Field(default=50, ge=1, le=10_000)
     train_batch_size: int = Field(default=4, ge=1, le=1024)
     val_split: float = Field(default=0.2, ge=0, le=0.9)
-    early_stop_patience: int = Field(default=0, ge=-1, le=10_000, description="epochs; 0 and -1: never")
+    early_stop_patience: int = Field(default=0, ge=-1, lt=2**31, description="epochs; 0 and -1: never")
     device: Device = "cuda"
     start: VersionId = "published"
     pretrained: bool = True

@@ -6,27 +6,26 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from anyio import CapacityLimiter, move_on_after, to_thread
 from starlette.datastructures import Headers
 
 from lib.errors import BadInputError, ForbiddenError, LiverLoopError, LoginError, OverloadedError, frames_of
+from lib.store.accounts import LoggedIn
 from lib.web.answers import status_of
 from lib.web.guard.bodies import CheckedBody, TooLargeError, WrongTypeError, single
-from lib.web.guard.callers import NOBODY, SCOPE_KEY, Caller, token_of
+from lib.web.guard.callers import ANYBODY, NOBODY, SCOPE_KEY, Caller, token_of
 from lib.web.guard.carried import checked
 from lib.web.guard.carried_queries import InAddress
 from lib.web.guard.headers import security_headers
 from lib.web.guard.rows import Row
 from lib.web.guard.table import WrongMethodError, find
 from lib.web.log import log_request
+from lib.web.logins import Logins
 from lib.web.request_ids import new_request_id, request_id
 from lib.web.traffic import OTHER
-
-if TYPE_CHECKING:
-    from lib.web.logins import Logins
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ class Site:
         note: see `Note`.
     """
 
-    logins: "Logins"
+    logins: Logins
     hosts: frozenset[str]
     origins: frozenset[str]
     watchers: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
@@ -114,7 +113,7 @@ class Guard:
         identifier = new_request_id(headers.get("x-request-id"))
         request_id.set(identifier)
         answer = _Answer(send, scope, identifier)
-        caller, row, body = NOBODY, None, None
+        caller, row, body = ANYBODY, None, None
         try:
             self._check_where_from(scope, headers)
             if _is_preflight(scope, headers):
@@ -166,16 +165,21 @@ class Guard:
         """
         assert self._site is not None
         if row.role is None or (row.is_watched and self._is_watcher(scope)):
-            return NOBODY
-        logins = self._site.logins
-        if not await self._in_thread(logins.needed):
+            return ANYBODY
+        logins, token = self._site.logins, token_of(headers)
+
+        def look_up() -> LoggedIn | None:
+            if not logins.needed():
+                return None
+            if token is None:
+                msg = "log in first: this server answers only people it knows"
+                raise LoginError(msg)
+            return logins.who(token)
+
+        known = await self._in_thread(look_up)
+        if known is None:
             self._check_host(headers)
             return NOBODY
-        token = token_of(headers)
-        if token is None:
-            msg = "log in first: this server answers only people it knows"
-            raise LoginError(msg)
-        known = await self._in_thread(lambda: logins.who(token))
         if known.role < row.role:
             msg = f"{known.name} is {known.role} here, and this needs {row.role}; ask an administrator"
             raise ForbiddenError(msg)

@@ -15,11 +15,11 @@ from urllib3 import encode_multipart_formdata
 
 from lib.access.roles import Role
 from lib.errors import BadInputError
+from lib.limits import MEGABYTE
 from lib.uploads import Kind
 from lib.web.guard.bodies import CheckedBody, TooLargeError, WrongTypeError
 from lib.web.guard.rows import Form, Json, Passed, Row
 
-MEGABYTE = 1024 * 1024
 NIFTI = gzip.compress(nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.eye(4)).to_bytes())
 NRRD = b"NRRD0004\ntype: uint8\ndimension: 1\nsizes: 9\nencoding: raw\n\n" + bytes(9)
 

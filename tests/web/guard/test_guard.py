@@ -8,6 +8,7 @@ import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from urllib3 import encode_multipart_formdata
 
 from lib.access.roles import Role
 from lib.errors import LoginError, TooManyLoginsError, UnavailableError
@@ -178,9 +179,10 @@ def test_what_is_not_in_the_table(make, behind):
 def test_who_asks_reaches_the_endpoint(make, behind):
     make().asked("GET", "/info/", Role.REVIEWER)
     make(Users(are_needed=False)).asked("GET", "/info/", base="http://127.0.0.1:8000")
+    make().asked("GET", "/healthz", Role.ADMIN)
     callers = [one[3] for one in behind.reached]
     assert [(caller.name, caller.role) for caller in callers] == [
-        ("user-reviewer", Role.REVIEWER), (None, Role.ADMIN),
+        ("user-reviewer", Role.REVIEWER), (None, Role.ADMIN), (None, Role.ANNOTATOR),
     ]  # fmt: skip
 
 
@@ -268,6 +270,32 @@ def test_a_refused_body_is_answered_with_the_reason_and_no_endpoint_begins(make,
     assert [status for _, _, status in made.seen] == [400, 413, 415]
     assert made.asked("PUT", "/datastore/label?image=a", Role.ANNOTATOR, files={"label": NIFTI}).status_code == 200
     assert behind.reached
+
+
+def test_a_refused_client_is_waited_for_only_while_it_sends(make):
+    content, content_type = encode_multipart_formdata({"label": ("l", b"#!/bin/sh")})
+    for cut in (len(content), 30, 0):  # refused in the last part, with some to come, and before any came
+
+        async def exchange(cut=cut):
+            parts, sent = [content[:cut], content[cut:]] if cut < len(content) else [content], []
+
+            async def receive():
+                assert parts, "waits for more than the client sends"
+                part = parts.pop(0)
+                return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+            async def send(message):
+                sent.append(message)
+
+            headers = [(b"content-type", content_type.encode()), (b"transfer-encoding", b"chunked")]
+            headers += [(b"authorization", b"Bearer annotator")] if cut else []
+            scope = {"type": "http", "method": "PUT", "path": "/datastore/label", "query_string": b"image=a",
+                     "headers": headers, "scheme": "http", "client": ("192.0.2.7", 1)}  # fmt: skip
+            await make().guard(scope, receive, send)
+            assert not parts
+            return sent[0]["status"]
+
+        assert asyncio.run(exchange()) == (400 if cut else 401)
 
 
 def test_bodies_without_a_length(make, behind):
