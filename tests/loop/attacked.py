@@ -108,5 +108,7 @@ def prepare_outside(folder: Path) -> None:
 
 
 def a_volume() -> Volume:
-    """A small image with a pattern."""
-    return Volume((np.arange(8 * 8 * 4) % 7 + 40).astype(np.int16).reshape(8, 8, 4), np.diag([-1.0, -1.0, 2.0, 1.0]))
+    """A small image with a pattern, from air to bone."""
+    return Volume(
+        (np.arange(8 * 8 * 4) % 8 * 200 - 1000).astype(np.int16).reshape(8, 8, 4), np.diag([-1.0, -1.0, 2.0, 1.0])
+    )

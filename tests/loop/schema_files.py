@@ -14,7 +14,7 @@ _DETACHED = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 9 9 9\ndata file: /etc
 
 
 def tiny_files(folder: Path, made: Phantom) -> list[bytes]:
-    """Images, labels of the first image, archives; more than one of each kind that is taken."""
+    """Three images, two labels of the image, then a slice, archives, and what is damaged or nothing of the kind."""
     folder.mkdir()
     for name in ("image.nii.gz", "image.nii", "image.nrrd"):
         write_image(folder / name, made.image)
@@ -26,7 +26,7 @@ def tiny_files(folder: Path, made: Phantom) -> list[bytes]:
     )
     slices = {path.name: path.read_bytes() for path in write_series(folder / "series", made.image)}
     return [
-        *(zipped, plain, nrrd, label, label, label_nrrd, next(iter(slices.values()))),
+        *(zipped, plain, nrrd, label, label_nrrd, next(iter(slices.values()))),
         *(_zip(slices), _tar(slices), _zip({"../../escaped.nii": plain}), _tar({"../../escaped.nii": plain})),
         *(zipped[: len(zipped) // 2], plain[:400], b"", b"\x1f\x8b", b"import os", _DETACHED),
         *(_flipped(plain, 40), _flipped(plain, 70), _flipped(zipped, len(zipped) // 2), _flipped(label, 30)),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
@@ -13,7 +13,6 @@ from lib.web.guard.rows import Form, Json, Row
 from lib.web.guard.table import TABLE
 
 TINY = (32, 32, 8)
-_MOSTLY = st.sampled_from([True, True, False])
 _CLIENT = "user-1"
 # Names of files as clients, and others, send them.
 _FILE_NAMES = (
@@ -22,20 +21,22 @@ _FILE_NAMES = (
     *("Ä\u202e.nii.gz", "nul\0.nii", "files.tar.gz"),
 )
 _NO_IDS = (
-    "nobody",
-    "..",
-    "../studies/case_20",
-    "case_20/../case_21",
-    "/etc/passwd",
-    ".",
-    "~",
-    "a" * 300,
-    "case_20\0",
-    "CON",
-    "",
+    *("nobody", "..", "../studies/case_20", "case_20/../case_21", "/etc/passwd", ".", "~", "a" * 300, "case_20\0"),
+    *("CON", ""),
 )
+# The first of `schema_files.tiny_files` that fit.
+_FILES: dict[str, dict[str, Sequence[int]]] = {
+    "PUT /datastore/": {"file": [0, 1, 2]},
+    "PUT /datastore/image": {"file": [0, 1, 2]},
+    "PUT /datastore/label": {"label": [3, 4]},
+    "PUT /session/": {"files": [0, 1, 2]},
+    "POST /infer/{model}": {"file": [0, 1, 2]},
+}
+# What makes a request last as long as a training, or as PyTorch takes to write ONNX.
+_TOO_LONG = {"run_sync": False, "format": "torchscript"}
+_NEEDED = ("reason", "number")
 _BOTH = [{"name": "liver", "idx": 1}, {"name": "tumor", "idx": 2}]
-# The first values fit, where there are three or more.
+# The first two values fit.
 _PARAMS: dict[str, Sequence[Any]] = {
     "again": [True, False, "x"],
     "bundle_path": ["/tmp"],
@@ -78,9 +79,28 @@ _PARAMS: dict[str, Sequence[Any]] = {
 }  # fmt: skip
 
 
-@dataclass
+# By the name of a parameter of an address: what is there or fits, and what is not there or doesn't.
+_VALUES: dict[str, tuple[Sequence[Any], Sequence[Any]]] = {
+    "all": ([True, False], ["x"]),
+    "check_sum": (["SHA256:" + "0" * 64, "0" * 64], ["sha256:", "MD5:1", ":", "x:y:z"]),
+    "client_id": ([_CLIENT], ["x" * 121, ""]),
+    "first": ([1], [0, 7, "starter"]),
+    "format": (["torchscript", "bundle"], ["keras"]),
+    "images": (["all", "unlabeled", "labeled"], ["some"]),
+    "limit": ([1, 100], [0, 10**9]),
+    "method": (["dice", "uncertainty"], ["nobody"]),
+    "model": (["liver_tumor"], ["nobody", "../liver_tumor"]),
+    "next": (["/ohif/", "/"], ["//elsewhere.example", "x"]),
+    "number": ([1], [2, 0, 2**31 - 1, 2**63]),
+    "second": ([1, 2], [0, "published"]),
+    "strategy": (["random", "first", "uncertainty", "review"], ["nobody"]),
+    "tag": (["final"], ["original", "second", "../final", "refused", ""]),
+    "version": (["starter", "published"], ["nobody", ".."]),
+}
+
+
 class Known:
-    """Values that exist, by the name of the parameter that they are for.
+    """What the server has by now.
 
     Args:
         images: ids of images that nobody may remove or leave out while others ask for them.
@@ -88,41 +108,25 @@ class Known:
         uploads: contents of files.
     """
 
-    images: Sequence[str]
-    spare: Sequence[str]
-    uploads: Sequence[bytes]
-    by_name: dict[str, Sequence[Any]] = field(default_factory=dict)
+    def __init__(self, images: Sequence[str], spare: Sequence[str], uploads: Sequence[bytes]) -> None:
+        self.uploads = uploads
+        self.sessions: list[str] = []
+        self._images, self._spare = images, spare
 
-    def __post_init__(self) -> None:
-        tags = ["final", "original", "second", "../final", "refused", ""]
-        self.by_name |= {
-            "image": [*self.images, *_NO_IDS],
-            "label": [*self.images, *_NO_IDS],
-            "id": [*self.spare, "nobody", ".."],
-            "tag": tags,
-            "model": ["liver_tumor", "liver_tumor", "nobody", "../liver_tumor"],
-            "strategy": ["random", "first", "uncertainty", "review", "nobody"],
-            "method": ["dice", "uncertainty", "nobody"],
-            "version": ["starter", "published", "nobody", ".."],
-            "session_id": ["nobody", ".."],
-            "number": [1, 2, 2**31 - 1],
-            "first": [1, "starter"],
-            "second": [2, "published"],
-            "client_id": [_CLIENT, "x" * 121, ""],
-            "output": ["json", "image", "all", "dicom_seg", "stats", "train"],
-            "format": ["torchscript", "bundle", "onnx"],
-            "images": ["all", "unlabeled", "labeled"],
-            "check_sum": ["SHA256:00", "sha256:", "MD5:1", ":", "x:y:z"],
-            "reason": ["looked at it", " ", "x" * 501],
-        }
-
-    def of(self, name: str, label: str) -> Sequence[Any]:
-        """The values for a parameter of an operation; empty: none is known."""
-        if name == "image" and label.endswith("/exclude"):
-            return [*self.spare, "nobody"]
+    def of(self, name: str, label: str) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The values that do and those that don't for a parameter of an operation; both empty: nothing is known."""
+        if name == "session_id":
+            return self.sessions, ["nobody", "..", "0" * 36]
+        if name == "id" or (name == "image" and label.endswith("/exclude")):
+            return self._spare, ["nobody", ".."]
         if name == "image" and label in {"PUT /datastore/image", "PUT /datastore/"}:
-            return ["new_1", "new.2", "new-3", *self.spare, *_NO_IDS]
-        return self.by_name.get(name, ())
+            return ["new_1", "new.2", "new-3", *self._spare], _NO_IDS
+        if name in {"image", "label"}:
+            return self._images, _NO_IDS
+        if name == "output":
+            infer = ["json", "image", "all"]
+            return (infer, ["dicom_seg"]) if "infer" in label else (["stats", "train", "all"], infer)
+        return _VALUES.get(name, ((), ()))
 
 
 @dataclass
@@ -153,35 +157,52 @@ class Sent:
 
 
 def requests_for(operation: Any, known: Known) -> st.SearchStrategy[Sent]:
-    """What is sent to an operation: two of three fit its description, and half of those values are real ones."""
+    """What is sent to an operation: half as clients do, half with anything anywhere, fitting its description or not."""
     # Without the texts of this program, which schemathesis would mix in: a server's log is looked through for words.
     only_schema = FeedbackSources()
     fitting = operation.as_strategy(generation_mode=GenerationMode.POSITIVE, feedback=only_schema)
     names = _names_in_body(operation)
-    kinds = [fitting]
+    any_kind = [fitting]
     if operation.query or operation.path_parameters or operation.body:
-        kinds = [fitting, fitting, operation.as_strategy(generation_mode=GenerationMode.NEGATIVE, feedback=only_schema)]
+        unfit = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE, feedback=only_schema)
+        any_kind = [fitting, unfit]
 
     @st.composite
     def made(draw: st.DrawFn) -> Sent:
-        case = draw(st.sampled_from(kinds).flatmap(lambda kind: kind))
+        is_honest = draw(st.booleans())
+        case = draw(fitting if is_honest else st.sampled_from(any_kind).flatmap(lambda kind: kind))
         for name in list(case.path_parameters or {}):
-            _replace(draw, case.path_parameters, name, known.of(name, operation.label))
+            _replace(draw, case.path_parameters, name, known.of(name, operation.label), is_honest)
         for parameter in operation.query:
-            _replace(draw, case.query, parameter.name, known.of(parameter.name, operation.label))
+            if parameter.is_required or draw(st.booleans()):
+                _replace(draw, case.query, parameter.name, known.of(parameter.name, operation.label), is_honest)
+            elif is_honest:
+                case.query.pop(parameter.name, None)
+        for name, instead in _TOO_LONG.items():
+            if name in (case.query or {}):
+                case.query[name] = instead if name != "format" or case.query[name] == "onnx" else case.query[name]
+        if case.media_type and is_honest and not isinstance(case.body, dict):
+            case.body = {}
         if isinstance(case.body, dict):
             if "multipart" in (case.media_type or ""):
-                _fill_form(draw, case.body, names, known)
+                _fill_form(draw, operation, case.body, names, known, is_honest)
             else:
-                case.body = draw(_params(names)) if draw(_MOSTLY) else case.body | draw(_params(names))
-        return Sent(case, draw(st.lists(st.sampled_from(_FILE_NAMES), max_size=4)))
+                ours = draw(_params(names, is_honest))
+                case.body = ours if is_honest else case.body | ours
+        few = _FILE_NAMES[:3] if is_honest else _FILE_NAMES
+        return Sent(case, draw(st.lists(st.sampled_from(few), min_size=3, max_size=3)))
 
     return made()
 
 
-def _replace(draw: st.DrawFn, container: Any, name: str, values: Sequence[Any]) -> None:
-    if values and draw(_MOSTLY):
-        container[name] = draw(st.sampled_from(values))
+def _replace(
+    draw: st.DrawFn, container: Any, name: str, values: tuple[Sequence[Any], Sequence[Any]], is_honest: bool
+) -> None:
+    fit, unfit = values
+    if is_honest and fit:
+        container[name] = draw(st.sampled_from(fit))
+    elif (fit or unfit) and not is_honest and draw(st.booleans()):
+        container[name] = draw(st.sampled_from([*fit, *unfit]))
 
 
 def _names_in_body(operation: Any) -> list[str]:
@@ -195,29 +216,38 @@ def _names_in_body(operation: Any) -> list[str]:
     return sorted({name for part in parts for name in part.get("properties", {})} & _PARAMS.keys())
 
 
-def _params(names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
-    """A JSON object, mostly of names that are known there and values that fit."""
+def _params(names: list[str], is_honest: bool) -> st.SearchStrategy[dict[str, Any]]:
+    """A JSON object; an honest one has names that are known there and values that fit, a few needed ones always."""
 
     @st.composite
     def made(draw: st.DrawFn) -> dict[str, Any]:
-        fits = draw(_MOSTLY)
-        some = names if names and fits else sorted(_PARAMS)
-        chosen = draw(st.lists(st.sampled_from(some), max_size=3, unique=True))
+        some = names if is_honest or (names and draw(st.booleans())) else sorted(_PARAMS)
+        chosen = draw(st.lists(st.sampled_from(some), max_size=3, unique=True)) if some else []
+        needed = [name for name in _NEEDED if name in names and is_honest]
         return {
-            name: draw(st.sampled_from(_PARAMS[name][:3] if fits and draw(_MOSTLY) else _PARAMS[name]))
-            for name in chosen
+            name: draw(st.sampled_from(_PARAMS[name][:2] if is_honest else _PARAMS[name]))
+            for name in dict.fromkeys([*chosen, *needed])
         }
 
     return made()
 
 
-def _fill_form(draw: st.DrawFn, body: dict[str, Any], names: list[str], known: Known) -> None:
+def _fill_form(
+    draw: st.DrawFn, operation: Any, body: dict[str, Any], names: list[str], known: Known, is_honest: bool
+) -> None:
     for name in ("params", "info"):
-        if name in body and draw(_MOSTLY):
-            body[name] = json.dumps(draw(_params(names)))
-    files = st.sampled_from(known.uploads)
-    for name in ("file", "label"):
-        if name in body and draw(_MOSTLY):
-            body[name] = draw(files)
-    if isinstance(body.get("files"), list) and draw(_MOSTLY):
-        body["files"] = draw(st.lists(files, min_size=1, max_size=3))
+        if is_honest or (name in body and draw(st.booleans())):
+            body[name] = json.dumps(draw(_params(names, is_honest)))
+    wanted = _FILES.get(operation.label, {})
+    if is_honest:
+        known_names = {"params", "info", *wanted}
+        for name in [
+            one for one in body if one not in known_names or (one == "info" and "/info" not in operation.path)
+        ]:
+            del body[name]
+        if "params" in body and ("/info" in operation.path or "session" in operation.path):
+            del body["params"]
+    for name, some in wanted.items():
+        if (is_honest and "infer" not in operation.path) or draw(st.booleans()):
+            content = st.sampled_from([known.uploads[index] for index in some] if is_honest else known.uploads)
+            body[name] = draw(st.lists(content, min_size=1, max_size=3)) if name == "files" else draw(content)

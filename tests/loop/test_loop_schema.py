@@ -54,7 +54,7 @@ def walk(site: Site, role: Role | None) -> tuple[dict[str, Counter[int]], list[s
     problems: list[str] = []
     for operation in site.operations():
         statuses[operation.label] = _send_some(site, role, operation, problems.append)
-        site.known.by_name["session_id"] = ["nobody", "..", *site.sessions]  # not while they are drawn from
+        site.known.sessions += site.sessions[len(site.known.sessions) :]  # not while they are drawn from
     return statuses, problems
 
 

@@ -38,8 +38,8 @@ def test_images_and_labels_get_the_suffix_of_their_content(tmp_path, suffix):
     [
         (b"", "x: the file is empty"),
         (
-            b"PK\3\4",
-            "the image sent: neither NIfTI nor NRRD by its content (it begins with b'PK\\x03\\x04'); export it again",
+            b"PKxx",
+            f"{NEITHER} (it begins with b'PKxx'); export it again",
         ),
         (
             bytes(128) + b"DICM",

@@ -5,13 +5,14 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, quote, urlsplit
 
 from anyio import CapacityLimiter, move_on_after, to_thread
 from starlette.datastructures import Headers
 
+from lib.access.roles import Role
 from lib.errors import BadInputError, ForbiddenError, LiverLoopError, LoginError, OverloadedError, frames_of
 from lib.store.accounts import LoggedIn
 from lib.web.answers import status_of
@@ -19,6 +20,7 @@ from lib.web.guard.bodies import CheckedBody, TooLargeError, WrongTypeError, sin
 from lib.web.guard.callers import ANYBODY, NOBODY, SCOPE_KEY, Caller, token_of
 from lib.web.guard.carried import checked
 from lib.web.guard.carried_queries import InAddress
+from lib.web.guard.handed_out import HandedOut
 from lib.web.guard.headers import security_headers
 from lib.web.guard.rows import Row
 from lib.web.guard.table import WrongMethodError, find
@@ -73,6 +75,7 @@ class Site:
         upload_bytes: the most that one request may carry.
         seen: see `Seen`.
         note: see `Note`.
+        handed_out: images that were given to people who are logged in, see there.
     """
 
     logins: Logins
@@ -82,6 +85,7 @@ class Site:
     upload_bytes: int
     seen: Seen
     note: Note
+    handed_out: HandedOut = field(default_factory=HandedOut)
 
 
 class Guard:
@@ -148,7 +152,7 @@ class Guard:
         host = headers.get("host", "")
         origin = headers.get("origin")
         if scope["method"] not in _SAFE_METHODS:
-            is_own = origin is None or urlsplit(origin).netloc == host or origin in self._site.origins
+            is_own = origin is None or _is_page_of(host, origin) or origin in self._site.origins
             if not is_own or (origin is None and headers.get("sec-fetch-site") == "cross-site"):
                 msg = (
                     f"a page of {origin or 'another server'} may not send this; a viewer on another server must be "
@@ -164,13 +168,15 @@ class Guard:
             ForbiddenError: somebody who may not.
         """
         assert self._site is not None
-        if row.role is None or (row.is_watched and self._is_watcher(scope)):
+        if row.role is None or (row.is_watched and self._is_watcher(scope, headers)):
             return ANYBODY
         logins, token = self._site.logins, token_of(headers)
 
         def look_up() -> LoggedIn | None:
             if not logins.needed():
                 return None
+            if token is None and _is_download(row) and (name := self._was_given(scope)):
+                return LoggedIn(name, Role.ANNOTATOR, 0.0)
             if token is None:
                 msg = "log in first: this server answers only people it knows"
                 raise LoginError(msg)
@@ -185,19 +191,30 @@ class Guard:
             raise ForbiddenError(msg)
         return Caller(known.name, known.role)
 
+    def _was_given(self, scope: Scope) -> str | None:
+        """Who was given the image that is asked for, at this address."""
+        assert self._site is not None
+        wanted = parse_qs(scope["query_string"].decode("latin-1")).get("image", [])
+        return self._site.handed_out.take(wanted[0], _address(scope)) if len(wanted) == 1 else None
+
     def _check_host(self, headers: Headers) -> None:
         """Where nobody logs in, a page could reach the server by giving its own name our address (DNS rebinding)."""
-        assert self._site is not None
-        name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        if name not in _LOOPBACK_NAMES and name not in self._site.hosts:
+        if not self._is_own_name(headers):
+            name = _name(headers)
             msg = f"this server is not reached as {name[:80]!r}; use 127.0.0.1, or name it in access.hosts"
             raise ForbiddenError(msg)
 
-    def _is_watcher(self, scope: Scope) -> bool:
+    def _is_own_name(self, headers: Headers) -> bool:
+        assert self._site is not None
+        return _name(headers) in _LOOPBACK_NAMES | self._site.hosts
+
+    def _is_watcher(self, scope: Scope, headers: Headers) -> bool:
         assert self._site is not None
         try:
             address = ipaddress.ip_address(_address(scope))
         except ValueError:  # a socket without an address
+            return False
+        if address.is_loopback and not self._is_own_name(headers):  # a page in a browser of this machine, as above
             return False
         return any(address in network for network in self._site.watchers)
 
@@ -297,6 +314,22 @@ def _address(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else "unknown"
 
 
+def _name(headers: Headers) -> str:
+    """Of the server, as the client calls it."""
+    try:
+        return urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    except ValueError:  # such as half an IPv6 address
+        return ""
+
+
+def _is_page_of(host: str, origin: str) -> bool:
+    """Whether a browser has a page of this name from there."""
+    try:
+        return host != "" and urlsplit(origin).netloc == host
+    except ValueError:
+        return False
+
+
 def _is_preflight(scope: Scope, headers: Headers) -> bool:
     """Whether a browser only asks what a page of another server may send; answered without looking at the path."""
     return scope["method"] == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
@@ -354,3 +387,7 @@ def _status_of(error: LiverLoopError) -> int:
     if isinstance(error, WrongMethodError):
         return 405
     return status_of(error)
+
+
+def _is_download(row: Row) -> bool:
+    return (row.method, row.path) == ("GET", "/datastore/image")
