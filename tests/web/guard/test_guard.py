@@ -15,6 +15,7 @@ from lib.errors import LoginError, TooManyLoginsError, UnavailableError
 from lib.store.accounts import LoggedIn
 from lib.web.guard.callers import COOKIE, caller_of
 from lib.web.guard.guard import Guard, Site
+from lib.web.guard.handed_out import HandedOut
 from lib.web.guard.rows import Form, Json, Off, Row
 from lib.web.guard.table import TABLE
 from tests.web.guard.test_bodies import NIFTI
@@ -184,6 +185,20 @@ def test_who_asks_reaches_the_endpoint(make, behind):
     assert [(caller.name, caller.role) for caller in callers] == [
         ("user-reviewer", Role.REVIEWER), (None, Role.ADMIN), (None, Role.ANNOTATOR),
     ]  # fmt: skip
+
+
+def test_an_image_that_was_just_given_needs_no_login(make, behind):
+    known = HandedOut()
+    made = make(handed_out=known)
+    known.note("a b", "192.0.2.7", "ann")
+    for query in ("image=c", "image=c&image=a+b", "image=a+b&image=a+b", ""):
+        assert made.asked("GET", f"/datastore/image?{query}").status_code == 401
+    assert made.asked("GET", "/datastore/image/info?image=a+b").status_code == 401
+    assert made.asked("HEAD", "/datastore/image?image=a+b").status_code == 401
+    assert make(handed_out=known, client="192.0.2.8").asked("GET", "/datastore/image?image=a+b").status_code == 401
+    assert made.asked("GET", "/datastore/image?image=a+b").status_code == 200
+    caller = behind.reached[-1][3]
+    assert (caller.name, caller.role) == ("ann", Role.ANNOTATOR)
 
 
 def test_a_browser_brings_its_cookie_and_is_sent_to_log_in(make, behind):
