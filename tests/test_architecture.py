@@ -18,7 +18,7 @@ SHELLS = {
     "web/app.py", "web/answers.py", "web/requests.py", "web/ledger_requests.py", "web/model_requests.py",
     "web/retraining.py", "web/connection.py", "web/pacs_proxy.py", "web/ohif.py", "web/origins.py", "web/jobs.py",
     "web/job_requests.py", "web/health.py", "web/metrics.py",
-    "store/folder.py", "benchmarks/stock_store.py", "inference/task.py",
+    "store/folder.py", "benchmarks/stock_store.py", "benchmarks/soak_people.py", "inference/task.py",
     "inference/batch.py", "training/task.py", "activelearning/tasks.py", "doctor.py",
 }  # fmt: skip
 FILES = sorted(path.relative_to(LIB) for path in LIB.rglob("*.py") if path.name != "__init__.py")
