@@ -1,12 +1,11 @@
 """The NRRD format: attached headers, LPS or RAS space, 3D Slicer's segment fields and layers.
 
-pynrrd parses headers and voxels; unpacking, limits and writing are done here.
+pynrrd parses headers; voxels, limits and writing are done here, so that no header can make another file be opened.
 """
 
 import bz2
-import io
-import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -16,8 +15,9 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from lib.errors import BadInputError
+from lib.limits import DEFAULT_LIMITS, MOST_DEFLATED, Limits
 from lib.segments import Segment, find_segments
-from lib.volume import LPS_TO_RAS, Grid, checked_shape
+from lib.volume import LPS_TO_RAS, Grid, checked_shape, checked_size
 
 _TO_RAS = {
     **dict.fromkeys(("left-posterior-superior", "lps"), LPS_TO_RAS),
@@ -25,8 +25,24 @@ _TO_RAS = {
     **dict.fromkeys(("left-anterior-superior", "las"), np.diag([-1.0, 1.0, 1.0, 1.0])),
 }
 _TYPES = {"uint8": "uint8", "int16": "int16", "int32": "int32", "float32": "float", "float64": "double"}
-_WIDEST_VOXEL = 8  # bytes
-_LONGEST_LINE, _MOST_LINES = 1_000_000, 10_000  # of a header
+_STORED = {  # what the format calls its types
+    "i1": ("signed char", "int8", "int8_t"),
+    "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
+    "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
+    "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
+    "i4": ("int", "signed int", "int32", "int32_t"),
+    "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
+    "i8": ("longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t"),
+    "u8": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
+    "f4": ("float",),
+    "f8": ("double",),
+}
+_CODES = {name: code for code, names in _STORED.items() for name in names}
+_BYTE_ORDERS: Any = {"little": "<", "big": ">"}
+_ASCII, _GZIP, _BZIP2 = ("ascii", "text", "txt"), ("gzip", "gz"), ("bzip2", "bz2")
+_SKIPS = ("line skip", "lineskip", "byte skip", "byteskip")
+_LONGEST_LINE, _MOST_LINES, _LONGEST_HEADER = 1_000_000, 10_000, 8_000_000  # bytes, lines, bytes
+_MOST_SEGMENTS = 255  # more values than that has no label
 
 
 class Nrrd(NamedTuple):
@@ -37,21 +53,22 @@ class Nrrd(NamedTuple):
     segments: list[Segment]
 
 
-def read_nrrd(path: Path, *, may_be_layered: bool = False) -> Nrrd:
+def read_nrrd(path: Path, *, may_be_layered: bool = False, limits: Limits = DEFAULT_LIMITS) -> Nrrd:
     """Read an attached NRRD.
 
     Args:
         path: the file.
         may_be_layered: segments count, and may lie in layers along the first of four axes.
+        limits: what is taken.
 
     Raises:
-        BadInputError: another count of axes, a size or a space that we don't take, voxels in another file.
+        BadInputError: another count of axes, a size, a space or an encoding that we don't take, voxels in another file.
         OSError, ValueError and what else pynrrd and the unpackers raise on damaged files.
     """
     with path.open("rb") as file:
         header = _header(file)
-        shape, segments = _layout(header, path, may_be_layered=may_be_layered)
-        array = _voxels(header, file).reshape(shape, order="F")
+        shape, segments = _layout(header, path, limits, may_be_layered=may_be_layered)
+        array = _voxels(header, file, shape, path, limits)
     layers = shape[0] if len(shape) == 4 else 1
     if any(not 0 <= segment.layer < layers for segment in segments):
         msg = f"{path.name}: a segment lies in a layer beyond the file's {layers}; save the segmentation again"
@@ -59,11 +76,13 @@ def read_nrrd(path: Path, *, may_be_layered: bool = False) -> Nrrd:
     return Nrrd(array, _affine(header, path), segments)
 
 
-def read_nrrd_grid(path: Path, *, may_be_layered: bool = False) -> Grid:
+def read_nrrd_grid(path: Path, *, may_be_layered: bool = False, limits: Limits = DEFAULT_LIMITS) -> Grid:
     """Shape `(X, Y, Z)` and affine by the header alone; arguments and errors as for `read_nrrd`."""
     with path.open("rb") as file:
         header = _header(file)
-    x, y, z = _layout(header, path, may_be_layered=may_be_layered)[0][-3:]
+    shape = _layout(header, path, limits, may_be_layered=may_be_layered)[0]
+    checked_size(shape, _dtype(header, path), path.name, limits)
+    x, y, z = shape[-3:]
     return Grid((x, y, z), _affine(header, path))
 
 
@@ -109,9 +128,11 @@ def _header(file: BinaryIO) -> dict[str, Any]:
         raise ValueError(msg)
     file.seek(0)
     lines: list[str] = []
+    size = 0
     while (line := file.readline(_LONGEST_LINE)).strip():
         lines.append(line.decode("utf-8", errors="replace"))
-        if len(lines) > _MOST_LINES:
+        size += len(line)
+        if len(line) == _LONGEST_LINE or len(lines) > _MOST_LINES or size > _LONGEST_HEADER:
             msg = "its header does not end"
             raise ValueError(msg)
     if not line:
@@ -120,29 +141,91 @@ def _header(file: BinaryIO) -> dict[str, Any]:
     return dict(nrrd.read_header(lines))
 
 
-def _layout(header: Mapping[str, Any], path: Path, *, may_be_layered: bool) -> tuple[tuple[int, ...], list[Segment]]:
+def _layout(
+    header: Mapping[str, Any], path: Path, limits: Limits, *, may_be_layered: bool
+) -> tuple[tuple[int, ...], list[Segment]]:
     """The array's shape, layers first if there are any, and the segments in it."""
     if "data file" in header or "datafile" in header:
         # A detached header could name any file of the server.
         msg = f"{path.name}: keeps its voxels in another file; save it as one attached .nrrd"
         raise BadInputError(msg)
     sizes = tuple(int(size) for size in header["sizes"])
+    if header["dimension"] != len(sizes):
+        msg = f"it announces {header['dimension']} axes and gives the sizes of {len(sizes)}"
+        raise ValueError(msg)
     segments = find_segments(header) if may_be_layered else []
+    if len(segments) > _MOST_SEGMENTS:
+        msg = f"{path.name}: has {len(segments)} segments; at most {_MOST_SEGMENTS} are taken"
+        raise BadInputError(msg)
     if len(sizes) == 4 and segments:
-        return (sizes[0], *checked_shape(sizes[1:], path.name, layers=sizes[0])), segments
-    return checked_shape(sizes, path.name), segments
+        return (sizes[0], *checked_shape(sizes[1:], path.name, sizes[0], limits)), segments
+    return checked_shape(sizes, path.name, limits=limits), segments
 
 
-def _voxels(header: Mapping[str, Any], file: BinaryIO) -> NDArray:
+def _dtype(header: Mapping[str, Any], path: Path) -> np.dtype:
+    kind = str(header["type"]).lower()
+    if kind not in _CODES:
+        msg = f"{path.name}: holds voxels of the type {kind[:80]!r}; expected one gray value per voxel"
+        raise BadInputError(msg)
+    dtype = np.dtype(_CODES[kind])
+    if dtype.itemsize == 1 or _encoding(header) in _ASCII:
+        return dtype
+    order = str(header["endian"]).lower()
+    if order not in _BYTE_ORDERS:
+        msg = f"its byte order is {order[:80]!r}"
+        raise ValueError(msg)
+    return dtype.newbyteorder(_BYTE_ORDERS[order])
+
+
+def _encoding(header: Mapping[str, Any]) -> str:
+    return str(header["encoding"]).lower()
+
+
+def _voxels(
+    header: Mapping[str, Any], file: BinaryIO, shape: tuple[int, ...], path: Path, limits: Limits
+) -> NDArray[Any]:
     """The voxels behind a header; of compressed ones no more than it announces is unpacked."""
-    openers: dict[str, Any] = {"gzip": igzip.open, "gz": igzip.open, "bzip2": bz2.open, "bz2": bz2.open}
-    encoding = str(header["encoding"]).lower()
-    skips = any(key in header for key in ("byte skip", "byteskip", "line skip", "lineskip"))
-    if encoding in openers and not skips:
-        wanted = math.prod(int(size) for size in header["sizes"]) * _WIDEST_VOXEL
-        with openers[encoding](file, "rb") as packed:
-            header, file = {**header, "encoding": "raw"}, io.BytesIO(packed.read(wanted))
-    return np.asarray(nrrd.read_data(header, file, index_order="F"))
+    encoding, dtype = _encoding(header), _dtype(header, path)
+    size = checked_size(shape, dtype, path.name, limits)
+    if any(header.get(key, 0) != 0 for key in _SKIPS):
+        msg = f"{path.name}: skips a part of the file before its voxels; save it without 'line skip' and 'byte skip'"
+        raise BadInputError(msg)
+    packed_size = os.fstat(file.fileno()).st_size - file.tell()
+    if encoding in _ASCII:
+        # Each number takes a digit and a space at least.
+        count = size // dtype.itemsize
+        voxels = np.fromfile(file, dtype, count, sep=" ") if packed_size >= 2 * count - 1 else np.empty(0, dtype)
+        done = voxels.nbytes
+    elif encoding == "raw":
+        if packed_size > size:
+            msg = f"{packed_size} bytes of voxels where {size} are announced"
+            raise ValueError(msg)
+        voxels, done = np.fromfile(file, dtype), packed_size
+    elif encoding in _GZIP:
+        voxels, done = _unpacked(igzip.open, file, size, packed_size * MOST_DEFLATED, dtype)
+    elif encoding in _BZIP2:
+        voxels, done = _unpacked(bz2.open, file, size, size, dtype)
+    else:
+        msg = f"{path.name}: the NRRD encoding {encoding[:80]!r} is not supported; save it as raw or gzip"
+        raise BadInputError(msg)
+    if done != size:
+        msg = f"the file ends after {done} of {size} bytes of voxels"
+        raise EOFError(msg)
+    return voxels.reshape(shape, order="F")
+
+
+def _unpacked(
+    opener: Callable[..., Any], file: BinaryIO, size: int, possible: int, dtype: np.dtype
+) -> tuple[NDArray[Any], int]:
+    """The voxels and how many bytes of them there are; nothing where the file is too short to become `size` bytes."""
+    if size > possible:
+        return np.empty(0, dtype), 0
+    voxels, done = np.empty(size // dtype.itemsize, dtype), 0
+    memory = voxels.view(np.uint8).data
+    with opener(file, "rb") as packed:
+        while done < size and (count := packed.readinto(memory[done:])):
+            done += count
+    return voxels, done
 
 
 def _affine(header: Mapping[str, Any], path: Path) -> NDArray[np.float64]:

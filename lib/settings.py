@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from lib.access.provider import Provider
-from lib.access.roles import role_named
+from lib.access.settings import AccessSettings
 from lib.errors import SettingsError
 from lib.labels import DEFAULT_LABELS, IGNORED, RESERVED, Label, find_index, indices, plain
+from lib.limits import MEGABYTE, MOST_VOXELS, Limits
 from lib.transforms.augmentation_settings import AugmentationSettings
 from lib.transforms.postprocessing import PostprocessingSettings
 from lib.transforms.synthetic_tumors import SyntheticTumorSettings
@@ -192,62 +192,16 @@ class LimitSettings(_Section):
     """What the server refuses."""
 
     affine_tolerance_mm: float = Field(default=1.0, gt=0, description="how far a label may lie from its image")
+    upload_mb: float = Field(default=4096, gt=0, le=1_000_000, description="of one request")
+    unpacked_mb: float = Field(default=8192, gt=0, le=1_000_000, description="of the voxels or files of one upload")
+    voxels: int = Field(default=MOST_VOXELS, ge=1, le=MOST_VOXELS, description="of one volume that is sent")
+    archive_files: int = Field(default=20_000, ge=1, le=1_000_000, description="in one archive, or sent together")
+    sessions: int = Field(default=50, ge=1, le=10_000, description="kept at once; the longest unused go first")
+    sessions_mb: float = Field(default=20_480, gt=0, le=100_000_000, description="that all sessions may take")
 
-
-class OidcSettings(_Section):
-    """An identity provider whose tokens count beside our own; no issuer: none."""
-
-    issuer: str = Field(default="", description="address, as it stands in its tokens")
-    audience: str = Field(default="", description="`aud` of its tokens for this server")
-    role_claim: str = Field(default="realm_access.roles", min_length=1)
-    name_claim: str = Field(default="preferred_username", min_length=1)
-    roles: dict[Literal["annotator", "reviewer", "admin"], tuple[str, ...]] = Field(
-        default={}, description="for each of our roles the provider's names of it"
-    )
-    certificates: str = Field(default="", description="PEM file; empty: the authorities that the system trusts")
-
-    @model_validator(mode="after")
-    def _is_a_provider(self) -> "OidcSettings":
-        try:
-            self.provider()
-        except SettingsError as error:
-            raise ValueError(str(error).removeprefix("access.oidc.")) from error
-        return self
-
-    def provider(self) -> Provider | None:
-        """The identity provider; None where none is named.
-
-        Raises:
-            SettingsError: it is named by half, or not by an https address.
-        """
-        if not self.issuer:
-            return None
-        return Provider(
-            self.issuer,
-            self.audience,
-            self.role_claim,
-            {role_named(role): names for role, names in self.roles.items()},
-            self.name_claim,
-            Path(self.certificates) if self.certificates else None,
-        )
-
-
-class AccessSettings(_Section):
-    """Who may use the server."""
-
-    login: Literal["auto", "required", "off"] = "auto"
-    token_hours: float = Field(default=12, gt=0, le=720, allow_inf_nan=False, description="until one logs in again")
-    oidc: OidcSettings = OidcSettings()
-
-    @field_validator("login", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, login: Any) -> Any:
-        return "off" if login is False else login  # `off` without quotes is false in YAML
-
-    @field_validator("oidc", mode="before")
-    @classmethod
-    def _empty_section_has_defaults(cls, section: Any) -> Any:
-        return {} if section is None else section
+    def of_files(self) -> Limits:
+        """Those of files and archives."""
+        return Limits(self.voxels, int(self.unpacked_mb * MEGABYTE), self.archive_files)
 
 
 class ServerSettings(_Section):

@@ -6,10 +6,10 @@ that nobody ever reads half a label.
 """
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import nrrd
@@ -25,9 +25,10 @@ from lib.dicom import read_series
 from lib.errors import BadInputError, NotFoundError
 from lib.files import atomic_write
 from lib.labels import Label
+from lib.limits import DEFAULT_LIMITS, MOST_DEFLATED, Limits
 from lib.nrrd_file import Nrrd, read_nrrd, read_nrrd_grid, write_nrrd
-from lib.segments import segment_fields
-from lib.volume import AIR_HU, Grid, Volume, checked_shape
+from lib.segments import Segment, segment_fields
+from lib.volume import AIR_HU, Grid, Volume, checked_shape, checked_size
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 LABEL_SUFFIXES = (".seg.nrrd", *IMAGE_SUFFIXES)
@@ -37,7 +38,8 @@ _UNREADABLE: Any = (
     *_DAMAGED, OSError, ValueError, KeyError, IndexError, OverflowError, ImageFileError, HeaderDataError,
     nrrd.NRRDError,
 )  # fmt: skip
-_NIFTI_BY_HEADER_SIZE = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
+_NIFTI_BY_HEADER_SIZE: Any = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_MOST_BEFORE_VOXELS = 64_000_000  # bytes of a NIfTI file's header and extensions
 
 
 def suffix_of(path: str | Path, suffixes: tuple[str, ...] = LABEL_SUFFIXES) -> str:
@@ -60,11 +62,12 @@ def stem_of(path: str | Path) -> str:
     return next((name[: -len(suffix)] for suffix in LABEL_SUFFIXES if name.lower().endswith(suffix)), name)
 
 
-def read_image(path: str | Path) -> Volume:
+def read_image(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Volume:
     """Read a CT.
 
     Args:
         path: `.nii`, `.nii.gz`, `.nrrd`, or a folder with one DICOM series.
+        limits: what is taken.
 
     Returns:
         int16 HU; padding below -1024 (scanners write -2000 or -3024 outside their field of view) becomes air.
@@ -75,9 +78,9 @@ def read_image(path: str | Path) -> Volume:
     """
     path = Path(path)
     if path.is_dir():
-        array, affine = read_series(path)
+        array, affine = read_series(path, limits)
     else:
-        array, affine, _ = _read(path, IMAGE_SUFFIXES)
+        array, affine, _ = _read(path, IMAGE_SUFFIXES, limits)
     return as_image(array, affine, path)
 
 
@@ -96,11 +99,12 @@ def as_image(array: NDArray, affine: NDArray[np.float64], path: str | Path) -> V
     return _volume(_as_hounsfield(array, path), affine, path)
 
 
-def read_grid(path: str | Path) -> Grid:
+def read_grid(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Grid:
     """Shape and affine of an image or label by its header alone; milliseconds where `read_image` takes seconds.
 
     Args:
         path: `.nii`, `.nii.gz`, `.nrrd` or `.seg.nrrd`.
+        limits: what is taken.
 
     Raises:
         NotFoundError: there is no such file.
@@ -109,27 +113,28 @@ def read_grid(path: str | Path) -> Grid:
     path = Path(path)
     with _explained(path, LABEL_SUFFIXES) as suffix:
         if suffix.endswith(".nrrd"):
-            grid = read_nrrd_grid(path, may_be_layered=suffix == ".seg.nrrd")
+            grid = read_nrrd_grid(path, may_be_layered=suffix == ".seg.nrrd", limits=limits)
         else:
-            with _opened_nifti(path, compressed=suffix == ".nii.gz") as (image, shape):
-                grid = Grid(shape, image.affine)
+            header = _nifti_header(path, limits, compressed=suffix == ".nii.gz")
+            grid = Grid(header.shape, header.affine)
     # Through `Volume`'s checks of the affine, on voxels that take no memory.
     return _volume(np.broadcast_to(np.uint8(0), grid.shape), grid.affine, path).grid
 
 
-def read_label(path: str | Path) -> Volume:
+def read_label(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Volume:
     """Read a label volume: whole numbers 0..255 as uint8, not yet mapped by name.
 
     Args:
         path: `.nii`, `.nii.gz`, `.nrrd` or `.seg.nrrd`. Segments that lie in several layers get the values 1, 2, ...
             in their order; where they overlap the later one counts.
+        limits: what is taken.
 
     Raises:
         NotFoundError: there is no such file.
         BadInputError: not readable, not 3D, or the values are not whole numbers in 0..255.
     """
     path = Path(path)
-    stored = _read(path, LABEL_SUFFIXES)
+    stored = _read(path, LABEL_SUFFIXES, limits)
     if stored.array.ndim == 4:
         merged = np.zeros(stored.array.shape[1:], np.uint8, order="F")
         for value, segment in enumerate(stored.segments, start=1):
@@ -138,8 +143,28 @@ def read_label(path: str | Path) -> Volume:
     return _volume(_as_classes(stored.array, path), stored.affine, path)
 
 
-def read_segments(path: str | Path) -> list[tuple[str, Volume]]:
-    """Read a `.seg.nrrd` as pairs of segment name and mask (uint8, 0 or 1); masks may overlap.
+class SegmentMasks(Sequence[tuple[str, Volume]]):
+    """Pairs of segment name and mask (uint8, 0 or 1); each mask is made when it is asked for, and not kept."""
+
+    def __init__(self, layers: NDArray, affine: NDArray[np.float64], segments: Sequence[Segment]) -> None:
+        self._layers, self._affine, self._segments = layers, affine, segments
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def __getitem__(self, index: Any) -> Any:  # of a sequence: one pair, or several
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        segment = self._segments[index]
+        return segment.name, Volume((self._layers[segment.layer] == segment.value).view(np.uint8), self._affine)
+
+
+def read_segments(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> SegmentMasks:
+    """Read a `.seg.nrrd` as segments, whose masks may overlap.
+
+    Args:
+        path: ends in `.seg.nrrd`.
+        limits: what is taken.
 
     Returns:
         In the file's order; empty when the file names no segments.
@@ -149,12 +174,10 @@ def read_segments(path: str | Path) -> list[tuple[str, Volume]]:
         BadInputError: not readable, or not 3D.
     """
     path = Path(path)
-    array, affine, segments = _read(path, LABEL_SUFFIXES)
+    array, affine, segments = _read(path, LABEL_SUFFIXES, limits)
     layers = array if array.ndim == 4 else array[np.newaxis]
-    return [
-        (segment.name, _volume((layers[segment.layer] == segment.value).view(np.uint8), affine, path))
-        for segment in segments
-    ]
+    _volume(layers[0], affine, path)  # its errors name the file
+    return SegmentMasks(layers, affine, segments)
 
 
 def write_image(path: str | Path, volume: Volume) -> None:
@@ -221,11 +244,11 @@ def write_planes(path: str | Path, volume: Volume, labels: Mapping[str, Label]) 
         write_nrrd(temporary, planes, volume.affine, fields, compress=True)
 
 
-def _read(path: Path, suffixes: tuple[str, ...]) -> Nrrd:
+def _read(path: Path, suffixes: tuple[str, ...], limits: Limits) -> Nrrd:
     with _explained(path, suffixes) as suffix:
         if suffix.endswith(".nrrd"):
-            return read_nrrd(path, may_be_layered=suffix == ".seg.nrrd")
-        return Nrrd(*_read_nifti(path, compressed=suffix == ".nii.gz"), [])
+            return read_nrrd(path, may_be_layered=suffix == ".seg.nrrd", limits=limits)
+        return Nrrd(*_read_nifti(path, limits, compressed=suffix == ".nii.gz"), [])
 
 
 @contextmanager
@@ -255,62 +278,76 @@ def _reason(error: Exception) -> str:
     return f"its header lacks {text}" if isinstance(error, KeyError) else text
 
 
-@contextmanager
-def _opened_nifti(path: Path, *, compressed: bool) -> Iterator[tuple[Any, tuple[int, int, int]]]:
-    """The image, its voxels still on disk, and its checked shape."""
-    # isal unpacks three times as fast as zlib, which nib.load takes.
+class _Nifti(NamedTuple):
+    """What a NIfTI header says: shape `(X, Y, Z)`, stored numbers, where they begin, what they mean, RAS+ affine."""
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    size: int
+    offset: int
+    slope: float
+    intercept: float
+    affine: NDArray[np.float64]
+
+
+def _nifti_header(path: Path, limits: Limits, *, compressed: bool) -> _Nifti:
     opened: Any = igzip.open(path, "rb") if compressed else path.open("rb")
     with opened as file:
-        start = file.read(348)
-        file.seek(0)
-        sizes = (int.from_bytes(start[:4], order) for order in ("little", "big"))
-        kind = next((_NIFTI_BY_HEADER_SIZE[size] for size in sizes if size in _NIFTI_BY_HEADER_SIZE), None)
-        if kind is None:
-            msg = f"{path.name}: not a NIfTI file (it begins with {start[:4]!r}); export it again"
-            raise BadInputError(msg)
-        if (start[344:346] if kind is nib.Nifti1Image else start[4:6]) == b"ni":
-            msg = f"{path.name}: holds a header only, its voxels are in an .img file; export it as one .nii"
-            raise BadInputError(msg)
-        # Not mapped from disk: whoever shortened the file meanwhile would end the whole process.
-        image = kind.from_file_map(kind.make_file_map({"image": file}), mmap=False)
-        shape, dtype = checked_shape(image.shape, path.name), image.get_data_dtype()
-        if dtype.fields or dtype.kind not in "iuf":
-            msg = f"{path.name}: holds {dtype} voxels (RGB or complex); expected one gray value per voxel"
-            raise BadInputError(msg)
-        yield image, shape
+        start = file.read(max(_NIFTI_BY_HEADER_SIZE))
+    sizes = (int.from_bytes(start[:4], order) for order in ("little", "big"))
+    count = next((size for size in sizes if size in _NIFTI_BY_HEADER_SIZE), None)
+    if count is None:
+        msg = f"{path.name}: not a NIfTI file (it begins with {start[:4]!r}); export it again"
+        raise BadInputError(msg)
+    if (start[344:346] if count == 348 else start[4:6]) == b"ni":
+        msg = f"{path.name}: holds a header only, its voxels are in an .img file; export it as one .nii"
+        raise BadInputError(msg)
+    if len(start) < count:
+        msg = "its header is cut off"
+        raise EOFError(msg)
+    # The header alone: extensions may hold anything, and nothing of them is needed.
+    header = _NIFTI_BY_HEADER_SIZE[count](start[:count])
+    shape, dtype = checked_shape(header.get_data_shape(), path.name, limits=limits), header.get_data_dtype()
+    size, offset = checked_size(shape, dtype, path.name, limits), header.get_data_offset()
+    if not count <= offset <= _MOST_BEFORE_VOXELS:
+        msg = f"its voxels can't begin at byte {offset}"
+        raise ValueError(msg)
+    slope, intercept = header.get_slope_inter()
+    return _Nifti(shape, dtype, size, offset, slope or 1.0, intercept or 0.0, header.get_best_affine())
 
 
-def _read_nifti(path: Path, *, compressed: bool) -> tuple[NDArray, NDArray[np.float64]]:
-    with _opened_nifti(path, compressed=compressed) as (image, shape):
-        # The header's own slope and intercept are cleared on reading; the proxy keeps them.
-        proxy: Any = image.dataobj
-        slope, intercept = proxy.slope, proxy.inter
-        raw = _unpacked(path, proxy, shape) if compressed else proxy.get_unscaled().reshape(shape, order="F")
-    if slope == 1.0 and intercept == 0.0:
-        return raw, image.affine
+def _read_nifti(path: Path, limits: Limits, *, compressed: bool) -> tuple[NDArray, NDArray[np.float64]]:
+    header = _nifti_header(path, limits, compressed=compressed)
+    length = path.stat().st_size
+    if header.offset + header.size > (length * MOST_DEFLATED if compressed else length):
+        msg = f"the file has {length} bytes, too few for {header.size} bytes of voxels"
+        raise EOFError(msg)
+    raw = _voxels(path, header, compressed=compressed)
+    if header.slope == 1.0 and header.intercept == 0.0:
+        return raw, header.affine
     array = raw.astype(np.float32)
-    array *= np.float32(slope)
-    array += np.float32(intercept)
-    return array, image.affine
+    array *= np.float32(header.slope)
+    array += np.float32(header.intercept)
+    return array, header.affine
 
 
-def _unpacked(path: Path, proxy: Any, shape: tuple[int, int, int]) -> NDArray:
-    """The voxels of a `.nii.gz`, unpacked by a thread of its own into the memory where they stay.
+def _voxels(path: Path, header: _Nifti, *, compressed: bool) -> NDArray:
+    """The voxels, of a `.nii.gz` unpacked by a thread of its own into the memory where they stay.
 
     Raises:
         EOFError: the file ends before them.
     """
-    voxels = np.empty(shape, proxy.dtype, order="F")
+    voxels = np.empty(header.shape, header.dtype, order="F")
     memory = voxels.reshape(-1, order="F").view(np.uint8).data
-    with igzip_threaded.open(path, "rb", threads=1) as file:
-        skipped, done = len(file.read(proxy.offset)), 0
-        while skipped == proxy.offset and done < len(memory):
-            count = file.readinto(memory[done:])
-            if not count:
-                break
+    # isal unpacks three times as fast as zlib. Nothing is mapped from disk: whoever shortened the file meanwhile would
+    # end the whole process.
+    opened: Any = igzip_threaded.open(path, "rb", threads=1) if compressed else path.open("rb")
+    with opened as file:
+        skipped, done = len(file.read(header.offset)), 0
+        while skipped == header.offset and done < header.size and (count := file.readinto(memory[done:])):
             done += count
-    if done < len(memory):
-        msg = f"the file ends after {done} of {len(memory)} bytes of voxels"
+    if done < header.size:
+        msg = f"the file ends after {done} of {header.size} bytes of voxels"
         raise EOFError(msg)
     return voxels
 

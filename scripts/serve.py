@@ -102,7 +102,7 @@ def _parse() -> argparse.Namespace:
         metavar=("KEY", "VALUE"),
         help="override one key of app.yaml; may be repeated",
     )
-    parser.add_argument("--verbose", action="store_true", help="log debugging messages too")
+    parser.add_argument("--verbose", action="store_true", help="log our debugging messages too")
     return parser.parse_args()
 
 
@@ -113,10 +113,15 @@ def _samples() -> str:
 
 
 def _serve(app: Path, studies: str, arguments: argparse.Namespace) -> None:
-    sys.argv = ["monailabel", "start_server", *_server_arguments(app, studies, arguments)]
     import logging
 
     from monailabel.main import Main
+
+    from lib.web.log import watch_errors, write_log_configuration
+
+    watch_errors()
+    log = write_log_configuration(app, verbose=arguments.verbose)
+    sys.argv = ["monailabel", "start_server", *_server_arguments(app, studies, log, arguments)]
 
     try:
         Main(loglevel=logging.WARNING, actions="start_server").run()
@@ -126,11 +131,12 @@ def _serve(app: Path, studies: str, arguments: argparse.Namespace) -> None:
         raise
 
 
-def _server_arguments(app: Path, studies: str, arguments: argparse.Namespace) -> Sequence[str]:
+def _server_arguments(app: Path, studies: str, log: Path, arguments: argparse.Namespace) -> Sequence[str]:
     conf = [part for pair in arguments.conf for part in ("--conf", *pair)]
-    level = "DEBUG" if arguments.verbose else "INFO"
     address = ("--host", arguments.host, "--port", str(arguments.port))
-    return ["--app", str(app), "--studies", studies, *address, "--verbose", level, *conf]
+    # Its own debugging messages quote requests, so that the level of the others is never theirs.
+    ours = ("--log_config", str(log), "--uvicorn_app", "lib.web.guarded:app")
+    return ["--app", str(app), "--studies", studies, *address, *ours, "--verbose", "INFO", *conf]
 
 
 def _announce(url: str, studies: str) -> None:

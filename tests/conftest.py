@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
+from lib.access import passwords
 from lib.datasets.samples import DEFAULT_FOLDER, REAL, complete_kind, ensure_samples
 from tests import screenshots
 from tests.alone_last import AloneLast, put_last
@@ -35,6 +37,15 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     reports = [report for group in terminalreporter.stats.values() for report in group]
     if any(getattr(report, "nodeid", "").startswith("tests/loop/test_loop_ohif.py") for report in reports):
         terminalreporter.write_line(f"screenshots of the viewer: {screenshots.FOLDER}")
+
+
+@pytest.fixture
+def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Argon2 without the work that makes it safe and tests slow."""
+    monkeypatch.setattr(passwords, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    passwords._nobodys.cache_clear()
+    yield
+    passwords._nobodys.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -10,14 +10,15 @@ LIB = Path(__file__).resolve().parents[1] / "lib"
 ORDER = (
     "doctor", "web", "datasets", "benchmarks", "training", "activelearning",
     "store", "inference", "settings", "access", "metrics", "networks", "transforms", "phantom", "anatomy", "volume_io",
-    "nrrd_file", "segments", "dicomweb", "dicom_seg", "dicom", "looked_at", "volume", "labels", "console", "files",
-    "supervision", "errors", "venv",
+    "archives", "nrrd_file", "uploads", "segments", "dicomweb", "dicom_seg", "dicom", "looked_at", "volume", "limits",
+    "labels", "console", "files", "supervision", "errors", "venv",
 )  # fmt: skip
 # Files that are MONAI Label's interfaces; everything else is core.
 SHELLS = {
     "web/app.py", "web/answers.py", "web/requests.py", "web/ledger_requests.py", "web/model_requests.py",
     "web/retraining.py", "web/connection.py", "web/pacs_proxy.py", "web/ohif.py", "web/origins.py", "web/jobs.py",
-    "web/job_requests.py", "web/health.py", "web/metrics.py",
+    "web/job_requests.py", "web/lookup_requests.py", "web/guarded.py", "web/guard/rows.py", "web/guard/guard.py",
+    "web/health.py", "web/metrics.py",
     "store/folder.py", "benchmarks/stock_store.py", "benchmarks/soak_people.py", "inference/task.py",
     "inference/batch.py", "training/task.py", "activelearning/tasks.py", "doctor.py",
 }  # fmt: skip

@@ -444,3 +444,41 @@ def test_a_role_that_does_not_exist(tmp_path):
 @pytest.mark.parametrize("text", ["access:", "access: {oidc: }"])
 def test_access_whose_keys_are_commented_out(tmp_path, text):
     assert load_settings(write(tmp_path, text)) == Settings()
+
+
+def test_hosts_and_networks(tmp_path):
+    text = "access: {hosts: [Labels.Example.org, labels], metrics_from: [10.1.0.0/16, 192.0.2.7, '::1']}"
+    access = load_settings(write(tmp_path, text)).access
+    assert access.hosts == ("labels.example.org", "labels")
+    assert [str(one) for one in access.metrics_from] == ["10.1.0.0/16", "192.0.2.7/32", "::1/128"]
+    assert [str(one) for one in Settings().access.metrics_from] == ["127.0.0.1/32", "::1/128"]
+
+
+@pytest.mark.parametrize("host", ["http://labels", "labels:8000", "labels/", "", "a b", "*", "-a", "é"])
+def test_hosts_that_are_no_names(tmp_path, host):
+    assert refused(tmp_path, f"access: {{hosts: ['{host}']}}") == (
+        f"app.yaml: access.hosts = ['{host}']: {host!r} is no name of a machine; give names such as "
+        f"labels.example.org, without a port{ENDING}"
+    )
+
+
+@pytest.mark.parametrize("network", ["10.0.0.1/8", "labels", "10.0.0.0/33"])
+def test_networks_that_are_none(tmp_path, network):
+    message = refused(tmp_path, f"access: {{metrics_from: [{network}]}}")
+    assert message.endswith(f"value is not a valid IPv4 or IPv6 network{ENDING}")
+
+
+@pytest.mark.parametrize("network", ["true", "7"])
+def test_networks_that_are_numbers(tmp_path, network):
+    message = refused(tmp_path, f"access: {{metrics_from: [{network}]}}")
+    assert message.endswith(f": give networks as texts such as '10.1.0.0/16'{ENDING}")
+
+
+def test_hours_are_no_switch(tmp_path):
+    message = refused(tmp_path, "access: {token_hours: yes}")
+    assert message == f"app.yaml: access.token_hours = True: expected a number, not true or false{ENDING}"
+
+
+def test_the_name_of_this_server_at_the_provider(tmp_path):
+    oidc = "{issuer: 'https://sso', audience: x, roles: {admin: [it]}, client_id: labels}"
+    assert load_settings(write(tmp_path, f"access: {{oidc: {oidc}}}")).access.oidc.provider().client_id == "labels"

@@ -21,6 +21,7 @@ class Provider:
         roles: for each of our roles the provider's names of it.
         name_claim: where the user's name is.
         certificates: PEM file with the authorities that may vouch for it; None for those that the system trusts.
+        client_id: what this server is called there, to let the provider compare passwords; empty: it never does.
 
     Raises:
         SettingsError: a value is missing or the address is not one of https.
@@ -32,6 +33,7 @@ class Provider:
     roles: Mapping[Role, tuple[str, ...]]
     name_claim: str = "preferred_username"
     certificates: Path | None = None
+    client_id: str = ""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.issuer)

@@ -24,6 +24,7 @@ _DECODERS = {
 }
 _SIZ = b"\xff\x4f\xff\x51"
 _END = b"\xff\xd9"
+_MOST_COMPONENTS = 4  # a decoder takes memory for all that are announced; colors are refused after it
 _PADDING = 64  # bytes that may follow the end; one is usual
 
 
@@ -43,7 +44,11 @@ def decode_jpeg(dataset: Dataset) -> NDArray:
     count = int(dataset.get("NumberOfFrames") or 1)
     frames = []
     for stream in generate_pixel_data_frame(dataset.PixelData, count):
-        _check_stream(stream, size_of(stream), (int(dataset.Rows), int(dataset.Columns)))
+        rows, columns, components = size_of(stream)
+        _check_stream(stream, (rows, columns), (int(dataset.Rows), int(dataset.Columns)))
+        if not 1 <= components <= _MOST_COMPONENTS:
+            msg = f"an image of {components} components"
+            raise ValueError(msg)
         plane = decode(stream)
         if syntax in _JPEG_2000 and dataset.PixelRepresentation == 1:
             plane = _with_sign(plane, stream)
@@ -64,12 +69,13 @@ def _check_stream(stream: bytes, size: tuple[int, int], expected: tuple[int, int
         raise ValueError(msg)
 
 
-def _size(stream: bytes) -> tuple[int, int]:
-    """Rows and columns by the image's own header."""
+def _size(stream: bytes) -> tuple[int, int, int]:
+    """Rows, columns and components by the image's own header."""
     at = 2  # after the marker that starts an image come segments, each of marker, length and content
-    while stream[at : at + 1] == b"\xff" and at + 9 <= len(stream):
+    while stream[at : at + 1] == b"\xff" and at + 10 <= len(stream):
         if stream[at + 1] in _FRAME_HEADERS:
-            return int.from_bytes(stream[at + 5 : at + 7], "big"), int.from_bytes(stream[at + 7 : at + 9], "big")
+            rows, columns = (int.from_bytes(stream[at + i : at + i + 2], "big") for i in (5, 7))
+            return rows, columns, stream[at + 9]
         at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
     msg = "the image has no header"
     raise ValueError(msg)
@@ -82,11 +88,12 @@ def _with_sign(plane: NDArray, stream: bytes) -> NDArray:
     return (plane << shift).view(f"i{plane.itemsize}") >> shift
 
 
-def _size_2000(stream: bytes) -> tuple[int, int]:
-    """Rows and columns by the SIZ segment (ITU-T T.800, A.5.1), which follows the start of a codestream."""
+def _size_2000(stream: bytes) -> tuple[int, int, int]:
+    """Rows, columns and components by the SIZ segment (ITU-T T.800, A.5.1), which follows the start of a codestream."""
     at = stream.find(_SIZ) + len(_SIZ) + 4  # after its length and capabilities
-    if at < len(_SIZ) + 4 or at + 16 > len(stream):
+    if at < len(_SIZ) + 4 or at + 34 > len(stream):
         msg = "the image has no header"
         raise ValueError(msg)
     width, height, left, top = (int.from_bytes(stream[at + 4 * i : at + 4 * i + 4], "big") for i in range(4))
-    return height - top, width - left
+    # Tiles and their offset come before the count of components.
+    return height - top, width - left, int.from_bytes(stream[at + 32 : at + 34], "big")

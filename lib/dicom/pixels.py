@@ -7,6 +7,7 @@ by GDCM, which pydicom would take as well: a damaged JPEG makes it end the whole
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -15,6 +16,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 
+from lib.dicom.deflated import check_inflatable
 from lib.dicom.jpeg import decode_jpeg
 from lib.dicom.slices import Slice
 from lib.errors import BadInputError
@@ -58,6 +60,7 @@ def read_file(path: str, *, pixels: bool) -> FileDataset:
         BadInputError: damaged.
     """
     try:
+        check_inflatable(Path(path))
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
     except _DAMAGED as error:
         msg = f"{path}: damaged DICOM file ({' '.join(str(error).split()) or 'truncated'}); copy it again"

@@ -20,6 +20,7 @@ from lib.dicom.geometry import SamePixels, affine_of, stack
 from lib.dicom.pixels import planes, read_file
 from lib.dicom.slices import Slice, is_slice, slice_of
 from lib.errors import BadInputError
+from lib.limits import DEFAULT_LIMITS, Limits
 from lib.volume import LPS_TO_RAS, Grid, checked_shape
 
 _CT_KINDS = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
@@ -50,12 +51,13 @@ class Series:
     slices: tuple[Slice, ...] = field(repr=False)
 
 
-def read_series(folder: str | Path) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+def read_series(folder: str | Path, limits: Limits = DEFAULT_LIMITS) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
     """Read the one CT series in a folder.
 
     Args:
         folder: holds a single series, one file per slice or multi-frame; files that are not DICOM, hidden files,
             localizers, reports, pictures and other modalities are left out, copies of a slice count once.
+        limits: what is taken.
 
     Returns:
         int16 HU `(X, Y, Z)` and the RAS+ affine, as in `Series`.
@@ -64,14 +66,14 @@ def read_series(folder: str | Path) -> tuple[NDArray[np.int16], NDArray[np.float
         BadInputError: no CT slices, several series, slices missing, unevenly spaced or different at one position,
             differing sizes, orientations or pixel spacings, a damaged file, or pixels that can't be decoded.
     """
-    _, series = read_geometry(folder)
+    _, series = read_geometry(folder, limits)
     return read_voxels(series), series.grid.affine
 
 
-def read_geometry(folder: str | Path) -> tuple[list[FileDataset], Series]:
+def read_geometry(folder: str | Path, limits: Limits = DEFAULT_LIMITS) -> tuple[list[FileDataset], Series]:
     """The headers of the DICOM files in a folder, and the one CT series they make; see `read_series`."""
     headers = read_headers(folder)
-    return headers, series_grid(headers, str(folder), _have_same_pixels)
+    return headers, series_grid(headers, str(folder), _have_same_pixels, limits)
 
 
 def read_voxels(series: Series) -> NDArray[np.int16]:
@@ -117,7 +119,9 @@ def read_headers(folder: str | Path) -> list[FileDataset]:
     return headers
 
 
-def series_grid(headers: Iterable[Dataset], name: str, same_pixels: SamePixels | None = None) -> Series:
+def series_grid(
+    headers: Iterable[Dataset], name: str, same_pixels: SamePixels | None = None, limits: Limits = DEFAULT_LIMITS
+) -> Series:
     """Identity and geometry of the one CT series among some headers.
 
     Args:
@@ -126,6 +130,7 @@ def series_grid(headers: Iterable[Dataset], name: str, same_pixels: SamePixels |
         name: of the folder or series, for messages.
         same_pixels: tells whether two slices at one position are copies of each other; without it only copies with
             the same SOP Instance UID are taken for such, others are refused.
+        limits: what is taken.
 
     Raises:
         BadInputError: as for `read_series`.
@@ -148,9 +153,11 @@ def series_grid(headers: Iterable[Dataset], name: str, same_pixels: SamePixels |
         raise BadInputError(msg)
     patient, study, frame_of_reference = (_only(found, attribute, name) for attribute in _ONE_EACH)
     ((series_uid, slices),) = series.items()
+    for size in {item.size for item in slices}:  # before copies of a slice are told by their pixels
+        checked_shape((*size, 1), name, limits=limits)
     slices = stack(slices, name, same_pixels)
     rows, columns = slices[0].size
-    shape = checked_shape((columns, rows, len(slices)), name)
+    shape = checked_shape((columns, rows, len(slices)), name, limits=limits)
     grid = Grid(shape, LPS_TO_RAS @ affine_of(slices, name))
     return Series(series_uid, study, frame_of_reference, patient, grid, tuple(slices))
 

@@ -17,7 +17,8 @@ from lib.access.passwords import check_password, hashed, is_outdated, is_right
 from lib.access.roles import Role, role_named
 from lib.access.throttle import Throttle
 from lib.errors import BadInputError, LoginError, NotFoundError, StorageError, TooManyLoginsError
-from lib.store.events import SERVER, record
+from lib.store.account_events import note, plain
+from lib.store.events import SERVER
 from lib.store.ledger import Ledger
 from lib.store.schema import tokens, users
 
@@ -28,8 +29,7 @@ CONSOLE = "console"  # the address of who works on the server's machine
 _USED_EVERY_S = 600.0  # so seldom is it noted that a token was used
 _KEPT_S = 7 * 86_400.0  # so long is a token remembered that counts no more
 _LONGEST_GUESS = 256  # characters of a name that are looked at; the longest name has fewer
-_LONGEST_ADDRESS = 100  # characters; an IPv6 address has 45
-_WRONG = "wrong user name or password"
+WRONG = "wrong user name or password"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class Accounts:
     Args:
         ledger: where users are.
         token_hours: how long a token counts.
-        throttle: pauses between failed logins; None: the usual ones.
+        throttle: pauses between failed logins; None: the usual ones. Also of use for logins elsewhere, which are to
+            count together with these.
         clock: seconds since the epoch.
     """
 
@@ -89,7 +90,7 @@ class Accounts:
     ) -> None:
         self._ledger = ledger
         self._token_s = token_hours * 3600
-        self._throttle = throttle or Throttle()
+        self.throttle = throttle or Throttle()
         self._clock = clock
 
     def is_empty(self) -> bool:
@@ -112,6 +113,11 @@ class Accounts:
         )
         with self._ledger.reading() as connection:
             return [_user(row) for row in connection.execute(query)]
+
+    def is_known(self, name: str) -> bool:
+        """Whether there is a user of this name in any spelling, also a disabled one."""
+        with self._ledger.reading() as connection:
+            return _find(connection, name[:_LONGEST_GUESS]) is not None
 
     def check_user(self, name: str) -> None:
         """Make sure that there is such a user, before somebody is asked for more.
@@ -161,7 +167,7 @@ class Accounts:
                 "password_changed_at": now,
             }
             connection.execute(insert(users).values(row))
-            _note(connection, "user added", name, by, address, {"role": role.value})
+            note(connection, "user added", name, by, address, {"role": role.value})
         return User(name, role, now, now, None)
 
     def set_role(self, name: str, role: Role, *, by: str, address: str = CONSOLE) -> None:
@@ -175,7 +181,7 @@ class Accounts:
             if row.role == role.value:
                 return
             _change(connection, row, role=role.value)
-            _note(connection, "role changed", row.name, by, address, {"role": role.value, "before": row.role})
+            note(connection, "role changed", row.name, by, address, {"role": role.value, "before": row.role})
 
     def set_password(self, name: str, password: str, *, by: str, address: str = CONSOLE) -> int:
         """Give a user another password; all tokens of theirs end.
@@ -194,7 +200,7 @@ class Accounts:
         with self._ledger.writing() as connection:
             _change(connection, row, password_hash=kept, password_changed_at=now)
             ended = _revoke(connection, now, tokens.c.user_key == row.key)
-            _note(connection, "password changed", row.name, by, address, {"tokens_revoked": ended})
+            note(connection, "password changed", row.name, by, address, {"tokens_revoked": ended})
         return ended
 
     def disable(self, name: str, *, by: str, address: str = CONSOLE) -> int:
@@ -212,7 +218,7 @@ class Accounts:
             ended = _revoke(connection, now, tokens.c.user_key == row.key)
             if row.disabled_at is None:
                 _change(connection, row, disabled_at=now)
-                _note(connection, "user disabled", row.name, by, address, {"tokens_revoked": ended})
+                note(connection, "user disabled", row.name, by, address, {"tokens_revoked": ended})
         return ended
 
     def enable(self, name: str, *, by: str, address: str = CONSOLE) -> None:
@@ -225,7 +231,7 @@ class Accounts:
             row = _get(connection, name)
             if row.disabled_at is not None:
                 _change(connection, row, disabled_at=None)
-                _note(connection, "user enabled", row.name, by, address)
+                note(connection, "user enabled", row.name, by, address)
 
     def login(self, name: str, password: str, address: str) -> LoggedIn:
         """Give a token to who knows the password.
@@ -243,14 +249,14 @@ class Accounts:
             StorageError: the ledger can't be read or written; the try doesn't count as failed.
         """
         key = name_key(name[:_LONGEST_GUESS])
-        address = _plain(address)
-        pause_s = self._throttle.begin(key, address)
+        address = plain(address)
+        pause_s = self.throttle.begin(key, address)
         try:
             logged_in = self._login(name, password, address, pause_s)
         except (StorageError, TooManyLoginsError):
-            self._throttle.undecided(key, address)
+            self.throttle.undecided(key, address)
             raise
-        self._throttle.succeeded(key, address)
+        self.throttle.succeeded(key, address)
         return logged_in
 
     def who(self, token: str) -> LoggedIn | None:
@@ -281,7 +287,7 @@ class Accounts:
             name = connection.scalar(select(users.c.name).join(tokens, tokens.c.user_key == users.c.key).where(here))
             if not _revoke(connection, now, here):
                 return False
-            _note(connection, "logged out", str(name), str(name), address)
+            note(connection, "logged out", str(name), str(name), address)
         return True
 
     def revoke_all(self, name: str, *, by: str, address: str = CONSOLE) -> int:
@@ -297,8 +303,20 @@ class Accounts:
             row = _get(connection, name)
             ended = _revoke(connection, self._clock(), tokens.c.user_key == row.key)
             if ended:
-                _note(connection, "tokens revoked", row.name, by, address, {"tokens_revoked": ended})
+                note(connection, "tokens revoked", row.name, by, address, {"tokens_revoked": ended})
         return ended
+
+    def note_foreign(self, kind: str, name: str | None, address: str, more: Mapping[str, Any]) -> None:
+        """Note what an identity provider's user did; None: somebody whose name nobody knows.
+
+        Args:
+            kind: such as `"logged in"`.
+            name: of the user.
+            address: from where.
+            more: what else is known.
+        """
+        with self._ledger.writing() as connection:
+            note(connection, kind, name, name or SERVER, address, more)
 
     def _login(self, name: str, password: str, address: str, pause_s: float) -> LoggedIn:
         with self._ledger.reading() as connection:
@@ -334,7 +352,7 @@ class Accounts:
             }
             connection.execute(insert(tokens).values(values))
             role = connection.execute(select(users.c.role).where(users.c.key == row.key)).scalar_one()
-            _note(connection, "logged in", row.name, row.name, address)
+            note(connection, "logged in", row.name, row.name, address)
         return LoggedIn(row.name, role_named(role), expires_at, token)
 
     def _refused(self, row: Row[Any] | None, address: str, pause_s: float) -> LoginError:
@@ -343,8 +361,8 @@ class Accounts:
         if row is not None and row.disabled_at is not None:
             detail["disabled"] = True
         with self._ledger.writing() as connection:
-            _note(connection, "login failed", None if row is None else row.name, SERVER, address, detail)
-        return LoginError(_WRONG)
+            note(connection, "login failed", None if row is None else row.name, SERVER, address, detail)
+        return LoginError(WRONG)
 
     def _note_use(self, sha256: str, now: float) -> None:
         try:
@@ -387,15 +405,3 @@ def _change(connection: Connection, row: Row[Any], **values: Any) -> None:
 def _revoke(connection: Connection, now: float, which: ColumnElement[bool]) -> int:
     counting = (which, tokens.c.revoked_at.is_(None), tokens.c.expires_at > now)
     return connection.execute(update(tokens).where(*counting).values(revoked_at=now)).rowcount
-
-
-def _note(
-    connection: Connection, kind: str, user: str | None, by: str, address: str, more: Mapping[str, Any] | None = None
-) -> None:
-    """Events of accounts all have `user` (None: nobody's name) and `from` in their detail."""
-    record(connection, kind, actor=by, detail={"user": user, "from": _plain(address), **(more or {})})
-
-
-def _plain(address: str) -> str:
-    """What every database can keep, whatever a proxy's header holds."""
-    return "".join(character for character in address[:_LONGEST_ADDRESS] if character.isprintable())

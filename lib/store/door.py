@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lib.errors import BadInputError
 from lib.labels import NOT_LOOKED_AT, Label, is_marker, marked, merge, remap
+from lib.limits import DEFAULT_LIMITS, Limits
 from lib.looked_at import check_looked_at, check_outside, is_partial, limited_to, slices_in
 from lib.volume import Grid, Volume, corner_distance
 from lib.volume_io import read_label, read_segments, suffix_of
@@ -53,6 +54,7 @@ def checked_label(
     tolerance_mm: float,
     looked_at: Any = None,
     before: Iterable[NDArray[np.uint8]] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Volume:
     """Read a client's label and bring it onto the image's grid and our indices.
 
@@ -68,6 +70,7 @@ def checked_label(
         looked_at: ranges of axial slices, see `lib.looked_at.slices_in`; None: a segment marks them, or all were.
         before: labels on the image's grid from which this one may have been made, see `lib.looked_at.check_outside`;
             read only where some slices were not looked at. None: what lies in those is not checked.
+        limits: what is taken.
 
     Returns:
         uint8 label with exactly the image's shape and affine; axes that the client stored in another order or
@@ -77,7 +80,7 @@ def checked_label(
         BadInputError: unreadable, another shape, another place in the patient, names we do not know, nothing was
             looked at, or something was painted where nobody looked.
     """
-    label, marker = _read(Path(path), label_info, labels)
+    label, marker = _read(Path(path), label_info, labels, limits)
     label = _on_grid(label, image, tolerance_mm)
     count = len(label.axial())
     slices = np.zeros(count, np.bool_) if looked_at is None else slices_in(looked_at, count)
@@ -111,20 +114,22 @@ def _on_grid(label: Volume, image: Grid, tolerance_mm: float) -> Volume:
 
 
 def _read(
-    path: Path, label_info: Sequence[Mapping[str, Any]] | None, labels: Mapping[str, Label]
+    path: Path, label_info: Sequence[Mapping[str, Any]] | None, labels: Mapping[str, Label], limits: Limits
 ) -> tuple[Volume, Volume | None]:
     """The label with our indices, and the voxels of markers if it has any.
 
     The names in a `.seg.nrrd` itself come before `label_info`.
     """
-    segments = read_segments(path) if suffix_of(path) == ".seg.nrrd" else []
+    segments = read_segments(path, limits) if suffix_of(path) == ".seg.nrrd" else None
+    marker: NDArray[np.bool_] | None
     if segments:
         affine, shape = segments[0][1].affine, segments[0][1].shape
-        array = merge(((name, mask.array) for name, mask in segments), shape, labels)
-        markers = [mask.array != 0 for name, mask in segments if is_marker(name)]
-        marker = np.any(markers, axis=0) if markers else None
+        array, marker = merge(((name, mask.array) for name, mask in segments), shape, labels), None
+        for name, mask in segments:  # one mask at a time: there may be a hundred
+            if is_marker(name):
+                marker = mask.array.astype(np.bool_) if marker is None else marker | (mask.array != 0)
     else:
-        label = read_label(path)
+        label = read_label(path, limits)
         affine, array = label.affine, remap(label.array, label_info, labels)
         marker = marked(label.array, label_info)
     return Volume(array, affine), None if marker is None else Volume(marker, affine)

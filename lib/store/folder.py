@@ -29,6 +29,8 @@ from lib.volume_io import IMAGE_SUFFIXES, read_image, stem_of, suffix_of
 
 logger = logging.getLogger(__name__)
 
+_SOMEBODY = "administrator"  # who removes things where nobody logs in
+
 
 class FolderDatastore(Datastore):
     """A studies folder or a PACS as MONAI Label's server, clients and tasks see it.
@@ -201,7 +203,7 @@ class FolderDatastore(Datastore):
         path = Path(image_filename)
         with named_in_errors(image_filename, f"image {image_id!r}"):
             suffix = suffix_of(path, IMAGE_SUFFIXES)
-            grid = read_image(path).grid
+            grid = read_image(path, self.store.settings.limits.of_files()).grid
         fingerprint, sha256 = fingerprint_of(path), file_sha256(path)
         target = self.store.layout.image(image_id, suffix)
         with self.store.ledger.reading() as connection:
@@ -229,8 +231,12 @@ class FolderDatastore(Datastore):
             images.note_content(connection, image_id, grid, fingerprint, sha256)
         return image_id
 
-    def remove_image(self, image_id: str) -> None:
+    def remove_image(self, image_id: str, by: str = _SOMEBODY) -> None:
         """Remove an image, of a linked one the link only, and take its labels back; their versions stay.
+
+        Args:
+            image_id: of the image.
+            by: who removes it.
 
         Raises:
             NotFoundError: no image has this id.
@@ -239,12 +245,12 @@ class FolderDatastore(Datastore):
         self._refuse_for_pacs("exclude the image with a reason to leave it out, or delete the series there")
         path = self.image_path(image_id)
         for tag in self.get_labels_by_image_id(image_id):
-            self.store.labels.withdraw(image_id, tag, author="administrator")
+            self.store.labels.withdraw(image_id, tag, author=by)
         path.unlink(missing_ok=True)
         with self.store.ledger.writing() as connection:
             release_twins(connection, [image_id])
             images.note_vanished(connection, [image_id])
-            record(connection, "image removed", image_id, actor="administrator")
+            record(connection, "image removed", image_id, actor=by)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Keep a label as a new version.
@@ -261,13 +267,18 @@ class FolderDatastore(Datastore):
         self.store.save(image_id, label_filename, _plain(label_tag), info, author=author, source=source)
         return image_id
 
-    def remove_label(self, label_id: str, label_tag: str) -> None:
+    def remove_label(self, label_id: str, label_tag: str, by: str = _SOMEBODY) -> None:
         """Take a label back; its versions stay.
+
+        Args:
+            label_id: the image's id.
+            label_tag: of the label.
+            by: who takes it back.
 
         Raises:
             NotFoundError: the image has no label of this tag.
         """
-        self.store.labels.withdraw(label_id, _plain(label_tag), author="administrator")
+        self.store.labels.withdraw(label_id, _plain(label_tag), author=by)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """Path of a new zip with the labelled images and their labels.

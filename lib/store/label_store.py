@@ -293,7 +293,8 @@ class LabelStore:
         """A label on its image's grid with our indices, see `lib.store.door.checked_label`."""
         tolerance_mm = self._settings.limits.affine_tolerance_mm
         arrays = None if before is None else (label.array for label in before if label.shape == grid.shape)
-        return checked_label(path, grid, names, self._settings.labels, tolerance_mm, looked_at, arrays)
+        limits = self._settings.limits.of_files()
+        return checked_label(path, grid, names, self._settings.labels, tolerance_mm, looked_at, arrays, limits)
 
     def _before(self, image_id: str, tag: str, author: str) -> Iterator[Volume]:
         """What a client may have made its label from: what a model made, and the label there is; read when needed."""

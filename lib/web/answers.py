@@ -23,6 +23,9 @@ from lib.errors import (
     TooManyLoginsError,
     UnavailableError,
 )
+from lib.web.log_lines import origin_of
+from lib.web.request_ids import NONE, new_request_id, request_id
+from lib.web.traffic import named
 
 logger = logging.getLogger(__name__)
 
@@ -65,17 +68,36 @@ def reason_of(error: Exception) -> str:
 
 
 def install_answers(app: FastAPI) -> None:
-    """Make the server answer our errors with `{"detail": reason}` instead of a bare 500."""
+    """Make the server answer our errors with `{"detail": reason}` instead of a bare 500.
+
+    The log gets the words of what is wrong with the server. Those of what is wrong with a request quote the request,
+    which may name a patient: of it the log has kind and place, and the client the words.
+    """
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
         status = status_of(error)
         reason = reason_of(error)
-        logger.log(logging.ERROR if status >= 500 else logging.WARNING, "%s %s", request.url.path, reason)
+        if status >= 500:
+            logger.error("%s %s", _route(request), reason)
+        else:
+            logger.warning("%s refused: %s", _route(request), origin_of(error))
         headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, OverloadedError) else None
         return JSONResponse({"detail": reason}, status_code=status, headers=headers)
+
+    async def apologize(request: Request, error: Exception) -> JSONResponse:
+        if request_id.get() == NONE:  # nothing before us has given one
+            request_id.set(new_request_id(None))
+        logger.error("%s failed", _route(request), exc_info=error)
+        error.is_in_log = True  # type: ignore[attr-defined]  # it is raised again, for uvicorn to log it
+        return JSONResponse({"detail": f"internal error; request ID {request_id.get()}"}, status_code=500)
 
     app.add_exception_handler(LiverLoopError, answer)
     app.add_exception_handler(ServerException, answer)
     app.add_exception_handler(RequestException, answer)
+    app.add_exception_handler(Exception, apologize)
     # The handlers are read when the stack is built, which has happened by the time the app class is loaded.
     app.middleware_stack = None
+
+
+def _route(request: Request) -> str:
+    return " ".join(named(request.scope))

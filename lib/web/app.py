@@ -24,6 +24,7 @@ from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
 from lib.inference.task import LiverTumorInferTask
 from lib.settings import load_settings
+from lib.store.accounts import Accounts
 from lib.store.door import named_in_errors
 from lib.store.figures import LedgerFigures
 from lib.store.folder import FolderDatastore
@@ -41,6 +42,9 @@ from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
 from lib.web.job_requests import install_jobs
 from lib.web.jobs import begin_jobs, end_jobs, end_with_server, interrupted_jobs, running_jobs
 from lib.web.ledger_requests import install_ledger
+from lib.web.log import keep_private, keep_private_in_job
+from lib.web.logins import Logins
+from lib.web.lookup_requests import install_lookups
 from lib.web.metrics import Metrics, State, install_metrics
 from lib.web.model_requests import install_models
 from lib.web.ohif import install_ohif
@@ -70,7 +74,8 @@ class LiverLoopApp(MONAILabelApp):
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        end_with_server()
+        if end_with_server():
+            keep_private_in_job()
         settle_environment()
         folder = Path(app_dir)
         self.jobs = JobRecords(folder / "model")
@@ -94,6 +99,8 @@ class LiverLoopApp(MONAILabelApp):
             check=lambda: self.check_training(model, {}),
             start=lambda number: train.run_model(model, {BY_ITSELF: number}),
         )
+        accounts = Accounts(self.store.ledger, self.settings.access.token_hours) if self.store else None
+        self.logins = Logins(self.settings.access, accounts)
         self.traffic = Traffic(self.metrics.request_done)
         self.stopping = Stopping(
             self.traffic, self.settings.server.stop_seconds, self._end_jobs, self._infers[model].close
@@ -295,6 +302,7 @@ class LiverLoopApp(MONAILabelApp):
         """Called once the server runs: install error answers and request checks on it."""
         from monailabel.app import app as server  # only now: it is still being imported when this class is loaded
 
+        keep_private()
         begin_jobs(self.jobs, self.store.ledger if self.store else None)
         install_answers(server)
         install_origins(server)
@@ -305,7 +313,10 @@ class LiverLoopApp(MONAILabelApp):
         if not self.stopping.install():
             logger.warning("the server is not run by uvicorn in its main thread: it stops without waiting for requests")
         install_requests(server)
-        install_jobs(server, self.jobs)
+        install_lookups(server)
+        folder = "(studies folder)"
+        names = {Path(self.studies): folder} if self.store and not self.store.pacs_images else {}
+        install_jobs(server, self.jobs, {**names, Path(self.app_dir): "(app folder)"})
         install_models(server)
         images = self.store.pacs_images if self.store else None
         install_proxy(server, Forwarder(images.pacs.settings) if images else None, self._stored_in_pacs)

@@ -24,9 +24,17 @@ def client_of(params: Mapping[str, Any], host: str | None) -> str:
         BadInputError: `client_id` is no text, too long or holds control characters.
     """
     name = params.get("client_id")
-    if name is None or name == "":
-        name = _ANONYMOUS
+    name = _ANONYMOUS if name is None or name == "" else checked_client_id(name)
+    return f"{name}@{host or 'unknown'}" if name in {_ANONYMOUS, _NOBODY} else name
+
+
+def checked_client_id(name: Any) -> str:
+    """A client's name as it may be kept.
+
+    Raises:
+        BadInputError: it is no text, too long or holds control characters.
+    """
     if not isinstance(name, str) or len(name) > _MOST or _FORBIDDEN.search(name):
         msg = f"client_id = {str(name)[:80]!r} can't be used; expected at most {_MOST} characters, none of them control"
         raise BadInputError(msg)
-    return f"{name}@{host or 'unknown'}" if name in {_ANONYMOUS, _NOBODY} else name
+    return name

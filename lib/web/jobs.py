@@ -25,12 +25,18 @@ _JOB = "monailabel.interfaces.utils.app"  # the program that MONAI Label starts 
 _KILL_S = 5.0
 
 
-def end_with_server() -> None:
-    """In a process that a server started for a job: end with it. Does nothing in a server or a script."""
+def end_with_server() -> bool:
+    """In a process that a server started for a job: end with it. Does nothing in a server or a script.
+
+    Returns:
+        Whether this is such a process.
+    """
     program = getattr(sys.modules["__main__"].__spec__, "name", None)
     server = os.environ.get(_SERVER, "")
-    if program == _JOB and server.isdecimal():
-        end_with_parent(int(server))
+    if program != _JOB or not server.isdecimal():
+        return False
+    end_with_parent(int(server))
+    return True
 
 
 def begin_jobs(records: JobRecords, ledger: Ledger | None) -> None:

@@ -6,12 +6,11 @@ path within the studies folder.
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
-from pydantic import BaseModel, StringConstraints
 
 from lib.errors import NotFoundError
 from lib.store import events, images, leases, segs, versions
@@ -22,28 +21,10 @@ from lib.store.leases import iso_time
 from lib.store.report import version_as_json
 from lib.store.store import Store
 from lib.web.clients import client_of
+from lib.web.guard.carried_bodies import Decision, Restoration
 
 _Number = Annotated[int, Query(ge=1, lt=2**31)]
 _Limit = Annotated[int, Query(ge=1, le=1000)]
-_Reason = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$"),
-]
-
-
-class Restoration(BaseModel):
-    """Which version becomes the newest again, and who wants that."""
-
-    number: Annotated[int, Body(ge=1, lt=2**31)]
-    tag: str = FINAL
-    client_id: str | None = None
-
-
-class Decision(BaseModel):
-    """Why an image is left out or taken back in, and who decided."""
-
-    reason: _Reason
-    client_id: str | None = None
 
 
 def install_ledger(app: FastAPI) -> None:

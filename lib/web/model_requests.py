@@ -4,13 +4,12 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import FileResponse
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
-from pydantic import BaseModel, StringConstraints
 from starlette.background import BackgroundTask
 
 from lib.errors import NotFoundError
@@ -18,20 +17,9 @@ from lib.training.export import EXPORTS
 from lib.training.registry import Registry
 from lib.training.report import CONTENT_POLICY
 from lib.web.clients import client_of
-
-_Reason = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$"),
-]
+from lib.web.guard.carried_bodies import Publication
 
 _EXPORTING = threading.Lock()  # PyTorch can't write two networks at once in one process
-
-
-class Publication(BaseModel):
-    """Why a version is given to annotators, and who wants that."""
-
-    reason: _Reason
-    client_id: str | None = None
 
 
 def install_models(app: FastAPI) -> None:

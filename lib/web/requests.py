@@ -2,16 +2,15 @@
 
 MONAI Label's handlers are `async` functions that block: one long inference stops every other client. Their bodies
 are plain functions, which we call from plain endpoints, so that the framework runs them in its thread pool. And its
-`params` may override anything, the image's path included, which is refused here.
+`params` may override anything, the image's path included, which is refused here, see `lib.web.guard.carried`.
 """
 
 import json
 import logging
-import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,72 +36,24 @@ from lib.store.meaning import looked_at
 from lib.store.store import Store
 from lib.store.to_correct import in_review, renumbered
 from lib.store.versions import Version
-from lib.training.recording import BY_ITSELF
 from lib.volume_io import IMAGE_SUFFIXES, read_label, stem_of, suffix_of, write_label
 from lib.web.clients import client_of
 from lib.web.connection import watch_connection
+from lib.web.guard.carried import Carried, checked
+from lib.web.guard.carried_bodies import AddImageForm, InferForm, InfoForm, SaveLabelForm
+from lib.web.guard.carried_params import (
+    AllScoringParams,
+    AllTrainParams,
+    BatchParams,
+    NextSampleParams,
+    Params,
+    ScoringParams,
+    TrainParams,
+)
 
 logger = logging.getLogger(__name__)
 
-# Set by the server itself; a client that sends them could read or write any file.
-_RESERVED = {
-    "image", "label", "session", "image_path", "bundle_path", "model_filename", "train_ds", "val_ds", "model", "method",
-    BY_ITSELF, "local_rank", "distributed_url",
-}  # fmt: skip
 _STARTING = threading.Lock()
-_LONGEST_REASON = 500
-_GPUS = re.compile(r"all|\d+(,\d+)*|")
-
-
-def parsed_object(text: str | None, what: str) -> dict[str, Any]:
-    """The JSON object in a form's field; `{}` if it is empty.
-
-    Raises:
-        BadInputError: not JSON, or not an object.
-    """
-    try:
-        content = json.loads(text) if text else {}
-    except (json.JSONDecodeError, RecursionError) as error:
-        msg = f"{what} is not valid JSON: {error}"
-        raise BadInputError(msg) from error
-    if not isinstance(content, dict):
-        msg = f"{what} must be a JSON object, not {type(content).__name__}"
-        raise BadInputError(msg)
-    return content
-
-
-def parsed_params(text: str | None) -> dict[str, Any]:
-    """The JSON object in a form's `params`, checked.
-
-    Raises:
-        BadInputError: not a JSON object, or see `checked_params`.
-    """
-    return checked_params(parsed_object(text, "params"))
-
-
-def checked_params(params: Any) -> dict[str, Any]:
-    """`params` without keys that only the server may set.
-
-    Raises:
-        BadInputError: not an object, a reserved key is present, or a value that MONAI Label itself would fail on.
-    """
-    if params is None:
-        return {}
-    if not isinstance(params, dict):
-        msg = f"params must be a JSON object, not {type(params).__name__}"
-        raise BadInputError(msg)
-    reserved = sorted(_RESERVED & params.keys())
-    if reserved:
-        msg = f"params must not hold {', '.join(reserved)}; name images by their id in the request's address"
-        raise BadInputError(msg)
-    for key, what in (("name", "run name"), ("label_tag", "label tag")):
-        if key in params:
-            checked_identifier(str(params[key]), what)
-    for key, (fits, expected) in _CHECKS.items():
-        if key in params and not fits(params[key]):
-            msg = f"{key} = {params[key]!r} can't be used; expected {expected}"
-            raise BadInputError(msg)
-    return params
 
 
 def install_requests(app: FastAPI) -> None:
@@ -124,7 +75,7 @@ def install_requests(app: FastAPI) -> None:
         _: User = user,
         gone: Callable[[], bool] = Depends(watch_connection),  # noqa: B008
     ) -> Any:
-        checked = parsed_params(params)
+        sent = checked_form(InferForm, "params", params)
         if not (image or session_id or file):
             msg = "no image: give an image id, a session_id or a file"
             raise BadInputError(msg)
@@ -137,13 +88,13 @@ def install_requests(app: FastAPI) -> None:
         if output is infer.ResultType.dicom_seg:  # MONAI Label would make it with programs that it downloads
             msg = "output=dicom_seg is not offered; with a PACS, a label that is submitted is stored there as DICOM SEG"
             raise BadInputError(msg)
-        _app().check_inference(model, checked)
-        checked["client_id"] = client_of(checked, _host(request))
+        _app().check_inference(model, sent)
+        sent["client_id"] = client_of(sent, _host(request))
         if image:
-            _renew(image, checked["client_id"])
-        sent = json.dumps(checked)
+            _renew(image, sent["client_id"])
+        text = json.dumps(sent)
         with _tidied(background_tasks), asked_by(gone):
-            return infer.run_inference(background_tasks, model, image, session_id, sent, file, label, output)
+            return infer.run_inference(background_tasks, model, image, session_id, text, file, label, output)
 
     def save_label(
         background_tasks: BackgroundTasks,
@@ -154,17 +105,17 @@ def install_requests(app: FastAPI) -> None:
         label: UploadFile = File(...),  # noqa: B008
         caller: User = annotator,
     ) -> dict:
-        checked = parsed_params(params)
+        sent = checked_form(SaveLabelForm, "params", params)
         checked_identifier(image, "image id")
         checked_identifier(tag or FINAL, "label tag")
-        checked["client_id"] = client_of(checked, _host(request))
-        _renew(image, checked["client_id"])  # for a label that is refused, or is not the final one
+        sent["client_id"] = client_of(sent, _host(request))
+        _renew(image, sent["client_id"])  # for a label that is refused, or is not the final one
         store = _store()
         if store is None:
             with _tidied(background_tasks):
-                return datastore.save_label(background_tasks, image, json.dumps(checked), tag, label, caller.username)
+                return datastore.save_label(background_tasks, image, json.dumps(sent), tag, label, caller.username)
         with _received(label) as path:
-            version = store.save(image, path, tag or FINAL, checked, author=checked["client_id"])
+            version = store.save(image, path, tag or FINAL, sent, author=sent["client_id"])
         told = _app().on_save_label(image, image) or {}
         # With what the client can make sure by that its label arrived.
         kept = {"tag": version.tag, "version": version.number, "sha256": version.sha256, "voxels": version.voxels}
@@ -185,13 +136,13 @@ def install_requests(app: FastAPI) -> None:
         file: UploadFile = File(...),  # noqa: B008
         caller: User = annotator,
     ) -> dict:
-        parsed_params(params)
+        notes = json.dumps(checked_form(AddImageForm, "params", params))
         store = _store()
         if store is None or store.pacs_images is None:  # nothing can be added to a PACS, whatever its name
             # MONAI Label takes everything from the first dot for the suffix: case.1.2.nii.gz would become "case".
             image = checked_identifier(image or stem_of(file.filename or ""), "image id")
         with _tidied(background_tasks):
-            return datastore.add_image(background_tasks, image, params, file, caller.username)
+            return datastore.add_image(background_tasks, image, notes, file, caller.username)
 
     def next_sample(
         background_tasks: BackgroundTasks,
@@ -200,48 +151,51 @@ def install_requests(app: FastAPI) -> None:
         params: dict | None = None,
         caller: User = user,
     ) -> dict:
-        checked = checked_params(params)
+        sent = checked_params(NextSampleParams, params)
         store = _store()
         if store is None:
-            return activelearning.sample(strategy, checked, caller.username)
+            return activelearning.sample(strategy, sent, caller.username)
         # Not by MONAI Label's function, which describes every image of the folder on the way.
-        asked = {"strategy": strategy} | checked | {"client_id": client_of(checked, _host(request))}
-        logger.info("Active Learning Request: %s", asked)
+        asked = {"strategy": strategy} | sent | {"client_id": client_of(sent, _host(request))}
         answer = _sample(store, _app().next_sample(asked))
         if answer and "label" not in answer:  # in a review there is a label already
             background_tasks.add_task(_app().prefetch, answer["id"], asked["client_id"])
         return answer
 
     def update_image_info(image: str, info: str = Form("{}"), caller: User = annotator) -> None:
-        datastore.update_image_info(image, json.dumps(parsed_object(info, "info")), caller.username)
+        datastore.update_image_info(image, json.dumps(checked_form(InfoForm, "info", info)), caller.username)
 
     def update_label_info(label: str, tag: str, info: str = Form("{}"), caller: User = annotator) -> None:
-        datastore.update_label_info(label, tag, json.dumps(parsed_object(info, "info")), caller.username)
+        datastore.update_label_info(label, tag, json.dumps(checked_form(InfoForm, "info", info)), caller.username)
 
     def start_training(
         model: str, params: dict | None = None, run_sync: bool = False, enqueue: bool = False, _: User = admin
     ) -> Any:
-        checked = checked_params(params)
-        _app().check_training(model, checked)
-        start = partial(train.run_model, model, checked, run_sync, enqueue)
+        sent = checked_params(TrainParams, params)
+        _app().check_training(model, sent)
+        start = partial(train.run_model, model, sent, run_sync, enqueue)
         return start() if run_sync or enqueue else started_alone("train", start)
 
     def start_all_trainings(params: dict | None = None, run_sync: bool = False, _: User = admin) -> Any:
-        for model in _app().info()["trainers"]:
-            _app().check_training(model, checked_params((params or {}).get(model)))
-        start = partial(train.run, checked_params(params), run_sync)
+        sent = checked_params(AllTrainParams, params)
+        trainers = _app().info()["trainers"]
+        _check_names("model to train", sent, AllTrainParams, trainers)
+        for_all = {key: value for key, value in sent.items() if key not in trainers}
+        for model in trainers:
+            _app().check_training(model, sent.get(model, {}) | for_all)  # as MONAI Label puts them together
+        start = partial(train.run, sent, run_sync)
         return start() if run_sync else started_alone("train", start)
 
     def start_scoring(method: str, params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
-        checked = checked_params(params)
+        sent = checked_params(ScoringParams, params)
         _app().check_scoring(method)
-        start = partial(scoring.run_method, method, checked, run_sync)
+        start = partial(scoring.run_method, method, sent, run_sync)
         return start() if run_sync else started_alone("scoring", start)
 
     def start_all_scorings(params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
-        for method in _app().info()["scoring"]:
-            checked_params((params or {}).get(method))
-        return scoring.run(checked_params(params), run_sync)
+        sent = checked_params(AllScoringParams, params)
+        _check_names("scoring method", sent, AllScoringParams, _app().info()["scoring"])
+        return scoring.run(sent, run_sync)
 
     def start_batch(
         model: str,
@@ -250,9 +204,9 @@ def install_requests(app: FastAPI) -> None:
         run_sync: bool = False,
         _: User = admin,
     ) -> Any:
-        checked = checked_params(params)
-        _app().check_inference(model, checked)
-        start = partial(batch_infer.run, model, images, checked, run_sync)
+        sent = checked_params(BatchParams, params)
+        _app().check_inference(model, sent)
+        start = partial(batch_infer.run, model, images, sent, run_sync)
         return start() if run_sync else started_alone("batch_infer", start)
 
     ours = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
@@ -271,6 +225,32 @@ def install_requests(app: FastAPI) -> None:
     ours.post("/batch/infer/{model}", tags=["Infer"])(start_batch)
     app.include_router(ours)
     app.router.routes.insert(0, app.router.routes.pop())  # the first route that matches answers
+
+
+def checked_params(model: type[Params], sent: Any) -> dict[str, Any]:
+    """What a JSON body holds, without defaults; none at all is `{}`.
+
+    Raises:
+        BadInputError: it is not what the model says.
+    """
+    return checked(model, {} if sent is None else sent).sent()
+
+
+def checked_form(model: type[Carried], field: str, text: str | None) -> dict[str, Any]:
+    """What the JSON object in a form's field holds, without defaults; an empty field is `{}`.
+
+    Raises:
+        BadInputError: it is no JSON object, or not what the model says.
+    """
+    found: dict[str, Any] = checked(model, {field: text}, "form").sent()[field]
+    return found
+
+
+def _check_names(kind: str, params: Mapping[str, Any], model: type[Params], known: Collection[str]) -> None:
+    unknown = [name for name in params if name not in model.model_fields and name not in known]
+    if unknown:
+        msg = f"there is no {kind} {unknown[0]!r}; choose one of {', '.join(known)}"
+        raise NotFoundError(msg)
 
 
 @contextmanager
@@ -393,30 +373,3 @@ def _check_session(session_id: str) -> None:
     if sessions is None or sessions.get_session(session_id) is None:
         msg = f"there is no session {session_id!r}; it may have expired, send the image again"
         raise NotFoundError(msg)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value >= 0
-
-
-def _is_skip(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, str) and len(value) <= _LONGEST_REASON)
-
-
-def _names_devices(value: Any) -> bool:
-    names = value if isinstance(value, list) else [value]
-    return bool(names) and all(isinstance(name, str) for name in names)
-
-
-# What MONAI Label reads from params on its own account, often after it answered.
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "device": (_names_devices, "a device's name such as 'cpu' or 'cuda'"),
-    "gpus": (lambda value: isinstance(value, str) and bool(_GPUS.fullmatch(value)), "'all' or numbers such as '0,1'"),
-    "logging": (
-        lambda value: isinstance(value, str) and value.upper() in logging.getLevelNamesMapping(),
-        "a log level such as 'INFO'",
-    ),
-    "skip": (_is_skip, f"true, false or why, in at most {_LONGEST_REASON} characters"),
-    "max_batch_size": (_is_count, "a number of images, 0 for all"),
-    "max_workers": (_is_count, "a number of threads, 0 to choose by the cores"),
-}

@@ -16,8 +16,8 @@ _App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 # Whoever watches the server asks for these, and goes on asking while it stops.
 WATCHED = ("/healthz", "/readyz", "/metrics")
 STOPPING = "the server is being stopped; ask again when it runs"
-_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-_OTHER = "(other)"  # what no route of the server is for: names of those who ask would make figures without end
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+OTHER = "(other)"  # what no route of the server is for: names of those who ask would make figures without end
 
 
 class Seen(Protocol):
@@ -96,8 +96,8 @@ class TrafficMiddleware:
 
 def named(scope: _Scope) -> tuple[str, str]:
     """Method and route of a request."""
-    method = scope["method"] if scope["method"] in _METHODS else _OTHER
-    return method, getattr(scope.get("route"), "path", None) or _OTHER
+    method = scope["method"] if scope["method"] in METHODS else OTHER
+    return method, getattr(scope.get("route"), "path", None) or OTHER
 
 
 async def _refuse(send: _Send) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -37,7 +38,8 @@ class SigningKey:
 class IdentityProvider:
     """Lists `keys` and makes tokens; use it as a context manager.
 
-    `answers` replaces what a path is answered with: (status, headers, body). `asked` counts requests by path.
+    `answers` replaces what a path is answered with: (status, headers, body). `asked` counts requests by path. Who is in
+    `users` gets a token for name and password, with these claims more; `forms` and `logins` are what was sent for that.
     """
 
     def __init__(self, folder: Path, keys: list[SigningKey]) -> None:
@@ -45,10 +47,19 @@ class IdentityProvider:
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.seconds_a_byte = 0.0
         self.asked: Counter[str] = Counter()
+        self.users: dict[tuple[str, str], dict[str, Any]] = {}
+        self.forms: list[dict[str, str]] = []
+        self.logins: list[str | None] = []
         self.certificates, context = self_signed(folder)
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                sent = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                provider.forms.append(dict(parse_qsl(sent, keep_blank_values=True)))
+                provider.logins.append(self.headers["Authorization"])
+                self.do_GET()
+
             def do_GET(self) -> None:
                 provider.asked[self.path] += 1
                 status, headers, body = provider._answer(self.path)
@@ -73,7 +84,7 @@ class IdentityProvider:
         self.address = f"https://127.0.0.1:{self._server.server_port}"
         self.issuer = self.address + REALM
         self.discovery = f"{REALM}/.well-known/openid-configuration"
-        self.certs = f"{REALM}/certs"
+        self.certs, self.token_path = f"{REALM}/certs", f"{REALM}/token"
 
     def __enter__(self) -> "IdentityProvider":
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -107,10 +118,24 @@ class IdentityProvider:
         if path in self.answers:
             return self.answers[path]
         if path == self.discovery:
-            return 200, {}, json.dumps({"issuer": self.issuer, "jwks_uri": self.address + self.certs}).encode()
+            about = {
+                "issuer": self.issuer,
+                "jwks_uri": self.address + self.certs,
+                "token_endpoint": self.address + self.token_path,
+            }
+            return 200, {}, json.dumps(about).encode()
+        if path == self.token_path and self.forms:
+            return self._given(self.forms[-1])
         if path == self.certs:
             return 200, {}, json.dumps({"keys": [key.listed for key in self.keys]}).encode()
         return 404, {}, b"{}"
+
+    def _given(self, form: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+        claims = self.users.get((form.get("username", ""), form.get("password", "")))
+        if claims is None:
+            return 401, {}, json.dumps({"error": "invalid_grant", "error_description": "Invalid credentials"}).encode()
+        token = self.token(**{"preferred_username": form["username"], **claims})
+        return 200, {}, json.dumps({"access_token": token, "token_type": "Bearer", "expires_in": 300}).encode()
 
 
 def unsigned(header: dict[str, Any], claims: dict[str, Any], signature: bytes = b"") -> str:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from lib.access import provider_keys
+from lib.access import provider_client
 from lib.access.provider_keys import FRESH_S, PAUSE_S, USABLE_S, ProviderKeys
 from lib.errors import SettingsError, UnavailableError
 from tests.access.identity_provider import IdentityProvider, SigningKey
@@ -203,7 +203,7 @@ def test_while_one_waits_for_the_provider_others_go_on(sso, keys, clock):
 
 def test_a_provider_that_dawdles(sso, keys, monkeypatch, caplog):
     """Each byte comes in time, and the whole would take a minute."""
-    monkeypatch.setattr(provider_keys, "_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(provider_client, "_TIMEOUT_S", 0.5)
     sso.answers[sso.discovery] = (200, {}, b" " * 600)
     sso.seconds_a_byte = 0.1
     with caplog.at_level(logging.WARNING), pytest.raises(UnavailableError):

@@ -113,7 +113,7 @@ class SlicerModule:
     def _options_of(self, section: str) -> dict[str, dict[str, Any]]:
         """Name by name the options as the table shows them and gives them back."""
         known = self.info.get(section, {})
-        return {name: {key: _through_table(v) for key, v in known[name].get("config", {}).items()} for name in known}
+        return {name: {key: through_table(v) for key, v in known[name].get("config", {}).items()} for name in known}
 
     def choose(self, section: str, name: str, key: str, value: Any) -> None:
         """Change a value in the options table."""
@@ -306,7 +306,7 @@ def _or_error(title: str, action: Callable[[], _T]) -> _T:
         raise DialogError(f"{title}\n{traceback.format_exc()}") from None
 
 
-def _through_table(value: Any) -> Any:
+def through_table(value: Any) -> Any:
     """A value of the options as it comes back from the table, which knows check boxes, choices of texts and texts."""
     if isinstance(value, dict | list):
         choices = [_text(choice) for choice in value]

@@ -1,6 +1,7 @@
 """Every error says whose fault it is."""
 
 import logging
+import re
 
 import pytest
 import requests
@@ -27,6 +28,7 @@ from lib.errors import (
     TooManyLoginsError,
 )
 from lib.web.answers import install_answers, reason_of, status_of
+from lib.web.request_ids import NONE, request_id
 
 CASES = [
     (NotFoundError("no"), 404),
@@ -61,9 +63,37 @@ def test_status_and_reason(error, status, caplog):
     assert status_of(error) == status
     assert answer.headers.get("Retry-After") == ("7" if isinstance(error, OverloadedError) else None)
     assert (answer.status_code, answer.json()) == (status, {"detail": "no"})
-    assert [
+    ((level, words),) = [
         (record.levelname, record.getMessage()) for record in caplog.records if record.name == "lib.web.answers"
-    ] == [("ERROR" if status >= 500 else "WARNING", "/fail no")]
+    ]
+    if status >= 500:  # of the server
+        assert (level, words) == ("ERROR", "GET /fail no")
+    else:  # of the request, whose words the client has
+        kind = type(error).__name__
+        assert level == "WARNING"
+        assert re.fullmatch(rf"GET /fail refused: {kind} \(\w+\.py:\d+ \w+\)", words), words
+
+
+@pytest.mark.parametrize("given", [NONE, "edge-7"])
+def test_what_nobody_foresaw_is_told_by_an_id_alone(given, caplog):
+    app = FastAPI()
+
+    @app.get("/fail/{patient}")
+    async def fail(patient):
+        request_id.set(given)
+        raise ZeroDivisionError(patient)
+
+    install_answers(app)
+    with caplog.at_level(logging.WARNING), TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.get("/fail/Doe")
+    assert answer.status_code == 500
+    number = answer.json()["detail"].removeprefix("internal error; request ID ")
+    assert answer.json() == {"detail": f"internal error; request ID {number}"}
+    assert answer.headers["content-type"] == "application/json"
+    assert number == given if given != NONE else re.fullmatch("[0-9a-f]{16}", number)
+    (record,) = [record for record in caplog.records if record.name == "lib.web.answers"]
+    assert record.getMessage() == "GET /fail/{patient} failed"
+    assert record.exc_info[1].is_in_log
 
 
 def test_a_stack_that_was_built_before_is_built_again():

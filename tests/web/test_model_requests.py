@@ -147,7 +147,7 @@ def test_a_version_without_a_page(client, version, why):
         ("POST", "/models/v1/publish", None, 422),
         ("POST", "/models/v1/publish", {"reason": " "}, 422),
         ("POST", "/models/v1/publish", {"reason": "x" * 501}, 422),
-        ("POST", "/models/v1/publish", {"reason": "x", "client_id": "a\n"}, 400),
+        ("POST", "/models/v1/publish", {"reason": "x", "client_id": "a\n"}, 422),
     ],
 )
 def test_what_can_not_be_done_is_refused(client, registry, method, path, body, status):

@@ -1,0 +1,308 @@
+"""A request's body is checked while it streams through to the endpoint, which begins only when all of it was right.
+
+Nothing is kept but small fields and the first bytes of each file: what a file is, is seen there, not in its name.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from lib.errors import BadInputError
+from lib.limits import MEGABYTE
+from lib.uploads import HEAD_BYTES, kind_of
+from lib.web.guard.carried import checked
+from lib.web.guard.rows import Form, Json, Passed, Row
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+_JSON = "application/json"
+_URLENCODED = "application/x-www-form-urlencoded"
+_MULTIPART = "multipart/form-data"
+_MOST_FIELDS = 50
+
+
+class TooLargeError(BadInputError):
+    """More was sent than the server takes."""
+
+
+class WrongTypeError(BadInputError):
+    """The body is of another media type than its kind of request has."""
+
+
+class _Check(Protocol):
+    def feed(self, chunk: bytes) -> None:
+        """The next bytes of the body. Raises BadInputError."""
+
+    def finish(self) -> None:
+        """The body is complete. Raises BadInputError."""
+
+
+class CheckedBody:
+    """Hands on what a client sends, and stops at the first thing that is not allowed.
+
+    Args:
+        row: of the request.
+        content_type: of the request, empty if it has none.
+        length: bytes that the client says it will send; None: it does not say.
+        most_bytes: of a request with files.
+        receive: the server's.
+
+    Raises:
+        BadInputError: type or length alone can't be right.
+    """
+
+    def __init__(self, row: Row, content_type: str, length: int | None, most_bytes: int, receive: Receive) -> None:
+        body = row.body
+        self._receive = receive
+        self.refusal: BadInputError | None = None
+        self.is_complete = False
+        self._seen = 0
+        self._most = most_bytes if isinstance(body, Passed | Form) and _has_files(body) else _most_of(body)
+        if length is not None and length > self._most:
+            raise self._too_large()
+        self._check: _Check = _Nothing() if not length and length is not None else _check_for(body, content_type)
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        """The next message for the endpoint.
+
+        Raises:
+            BadInputError: what came is not allowed; kept in `refusal`, since frameworks replace it by words of theirs.
+        """
+        message = await self._receive()
+        if message["type"] != "http.request" or self.is_complete:
+            return message
+        chunk = message.get("body", b"")
+        self.is_complete = not message.get("more_body", False)
+        try:
+            self._seen += len(chunk)
+            if self._seen > self._most:
+                raise self._too_large()
+            if chunk:
+                self._check.feed(chunk)
+            if self.is_complete:
+                self._check.finish()
+        except BadInputError as error:
+            self.refusal = error
+            raise
+        return message
+
+    def _too_large(self) -> TooLargeError:
+        shown = f"{self._most // MEGABYTE} MB" if self._most >= MEGABYTE else f"{self._most} bytes"
+        return TooLargeError(f"the request is larger than {shown}, the most that is taken here (limits.upload_mb)")
+
+
+def _has_files(body: Form | Passed) -> bool:
+    return isinstance(body, Passed) or bool(body.files)
+
+
+def _most_of(body: Json | Form | Passed | None) -> int:
+    return body.most_bytes if isinstance(body, Json | Form) else 0
+
+
+def _check_for(body: Json | Form | Passed | None, content_type: str) -> _Check:
+    if body is None or isinstance(body, Passed):
+        return _Nothing()
+    kind, options = parse_options_header(content_type)
+    media = kind.decode("latin-1").lower()
+    charset = options.get(b"charset", b"utf-8").lower()
+    allowed = (_JSON,) if isinstance(body, Json) else (_MULTIPART, _URLENCODED)
+    if media not in allowed or charset not in {b"utf-8", b"utf8", b"us-ascii"}:
+        msg = f"the request's Content-Type is {content_type[:80]!r}; send {' or '.join(allowed)} in UTF-8"
+        raise WrongTypeError(msg)
+    if isinstance(body, Json):
+        return _JsonCheck(body)
+    if media == _URLENCODED:
+        return _UrlencodedCheck(body)
+    boundary = options.get(b"boundary", b"")
+    if not boundary:
+        msg = "the request's Content-Type names no boundary; send multipart/form-data as HTML forms do"
+        raise WrongTypeError(msg)
+    return _MultipartCheck(body, boundary)
+
+
+class _Nothing:
+    """The row's limit of bytes says all."""
+
+    def feed(self, chunk: bytes) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+class _JsonCheck:
+    def __init__(self, body: Json) -> None:
+        self._model, self._content = body.model, bytearray()
+
+    def feed(self, chunk: bytes) -> None:
+        self._content += chunk
+
+    def finish(self) -> None:
+        if not self._content:
+            return
+        try:
+            content = json.loads(self._content)
+        except (ValueError, RecursionError):
+            msg = "the request's body is not valid JSON"
+            raise BadInputError(msg) from None
+        if content is not None:
+            checked(self._model, content, "params")
+
+
+class _UrlencodedCheck:
+    def __init__(self, body: Form) -> None:
+        self._body, self._content = body, bytearray()
+
+    def feed(self, chunk: bytes) -> None:
+        self._content += chunk
+        if len(self._content) > self._body.most_bytes:
+            raise _field_too_large(self._body)
+
+    def finish(self) -> None:
+        try:
+            pairs = parse_qsl(
+                self._content.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS
+            )
+        except ValueError:
+            msg = f"the form can't be read; it holds more than {_MOST_FIELDS} fields, or is not in UTF-8"
+            raise BadInputError(msg) from None
+        checked(self._body.fields, single(pairs, "form"), "form")
+
+
+class _MultipartCheck:
+    """Uses the very parser that the framework uses, so that both see the same parts."""
+
+    def __init__(self, body: Form, boundary: bytes) -> None:
+        self._body = body
+        self._fields: list[tuple[str, str]] = []
+        self._files = 0
+        self._has_ended = False
+        self._header = (bytearray(), bytearray())
+        self._disposition = b""
+        self._name: str | None = None
+        self._is_file = False
+        self._is_named = False
+        self._content = bytearray()  # of a field all, of a file the first bytes
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin_part,
+                "on_header_field": lambda data, start, end: self._add_header(0, data[start:end]),
+                "on_header_value": lambda data, start, end: self._add_header(1, data[start:end]),
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._begin_content,
+                "on_part_data": lambda data, start, end: self._add_content(data, start, end),
+                "on_part_end": self._end_part,
+                "on_end": self._end,
+            },
+        )
+
+    def feed(self, chunk: bytes) -> None:
+        try:
+            self._parser.write(chunk)
+        except FormParserError:
+            msg = "the form can't be read: it is no valid multipart/form-data"
+            raise BadInputError(msg) from None
+
+    def finish(self) -> None:
+        if not self._has_ended:
+            msg = "the form breaks off before its end; send it again"
+            raise BadInputError(msg)
+        checked(self._body.fields, single(self._fields, "form"), "form")
+
+    def _begin_part(self) -> None:
+        if len(self._fields) + self._files >= _MOST_FIELDS + self._body.most_files:
+            msg = f"the form has more than {_MOST_FIELDS + self._body.most_files} parts"
+            raise BadInputError(msg)
+        self._disposition, self._name, self._is_file, self._is_named = b"", None, False, False
+        self._content.clear()
+        self._clear_header()
+
+    def _clear_header(self) -> None:
+        for part in self._header:
+            part.clear()
+
+    def _add_header(self, which: int, data: bytes) -> None:
+        self._header[which].extend(data)  # the parser limits them
+
+    def _end_header(self) -> None:
+        if bytes(self._header[0]).lower() == b"content-disposition":
+            self._disposition = bytes(self._header[1])
+        self._clear_header()
+
+    def _begin_content(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        try:
+            self._name = options[b"name"].decode()
+        except (KeyError, UnicodeDecodeError):
+            msg = "a part of the form has no name, or one that is not in UTF-8"
+            raise BadInputError(msg) from None
+        self._is_file = b"filename" in options
+        self._is_named = bool(options.get(b"filename"))
+        if self._is_file:
+            if self._name not in self._body.files:
+                expected = f"expected {', '.join(self._body.files)}" if self._body.files else "none is taken here"
+                msg = f"the form has a file {self._name[:80]!r}; {expected}"
+                raise BadInputError(msg)
+            self._files += 1
+            if self._files > self._body.most_files:
+                msg = f"the form has more than {self._body.most_files} file{'s' if self._body.most_files > 1 else ''}"
+                raise BadInputError(msg)
+
+    def _add_content(self, data: bytes, start: int, end: int) -> None:
+        if not self._is_file:
+            self._content += data[start:end]
+            if len(self._content) > self._body.most_bytes:
+                raise _field_too_large(self._body)
+        elif len(self._content) < HEAD_BYTES:
+            self._content += data[start : min(end, start + HEAD_BYTES - len(self._content))]
+            if len(self._content) == HEAD_BYTES:
+                self._check_kind()
+
+    def _end_part(self) -> None:
+        assert self._name is not None
+        if self._is_file:
+            if len(self._content) < HEAD_BYTES and (self._content or self._is_named):
+                self._check_kind()
+            return
+        try:
+            self._fields.append((self._name, self._content.decode()))
+        except UnicodeDecodeError:
+            msg = f"the form's {self._name[:80]!r} is not in UTF-8"
+            raise BadInputError(msg) from None
+
+    def _check_kind(self) -> None:
+        assert self._name is not None
+        allowed = self._body.files[self._name]
+        kind = kind_of(bytes(self._content))
+        if kind not in allowed:
+            found = (
+                "is empty" if not self._content else f"is {kind.value}" if kind else "is of no kind that is known here"
+            )
+            msg = f"the file sent as {self._name!r} {found}; send {' or '.join(sorted(one.value for one in allowed))}"
+            raise BadInputError(msg)
+
+    def _end(self) -> None:
+        self._has_ended = True
+
+
+def _field_too_large(body: Form) -> TooLargeError:
+    return TooLargeError(f"a field of the form has more than {body.most_bytes} bytes")
+
+
+def single(pairs: list[tuple[str, str]], what: str) -> dict[str, str]:
+    """Names and values as a mapping.
+
+    Raises:
+        BadInputError: a name comes twice, of which two readers may take different ones.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
+        msg = f"the {what} has {twice[:80]!r} more than once; send it once"
+        raise BadInputError(msg)
+    return found
