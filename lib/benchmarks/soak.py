@@ -18,10 +18,11 @@ from lib.access.roles import Role
 from lib.benchmarks import soak_text
 from lib.benchmarks.counts import check_counts
 from lib.benchmarks.machine import describe_machine
+from lib.benchmarks.soak_annotator import Annotator
 from lib.benchmarks.soak_cases import Cases
 from lib.benchmarks.soak_check import folder_facts, label_facts, training_counts
 from lib.benchmarks.soak_growth import as_json, growth
-from lib.benchmarks.soak_people import Annotator, Curator, Desk, Person, Watcher
+from lib.benchmarks.soak_people import Curator, Desk, Person, Watcher
 from lib.benchmarks.soak_samples import Folders, Sampler, columns
 from lib.benchmarks.soak_server import SoakServer
 from lib.benchmarks.soak_timings import by_kind
@@ -47,6 +48,7 @@ _SEED = 2026
 _WEAKER = 7.0  # added to the background's bias
 # Trainings of seconds, one after the other; everything else is as the app has it.
 _RECIPE: dict[str, object] = {
+    "inference.cache_mb": 1,  # full within minutes: results of small images take some KB
     "training.max_epochs": 2,
     "training.patch_size": 64,
     "training.slices_per_case": 4,
@@ -97,9 +99,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
         `date`, `machine`, `minutes`, `clients`, `images`, `login`: whether people had to log in; `requests` by kind,
-        see `lib.benchmarks.soak_timings.by_kind`, and the first `errors`; `labels`, `files`, `models`, `server`;
-        `growth` by the hour; `samples` of the server over time; `promises`: what is promised, whether it was kept, in
-        words; `broken`: those that were not.
+        see `lib.benchmarks.soak_timings.by_kind`, and the first `errors`; `saved` labels by annotator; `labels`,
+        `files`, `models`, `server`; `growth` by the hour; `samples` of the server over time; `promises`: what is
+        promised, whether it was kept, in words; `broken`: those that were not.
 
     Raises:
         LiverLoopError: a wrong argument, or the server does not start.
@@ -248,6 +250,7 @@ def _result(
         "shape": [arguments.size, arguments.size, arguments.slices],
         "pause_s": arguments.pause,
         "most_growth_mb": arguments.most_growth,
+        "saved": desk.journal.counts([person.name for person in people if isinstance(person, Annotator)]),
         "login": any(person.logged_in for person in people),
         "requests": by_kind(desk.timings.all()),
         "errors": desk.timings.errors,

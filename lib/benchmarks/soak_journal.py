@@ -65,6 +65,11 @@ class Journal:
         with self._lock:
             return list(self._acknowledged)
 
+    def counts(self, clients: Iterable[str]) -> dict[str, int]:
+        """How many labels each of some clients was told to be saved."""
+        counted = Counter(one.client for one in self.acknowledged if one.source == "client")
+        return {client: counted[client] for client in clients}
+
     def sends(self, submission: Submission) -> None:
         """A label is about to be sent as a whole; call it once for each time."""
         with self._lock:

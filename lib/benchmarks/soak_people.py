@@ -1,39 +1,32 @@
-"""Virtual annotators, reviewers and an administrator, with MONAI Label's own client."""
+"""People of a soak with MONAI Label's own client: what all have in common, an administrator, a dashboard."""
 
-import hashlib
 import http.client
 import json
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode, urlparse
+from urllib.parse import urlencode
 
 import numpy as np
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException, MONAILabelUtils
 
 from lib.benchmarks.soak_cases import Cases
-from lib.benchmarks.soak_journal import Journal, Submission
+from lib.benchmarks.soak_journal import Journal
 from lib.benchmarks.soak_timings import Asked, End, Timings
 from lib.errors import LiverLoopError
-from lib.files import file_sha256
-from lib.volume import Volume
-from lib.volume_io import read_label
 
 _T = TypeVar("_T")
 _STATUS = re.compile(r"Status: (\d{3}); Response: (.*)", re.DOTALL)
 _LATER = re.compile(r"again in (\d+) s")
-_NAMES = [{"name": "liver", "idx": 1}, {"name": "tumor", "idx": 2}]
 _LATER_STATUS = 503
 # Others were faster: all images that are left are in their hands; a label was saved while it was being withdrawn.
 _TOO_LATE = {("next sample", 409), ("next sample (review)", 409), ("withdraw label", 404)}
-_SHORTEST_S, _LONGEST_S = 0.005, 0.4  # until a client goes that does not wait for its answer
 
 
 class StoppedError(Exception):
@@ -82,11 +75,11 @@ class Person(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.desk, self._password = desk, password
         self.chance = np.random.default_rng(seed)
-        self._folder = desk.folder / name
-        self._folder.mkdir(parents=True)
-        self.client = MONAILabelClient(desk.url, tmpdir=str(self._folder), client_id=name)
-        self._second = MONAILabelClient(desk.url, tmpdir=str(self._folder), client_id=name)
-        self._headers: dict[str, str] = {}
+        self.folder = desk.folder / name
+        self.folder.mkdir(parents=True)
+        self.client = MONAILabelClient(desk.url, tmpdir=str(self.folder), client_id=name)
+        self.second = MONAILabelClient(desk.url, tmpdir=str(self.folder), client_id=name)
+        self.headers: dict[str, str] = {}
         self.user = name  # to log in with
         self.logged_in = False
 
@@ -98,7 +91,7 @@ class Person(threading.Thread):
                 try:
                     self.work()
                 except (LiverLoopError, OSError, KeyError, ValueError, TypeError) as error:
-                    self._note("annotator's own", time.monotonic(), End.ERROR, repr(error))
+                    self.note("annotator's own", time.monotonic(), End.ERROR, repr(error))
                     self.desk.over.wait(1)
         except StoppedError:
             pass
@@ -110,9 +103,9 @@ class Person(threading.Thread):
         token = self.ask("login", lambda: self.client.auth_token(self.user, self._password))
         if token is None:
             return
-        for client in (self.client, self._second):
+        for client in (self.client, self.second):
             client.update_auth(token)
-        self._headers = {"Authorization": f"{token['token_type']} {token['access_token']}"}
+        self.headers = {"Authorization": f"{token['token_type']} {token['access_token']}"}
         self.logged_in = True
 
     def work(self) -> None:
@@ -137,16 +130,16 @@ class Person(threading.Thread):
                 status, told = (int(match[1]), match[2]) if match else (0, str(error.msg))
                 later = _LATER.search(told) if status == _LATER_STATUS else None
                 if later:
-                    self._note(kind, began, End.LATER)
+                    self.note(kind, began, End.LATER)
                     self.pause(float(later[1]))
                     continue
                 late = (kind, status) in _TOO_LATE
-                self._note(kind, began, End.LATE if late else End.ERROR, f"{status} {told[:300]}")
+                self.note(kind, began, End.LATE if late else End.ERROR, f"{status} {told[:300]}")
                 return None
             except (OSError, http.client.HTTPException, ValueError) as error:
-                self._note(kind, began, End.ERROR, repr(error)[:300])
+                self.note(kind, began, End.ERROR, repr(error)[:300])
                 return None
-            self._note(kind, began, End.DONE)
+            self.note(kind, began, End.DONE)
             return result
 
     def http(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:
@@ -156,7 +149,7 @@ class Person(threading.Thread):
             MONAILabelClientException: the answer is not 200.
         """
         status, content, _, _ = MONAILabelUtils.http_method(
-            method, self.desk.url, path, None if body is None else dict(body), headers=dict(self._headers)
+            method, self.desk.url, path, None if body is None else dict(body), headers=dict(self.headers)
         )
         if status != http.client.OK:
             raise MONAILabelClientException(1, f"Status: {status}; Response: {content.decode(errors='replace')}")
@@ -181,196 +174,12 @@ class Person(threading.Thread):
 
     def wrong(self, kind: str, told: str) -> None:
         """An answer came that is not right."""
-        self._note(kind, time.monotonic(), End.ERROR, told)
+        self.note(kind, time.monotonic(), End.ERROR, told)
 
-    def _note(self, kind: str, began: float, end: End, told: str = "") -> None:
+    def note(self, kind: str, began: float, end: End, told: str = "") -> None:
+        """Note a request that began at a `time.monotonic()` and is over."""
         now = time.monotonic()
         self.desk.timings.note(Asked(kind, began - self.desk.began, now - began, end), f"{self.name}: {told}")
-
-
-class Annotator(Person):
-    """Gets an image, segments it, corrects the result, submits it; now and then something goes otherwise.
-
-    Args:
-        desk: what all share.
-        name: see `Person`.
-        password: see there.
-        seed: see there.
-        reviews: also reviews, compares and restores.
-    """
-
-    def __init__(self, desk: Desk, name: str, password: str, seed: int, *, reviews: bool) -> None:
-        super().__init__(desk, name, password, seed)
-        self._reviews = reviews
-
-    def work(self) -> None:
-        """One image."""
-        self.think()
-        if self._reviews and self.happens(0.5):
-            self._review()
-            return
-        strategy = str(self.chance.choice(["random", "first", "uncertainty"]))
-        sample = self.ask("next sample", lambda: self.client.next_sample(strategy, {}))
-        if not sample:
-            self.pause(1)
-            return
-        image = sample["id"]
-        content = self.ask("download image", lambda: self.http("GET", f"/datastore/image?image={quote(image)}"))
-        if content is not None and hashlib.sha256(content).hexdigest() != self.desk.cases.sha256[image]:
-            self.wrong("download image", f"{image} came with other bytes")
-        if self.happens(0.1):
-            self._drop_infer(image)
-        answer = self._answer(image)
-        if answer is None:
-            return
-        self.think()
-        self._submit(image, answer)
-
-    def _answer(self, image: str) -> Volume | None:
-        """By its id, which may be answered with a kept result; or as a session or a file, which never is."""
-        how = self.chance.random()
-        if how < 0.15:
-            return self._infer_session(image)
-        return self._infer_file(image) if how < 0.3 else self._infer(image)
-
-    def _infer(self, image: str) -> Volume | None:
-        params = {"result_extension": ".nii.gz" if self.happens(0.3) else ".nrrd", "result_dtype": "uint8"}
-        return self._segmented("infer", image, lambda: self.client.infer(self.desk.model, image, dict(params)))
-
-    def _infer_file(self, image: str) -> Volume | None:
-        path, params = str(self.desk.cases.path(image)), {"result_extension": ".nrrd"}
-        return self._segmented(
-            "infer file", image, lambda: self.client.infer(self.desk.model, "", dict(params), file=path)
-        )
-
-    def _infer_session(self, image: str) -> Volume | None:
-        """As for an image that is not the server's."""
-        path = str(self.desk.cases.path(image))
-        session = self.ask("create session", lambda: self.client.create_session(path))
-        if session is None:
-            return None
-        number = session["session_id"]
-        params = {"result_extension": ".nrrd"}
-        answer = self._segmented(
-            "infer session", image, lambda: self.client.infer(self.desk.model, "", dict(params), session_id=number)
-        )
-        self.ask("remove session", lambda: self.client.remove_session(number))
-        return answer
-
-    def _segmented(self, kind: str, image: str, action: Callable[[], tuple[str, dict[str, Any]]]) -> Volume | None:
-        answered = self.ask(kind, action)
-        if answered is None:
-            return None
-        path, params = answered
-        label = read_label(path)
-        Path(path).unlink()
-        self.desk.versions.setdefault(str(params.get("model_version")), time.monotonic() - self.desk.began)
-        if not self.desk.cases.fits(image, label):
-            self.wrong(kind, f"the segmentation of {image} is not on its grid")
-            return None
-        return label
-
-    def _submit(self, image: str, answer: Volume) -> None:
-        cases = self.desk.cases
-        label = cases.truth(image) if self.happens(0.3) else cases.corrected(image, answer, self.chance)
-        if self.happens(0.08):
-            self._drop_upload(image, label, whole=self.happens(0.5))
-            self.think()
-        path = self._folder / f"{image}.nii.gz"
-        path.write_bytes(cases.content(image, label))
-        if self.happens(0.05):  # a double click
-            with ThreadPoolExecutor(2) as pool:
-                list(pool.map(lambda client: self._save(client, image, path), (self.client, self._second)))
-        else:
-            self._save(self.client, image, path)
-        path.unlink()
-
-    def _save(self, client: MONAILabelClient, image: str, path: Path) -> None:
-        submission = Submission(self.name, image, file_sha256(path))
-        self.desk.journal.sends(submission)
-        answer = self.ask("save label", lambda: client.save_label(image, str(path), "final", {"label_info": _NAMES}))
-        if answer is not None:
-            self.desk.journal.saved(submission, answer)
-            self.desk.labelled.add(image)
-
-    def _review(self) -> None:
-        with self.desk.lock:
-            sample = self.ask("next sample (review)", lambda: self.client.next_sample("review", {}))
-            if not sample:
-                return
-            image = sample["id"]
-            self.desk.in_review.add(image)
-        try:
-            path = self.ask("download label", lambda: self.client.download_label(image, "final"))
-            if path is None:
-                return
-            self.desk.journal.shown(image, file_sha256(path))
-            label = read_label(path)
-            Path(path).unlink()
-            self._look_back(image)
-            self.think()
-            self._submit(image, label)
-        finally:
-            with self.desk.lock:
-                self.desk.in_review.discard(image)
-
-    def _look_back(self, image: str) -> None:
-        """Compare two versions, and now and then make an old one the newest again."""
-        name = quote(image)
-        content = self.ask("versions", lambda: self.http("GET", f"/ledger/images/{name}/versions?tag=final"))
-        numbers = [version["number"] for version in json.loads(content or b"[]")]
-        if len(numbers) < 2:
-            return
-        first, second = (int(number) for number in self.chance.choice(numbers, 2, replace=False))
-        query = urlencode({"first": first, "second": second})
-        self.ask("compare versions", lambda: self.http("GET", f"/ledger/images/{name}/diff?{query}"))
-        if self.happens(0.3):
-            asked = {"number": first, "client_id": self.name}
-            restored = self.ask("restore", lambda: self.http("POST", f"/ledger/images/{name}/restore", asked))
-            if restored is not None:
-                self.desk.journal.restored(self.name, json.loads(restored))
-
-    def _drop_infer(self, image: str) -> None:
-        """Ask for a segmentation and go before it comes."""
-        fields = {"params": json.dumps({"client_id": self.name, "result_extension": ".nrrd"})}
-        content_type, body = MONAILabelUtils.encode_multipart_formdata(fields, {})
-        self._drop("infer", f"/infer/{self.desk.model}?image={quote(image)}", "POST", content_type, body, len(body))
-
-    def _drop_upload(self, image: str, label: Volume, *, whole: bool) -> None:
-        """Send a label, or half of it, and go before the answer comes."""
-        content = self.desk.cases.content(image, label)
-        submission = Submission(self.name, image, hashlib.sha256(content).hexdigest())
-        path = self._folder / f"dropped-{image}.nii.gz"
-        path.write_bytes(content)
-        fields = {"params": json.dumps({"client_id": self.name, "label_info": _NAMES})}
-        content_type, body = MONAILabelUtils.encode_multipart_formdata(fields, {"label": str(path)})
-        path.unlink()
-        if whole:
-            self.desk.journal.sends(submission)
-        else:
-            self.desk.journal.cuts(submission)
-        size = len(body) if whole else int(self.chance.integers(len(body) // 4, len(body) - 100))
-        selector = f"/datastore/label?image={quote(image)}&tag=final"
-        self._drop("save label", selector, "PUT", content_type, body, size)
-
-    def _drop(self, kind: str, selector: str, method: str, content_type: str, body: bytes, size: int) -> None:
-        """Send so many bytes of a body that is said to be complete, then close the connection."""
-        began = time.monotonic()
-        address = urlparse(self.desk.url)
-        connection = http.client.HTTPConnection(address.hostname or "", address.port)
-        try:
-            connection.putrequest(method, selector)
-            headers = {"Content-Type": content_type, "Content-Length": str(len(body)), **self._headers}
-            for name, value in headers.items():
-                connection.putheader(name, value)
-            connection.endheaders(bytes(body[:size]))
-            time.sleep(float(self.chance.uniform(_SHORTEST_S, _LONGEST_S)))
-        except OSError as error:
-            self._note(kind, began, End.ERROR, repr(error))
-            return
-        finally:
-            connection.close()
-        self._note(kind, began, End.DROPPED)
 
 
 class Curator(Person):

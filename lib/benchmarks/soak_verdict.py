@@ -6,6 +6,7 @@ from typing import Any
 
 _FEW = 10  # more open files or threads than before: of connections at that moment
 _QUARTER = 4
+_TRAINS_AFTER = 3.0  # minutes: until then the first training may not have begun its work
 
 
 def promises(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -21,7 +22,14 @@ def promises(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     )  # fmt: skip
     stop = server["stop"]
     ended = f"exit code {stop['code']} after {stop['seconds']:.1f} s"
+    idle = [name for name, count in result["saved"].items() if not count]
+    trained = any(runs for _, runs in result["models"]["training"])
     listed = (
+        (
+            "all work, and a training runs",
+            not idle and (trained or result["minutes"] < _TRAINS_AFTER),
+            f"{len(idle)} annotators saved nothing; {'a' if trained else 'no'} training ran",
+        ),
         ("no request fails", not errors, _told(f"{errors} of {asked}", result["errors"])),
         (
             "no label is lost, none is there twice",

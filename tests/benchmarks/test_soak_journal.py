@@ -55,6 +55,7 @@ def complaints(journal, kept=KEPT, content=None):
 def test_what_is_as_it_was_sent_is_no_complaint(journal):
     assert complaints(journal) == []
     assert len(journal.acknowledged) == 3
+    assert journal.counts(["ann", "eve", "rev"]) == {"ann": 2, "eve": 0, "rev": 0}
     assert Journal().complaints([], lambda _: None) == []
 
 

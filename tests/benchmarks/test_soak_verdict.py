@@ -9,6 +9,8 @@ ROW = {"done": 10, "later": 1, "late": 0, "dropped": 2, "error": 0, "p50_s": 0.1
 GOOD = {
     "requests": {"infer": ROW, "save label": ROW},
     "errors": [],
+    "saved": {"ann": 5, "rev": 4},
+    "minutes": 10.0,
     "labels": {"acknowledged": 9, "versions": 10, "complaints": 0, "findings": 0, "told": [], "ledger_kb": 2.5},
     "files": {"images_changed": [], "added": [], "temporary_left": [], "sessions_left": 0},
     "server": {
@@ -46,6 +48,8 @@ def test_all_is_kept():
 @pytest.mark.parametrize(
     ("path", "value", "broken"),
     [
+        (("saved", "rev"), 0, "all work, and a training runs"),
+        (("models", "training"), [[1, False]], "all work, and a training runs"),
         (("requests", "infer"), {**ROW, "error": 1}, "no request fails"),
         (("labels", "complaints"), 1, "no label is lost, none is there twice"),
         (("labels", "findings"), 1, "ledger and folder agree"),
@@ -70,8 +74,10 @@ def test_each_can_be_broken(path, value, broken):
 def test_a_short_soak_tells_nothing_of_growth():
     short = changed(("growth", "memory_mb"), None)
     short["samples"]["open_files"] = [40, 90]
+    short["minutes"], short["models"]["training"] = 2.9, []
     told = {one["promise"]: (one["kept"], one["told"]) for one in promises(short)}
     assert told["memory does not grow"] == told["no more open files"] == (True, "too short to tell")
+    assert told["all work, and a training runs"] == (True, "0 annotators saved nothing; no training ran")
 
 
 def test_the_table():
