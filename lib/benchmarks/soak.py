@@ -259,7 +259,7 @@ def _result(
         "models": {
             "versions": desk.versions,
             "trainings": facts["trainings"],
-            "training": watcher.training,
+            "training": [list(look) for look in watcher.training],
         },
         "server": {key: facts[key] for key in ("start_s", "ended", "log", "stop", "seconds")},
         "samples": samples,

@@ -18,8 +18,9 @@ def test_a_short_soak_keeps_its_promises(tmp_path):
     """Long enough for every kind of request; trainings take longer than that to begin."""
     result = soak.measure(
         parsed(
-            "--minutes", 0.3, "--clients", 4, "--images", 16, "--size", 64, "--slices", 8, "--pause", 0.02,
-            "--picture", tmp_path / "soak.png", "--folder", tmp_path / "soak", "--conf", "inference.engine", "pytorch",
+            "--minutes", 0.2, "--clients", 4, "--images", 16, "--size", 64, "--slices", 8, "--pause", 0.02,
+            "--picture", tmp_path / "soak.png", "--folder", tmp_path / "soak",
+            "--conf", "inference.engine", "pytorch", "--conf", "access.login", "off",
         )
     )  # fmt: skip
     assert json.loads(json.dumps(result)) == result
