@@ -42,7 +42,17 @@ _BYTE_ORDERS: Any = {"little": "<", "big": ">"}
 _ASCII, _GZIP, _BZIP2 = ("ascii", "text", "txt"), ("gzip", "gz"), ("bzip2", "bz2")
 _SKIPS = ("line skip", "lineskip", "byte skip", "byteskip")
 _LONGEST_LINE, _MOST_LINES, _LONGEST_HEADER = 1_000_000, 10_000, 8_000_000  # bytes, lines, bytes
+REQUIRED = ("type", "dimension", "sizes", "encoding", "endian")  # fields
+# What the format knows and we don't take. Only these words of a header are quoted: any other may name a patient.
+_NOT_TAKEN = {
+    "block", "hex", "scanner-xyz", "3d-right-handed", "3d-left-handed",
+    *(f"{space}-time" for space in ("scanner-xyz", "3d-right-handed", "3d-left-handed", *_TO_RAS)),
+}  # fmt: skip
 _MOST_SEGMENTS = 255  # more values than that has no label
+
+
+class NrrdError(ValueError):
+    """A damaged file, in words that quote nothing of it but numbers."""
 
 
 class Nrrd(NamedTuple):
@@ -125,7 +135,7 @@ def _header(file: BinaryIO) -> dict[str, Any]:
     """Header fields; segment names are UTF-8, which pynrrd by itself would strip to ASCII."""
     if file.read(4) != b"NRRD":
         msg = "it does not begin with NRRD"
-        raise ValueError(msg)
+        raise NrrdError(msg)
     file.seek(0)
     lines: list[str] = []
     size = 0
@@ -134,7 +144,7 @@ def _header(file: BinaryIO) -> dict[str, Any]:
         size += len(line)
         if len(line) == _LONGEST_LINE or len(lines) > _MOST_LINES or size > _LONGEST_HEADER:
             msg = "its header does not end"
-            raise ValueError(msg)
+            raise NrrdError(msg)
     if not line:
         msg = "its header is cut off"
         raise EOFError(msg)
@@ -152,7 +162,7 @@ def _layout(
     sizes = tuple(int(size) for size in header["sizes"])
     if header["dimension"] != len(sizes):
         msg = f"it announces {header['dimension']} axes and gives the sizes of {len(sizes)}"
-        raise ValueError(msg)
+        raise NrrdError(msg)
     segments = find_segments(header) if may_be_layered else []
     if len(segments) > _MOST_SEGMENTS:
         msg = f"{path.name}: has {len(segments)} segments; at most {_MOST_SEGMENTS} are taken"
@@ -165,15 +175,15 @@ def _layout(
 def _dtype(header: Mapping[str, Any], path: Path) -> np.dtype:
     kind = str(header["type"]).lower()
     if kind not in _CODES:
-        msg = f"{path.name}: holds voxels of the type {kind[:80]!r}; expected one gray value per voxel"
+        msg = f"{path.name}: holds voxels of {_named('the type', kind)}; expected one gray value per voxel"
         raise BadInputError(msg)
     dtype = np.dtype(_CODES[kind])
     if dtype.itemsize == 1 or _encoding(header) in _ASCII:
         return dtype
     order = str(header["endian"]).lower()
     if order not in _BYTE_ORDERS:
-        msg = f"its byte order is {order[:80]!r}"
-        raise ValueError(msg)
+        msg = "its byte order is neither little nor big"
+        raise NrrdError(msg)
     return dtype.newbyteorder(_BYTE_ORDERS[order])
 
 
@@ -199,14 +209,14 @@ def _voxels(
     elif encoding == "raw":
         if packed_size > size:
             msg = f"{packed_size} bytes of voxels where {size} are announced"
-            raise ValueError(msg)
+            raise NrrdError(msg)
         voxels, done = np.fromfile(file, dtype), packed_size
     elif encoding in _GZIP:
         voxels, done = _unpacked(igzip.open, file, size, packed_size * MOST_DEFLATED, dtype)
     elif encoding in _BZIP2:
         voxels, done = _unpacked(bz2.open, file, size, size, dtype)
     else:
-        msg = f"{path.name}: the NRRD encoding {encoding[:80]!r} is not supported; save it as raw or gzip"
+        msg = f"{path.name}: {_named('the NRRD encoding', encoding)} is not supported; save it as raw or gzip"
         raise BadInputError(msg)
     if done != size:
         msg = f"the file ends after {done} of {size} bytes of voxels"
@@ -243,6 +253,10 @@ def _affine(header: Mapping[str, Any], path: Path) -> NDArray[np.float64]:
     affine[:3, 3] = np.asarray(header.get("space origin", (0, 0, 0)), dtype=np.float64)
     space = str(header.get("space", "left-posterior-superior")).lower()
     if space not in _TO_RAS:
-        msg = f"{path.name}: NRRD space {space!r} is not supported; use left-posterior-superior"
+        msg = f"{path.name}: {_named('the NRRD space', space)} is not supported; use left-posterior-superior"
         raise BadInputError(msg)
     return _TO_RAS[space] @ affine
+
+
+def _named(what: str, value: str) -> str:
+    return f"{what} {value!r}" if value in _NOT_TAKEN else f"{what} that it names"

@@ -26,7 +26,7 @@ from lib.errors import BadInputError, NotFoundError
 from lib.files import atomic_write
 from lib.labels import Label
 from lib.limits import DEFAULT_LIMITS, MOST_DEFLATED, Limits
-from lib.nrrd_file import Nrrd, read_nrrd, read_nrrd_grid, write_nrrd
+from lib.nrrd_file import REQUIRED, Nrrd, NrrdError, read_nrrd, read_nrrd_grid, write_nrrd
 from lib.segments import Segment, segment_fields
 from lib.volume import AIR_HU, Grid, Volume, checked_shape, checked_size
 
@@ -266,16 +266,22 @@ def _explained(path: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
     except BadInputError:
         raise
     except _UNREADABLE as error:
-        reason = _reason(error)
+        reason = _reason(error, suffix)
         msg = f"{path.name}: not a readable {suffix} file ({reason}); copy or export it again"
         raise BadInputError(msg) from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, suffix: str) -> str:
     text = " ".join(str(error).split())[:200]
     if isinstance(error, _DAMAGED) or "Expected" in text or "Size of the data" in text:  # nibabel's and pynrrd's words
         return "truncated or damaged"
-    return f"its header lacks {text}" if isinstance(error, KeyError) else text
+    if isinstance(error, KeyError) and error.args[:1] in {(field,) for field in REQUIRED}:
+        return f"its header lacks {error.args[0]}"
+    if suffix.endswith(".nrrd") and not isinstance(
+        error, NrrdError
+    ):  # pynrrd quotes the header, which may name a patient
+        return "its header can't be understood"
+    return text
 
 
 class _Nifti(NamedTuple):
@@ -308,7 +314,8 @@ def _nifti_header(path: Path, limits: Limits, *, compressed: bool) -> _Nifti:
     # The header alone: extensions may hold anything, and nothing of them is needed.
     header = _NIFTI_BY_HEADER_SIZE[count](start[:count])
     shape, dtype = checked_shape(header.get_data_shape(), path.name, limits=limits), header.get_data_dtype()
-    size, offset = checked_size(shape, dtype, path.name, limits), header.get_data_offset()
+    size = checked_size(shape, dtype, path.name, limits)
+    offset = header.get_data_offset() or count + 4  # the four bytes say whether extensions follow
     if not count <= offset <= _MOST_BEFORE_VOXELS:
         msg = f"its voxels can't begin at byte {offset}"
         raise ValueError(msg)

@@ -102,6 +102,14 @@ def test_nifti_extensions_are_passed_over(tmp_path):
     np.testing.assert_array_equal(read_label(tmp_path / "a.nii").array, label)
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Header, nib.Nifti2Header])
+def test_voxels_without_a_place_follow_the_header(tmp_path, kind):
+    label = np.arange(120, dtype=np.uint8).reshape(4, 5, 6)
+    content = nifti(label.shape, np.uint8, offset=0, kind=kind)
+    (tmp_path / "a.nii").write_bytes(content.ljust(kind.sizeof_hdr + 4, b"\0") + label.tobytes(order="F"))
+    np.testing.assert_array_equal(read_label(tmp_path / "a.nii").array, label)
+
+
 def test_a_header_that_is_cut_off(tmp_path):
     path = tmp_path / "a.nii"
     path.write_bytes(nifti((4, 5, 6))[:347].replace(b"n+1", b"n+1"))
@@ -145,7 +153,10 @@ def test_a_long_ct_is_within_the_limits():
         (nrrd(dimension=4), "not a readable .nrrd file (it announces 4 axes and gives the sizes of 3); copy"),
         (nrrd("1 " * 300_000, dimension=300_000), "has 300000 axes; expected one 3D volume"),
         (nrrd(type="block"), "holds voxels of the type 'block'; expected one gray value per voxel"),
-        (nrrd(type="int16", endian="middle"), "not a readable .nrrd file (its byte order is 'middle'); copy"),
+        (
+            nrrd(type="int16", endian="middle"),
+            "not a readable .nrrd file (its byte order is neither little nor big); copy",
+        ),
         (nrrd(encoding="hex"), "the NRRD encoding 'hex' is not supported; save it as raw or gzip"),
         (nrrd(line_skip=1), "skips a part of the file before its voxels; save it without 'line skip' and 'byte skip'"),
         (nrrd(byte_skip=-1, encoding="gzip"), "skips a part of the file before its voxels; save it without"),
@@ -209,6 +220,24 @@ def test_an_image_of_many_components_is_not_decoded(tmp_path, monkeypatch):
         item.save_as(path)
     monkeypatch.setattr(jpeg.imagecodecs, "jpeg2k_decode", lambda _: pytest.fail("decoded"))
     assert "an image of 16384 components" in refused(read_series, folder)
+
+
+@pytest.mark.parametrize(
+    ("element", "bytes_of_it"),
+    [
+        (b"\x20\x00\x37\x00DS", b"\x20\x00\x37\x00ZZ"),  # a kind of value that there is not
+        (b"\x20\x00\x32\x00DS", b"\x20\x00\x32\x00FD"),  # numbers of eight bytes in as many as there are
+        (b"\x28\x00\x10\x00US\x02", b"\x28\x00\x10\x00US\x03"),  # a number of three bytes
+        (b"\x08\x00\x16\x00UI", b"\x08\x00\x16\x00SQ"),
+        (b"\x28\x00\x00\x01US", b"\x28\x00\x00\x01UT"),
+    ],
+)
+def test_damaged_elements_are_explained(tmp_path, element, bytes_of_it):
+    save(make_slice(stored_values()[0], ORIGIN), tmp_path / "a.dcm")
+    content = (tmp_path / "a.dcm").read_bytes()
+    assert element in content
+    (tmp_path / "a.dcm").write_bytes(content.replace(element, bytes_of_it, 1))
+    assert refused(read_series, tmp_path).startswith(str(tmp_path))
 
 
 def test_copies_of_a_slice_are_decoded_only_if_they_are_no_larger_than_a_ct(tmp_path):

@@ -578,7 +578,7 @@ def test_a_detached_nrrd_is_refused_and_its_file_not_opened(tmp_path, key):
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"space": "scanner-xyz"}, "a.nrrd: NRRD space 'scanner-xyz' is not supported; use left-posterior-superior"),
+        ({"space": "scanner-xyz"}, "a.nrrd: the NRRD space 'scanner-xyz' is not supported"),
         ({"space directions": np.diag([0.7, 0.8, 0])}, "a.nrrd: the affine must be an invertible, finite 4x4 matrix"),
     ],
 )

@@ -7,6 +7,7 @@ by GDCM, which pydicom would take as well: a damaged JPEG makes it end the whole
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from lib.dicom.deflated import check_inflatable
+from lib.dicom.deflated import NotInflatableError, check_inflatable
 from lib.dicom.jpeg import decode_jpeg
 from lib.dicom.slices import Slice
 from lib.errors import BadInputError
@@ -49,7 +50,15 @@ _NAMES = {
 }
 _WIDEST = 32767  # what int16 holds
 _DENSEST_HU = 3071  # what 12 bits hold above -1024; padding beyond it stands for nothing in a patient
-_DAMAGED = (InvalidDicomError, EOFError, OSError, ValueError, NotImplementedError, zlib.error, struct.error)
+_DAMAGED = (
+    InvalidDicomError, BytesLengthException, EOFError, OSError, ValueError, NotImplementedError, RecursionError,
+    LookupError, TypeError, AttributeError, OverflowError, zlib.error, struct.error,
+)  # fmt: skip
+# What pydicom raises on elements that are damaged, which it reads only when they are asked for.
+_DAMAGED_ELEMENTS = (
+    ValueError, TypeError, OverflowError, NotImplementedError, AttributeError, LookupError, EOFError, RecursionError,
+    BytesLengthException, struct.error,
+)  # fmt: skip
 _UNDECODABLE = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError, IndexError, struct.error)
 
 
@@ -63,10 +72,32 @@ def read_file(path: str, *, pixels: bool) -> FileDataset:
         check_inflatable(Path(path))
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
     except _DAMAGED as error:
-        msg = f"{path}: damaged DICOM file ({' '.join(str(error).split()) or 'truncated'}); copy it again"
+        # Not the error's own words: they can quote what the file holds.
+        ours = isinstance(error, NotInflatableError)
+        why = str(error) if ours else "truncated" if isinstance(error, EOFError) else type(error).__name__
+        msg = f"{path}: damaged DICOM file ({why}); copy it again"
         raise BadInputError(msg) from error
     dataset.filename = path  # pydicom puts a buffer there for deflated files
     return dataset
+
+
+@contextmanager
+def damage_explained(place: str) -> Iterator[None]:
+    """Turn what pydicom raises on damaged elements into an error for people.
+
+    Args:
+        place: the path of the file, or what messages call the object or series.
+
+    Raises:
+        BadInputError: an element is damaged.
+    """
+    try:
+        yield
+    except BadInputError:
+        raise
+    except _DAMAGED_ELEMENTS as error:
+        msg = f"{place}: damaged DICOM header ({' '.join(str(error).split())[:200]}); copy the file again"
+        raise BadInputError(msg) from error
 
 
 def planes(slices: Sequence[Slice]) -> Iterator[NDArray[np.int16]]:
@@ -82,6 +113,11 @@ def planes(slices: Sequence[Slice]) -> Iterator[NDArray[np.int16]]:
         BadInputError: a damaged file, colors, or pixels that can't be decoded.
     """
     path = slices[0].source
+    with damage_explained(path):
+        yield from _planes(slices, path)
+
+
+def _planes(slices: Sequence[Slice], path: str) -> Iterator[NDArray[np.int16]]:
     dataset = read_file(path, pixels=True)
     if "PixelData" not in dataset:
         msg = f"{path}: lacks PixelData; the file is damaged or not a CT slice: copy it again or remove it"

@@ -17,7 +17,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedE
 
 from lib.dicom.enhanced_ct import frames_of, is_enhanced
 from lib.dicom.geometry import SamePixels, affine_of, stack
-from lib.dicom.pixels import planes, read_file
+from lib.dicom.pixels import damage_explained, planes, read_file
 from lib.dicom.slices import Slice, is_slice, slice_of
 from lib.errors import BadInputError
 from lib.limits import DEFAULT_LIMITS, Limits
@@ -26,6 +26,7 @@ from lib.volume import LPS_TO_RAS, Grid, checked_shape
 _CT_KINDS = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 _MOST_THREADS = 4  # for decoding; each holds a slice, or a whole multi-frame file
 _PREAMBLE = 128  # bytes before the letters DICM
+_ASKED_FOR = ("Modality", "ImageType", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImagePositionPatient")
 _ONE_EACH = {"PatientID": "patients", "StudyInstanceUID": "studies", "FrameOfReferenceUID": "frames of reference"}
 
 
@@ -112,9 +113,12 @@ def read_headers(folder: str | Path) -> list[FileDataset]:
     for path in sorted(Path(folder).iterdir()):
         if path.is_file() and not path.name.startswith(".") and _is_dicom(path):
             header = read_file(str(path), pixels=False)
-            if "Modality" not in header and header.file_meta.get("MediaStorageSOPClassUID") in _CT_KINDS:
-                msg = f"{path}: damaged DICOM file (its header ends early); copy it again"
-                raise BadInputError(msg)
+            with damage_explained(str(path)):
+                if "Modality" not in header and header.file_meta.get("MediaStorageSOPClassUID") in _CT_KINDS:
+                    msg = f"{path}: damaged DICOM file (its header ends early); copy it again"
+                    raise BadInputError(msg)
+                for name in (*_ASKED_FOR, *_ONE_EACH):  # pydicom reads elements when they are asked for, and fails then
+                    header.get(name)
             headers.append(header)
     return headers
 
@@ -165,13 +169,8 @@ def series_grid(
 def _slices_of(header: Dataset, name: str) -> list[Slice]:
     path = getattr(header, "filename", None)
     source = path if isinstance(path, str) else f"{name}, SOP instance {header.get('SOPInstanceUID')}"
-    try:
+    with damage_explained(source):
         return frames_of(header, source) if is_enhanced(header) else [slice_of(header, source)]
-    except BadInputError:
-        raise
-    except (ValueError, TypeError, OverflowError) as error:  # pydicom's, on elements that hold no numbers
-        msg = f"{source}: damaged DICOM header ({' '.join(str(error).split())[:200]}); copy the file again"
-        raise BadInputError(msg) from error
 
 
 def _only(headers: list[Dataset], attribute: str, name: str) -> str:

@@ -18,6 +18,7 @@ _OPTIONAL = (
 )  # fmt: skip
 # Hounsfield units, also after a correction; US (unspecified) is what older scanners and converters write.
 _HOUNSFIELD = ("", "HU", "HU_MOD", "US")
+_OTHER_UNITS = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")  # DICOM PS3.3 C.11.1.1.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +162,8 @@ def _slope(values: Mapping[str, Any], source: str) -> float:
 def _check_unit(values: Mapping[str, Any], source: str) -> None:
     unit = str(values.get("RescaleType") or "")
     if unit not in _HOUNSFIELD:
-        msg = f"{source}: the pixels are in {unit}, not in Hounsfield units; give the CT itself, not a map made of it"
+        named = unit if unit in _OTHER_UNITS else "another unit"  # any other text may name a patient
+        msg = f"{source}: the pixels are in {named}, not in Hounsfield units; give the CT itself, not a map made of it"
         raise BadInputError(msg)
     if values.get("ModalityLUTSequence"):
         msg = f"{source}: has a table of values instead of rescale slope and intercept; export the series with those"

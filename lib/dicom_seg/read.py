@@ -163,7 +163,8 @@ def _kind_of(dataset: Dataset) -> str:
     if sop_class == SEGMENTATION and kind in ("BINARY", "FRACTIONAL"):
         return str(kind)
     if sop_class in (SEGMENTATION, LABELMAP_SEGMENTATION):
-        msg = f"a SEG of the type {kind} is not read; store it as BINARY, FRACTIONAL or LABELMAP"
+        named = kind if kind == "SURFACE" else "that it names"
+        msg = f"a SEG of the type {named} is not read; store it as BINARY, FRACTIONAL or LABELMAP"
     else:
         msg = f"the object is no DICOM SEG (its SOP class is {getattr(sop_class, 'name', sop_class)}); choose a SEG"
     raise BadInputError(msg)

@@ -29,7 +29,7 @@ from lib.volume_io import IMAGE_SUFFIXES, read_image, stem_of, suffix_of
 
 logger = logging.getLogger(__name__)
 
-_SOMEBODY = "administrator"  # who removes things where nobody logs in
+ADMINISTRATOR = "administrator"  # who removed something where nobody logs in
 
 
 class FolderDatastore(Datastore):
@@ -231,12 +231,12 @@ class FolderDatastore(Datastore):
             images.note_content(connection, image_id, grid, fingerprint, sha256)
         return image_id
 
-    def remove_image(self, image_id: str, by: str = _SOMEBODY) -> None:
+    def remove_image(self, image_id: str, by: str = ADMINISTRATOR) -> None:
         """Remove an image, of a linked one the link only, and take its labels back; their versions stay.
 
         Args:
             image_id: of the image.
-            by: who removes it.
+            by: who does that.
 
         Raises:
             NotFoundError: no image has this id.
@@ -267,13 +267,13 @@ class FolderDatastore(Datastore):
         self.store.save(image_id, label_filename, _plain(label_tag), info, author=author, source=source)
         return image_id
 
-    def remove_label(self, label_id: str, label_tag: str, by: str = _SOMEBODY) -> None:
+    def remove_label(self, label_id: str, label_tag: str, by: str = ADMINISTRATOR) -> None:
         """Take a label back; its versions stay.
 
         Args:
-            label_id: the image's id.
+            label_id: of the image.
             label_tag: of the label.
-            by: who takes it back.
+            by: who does that.
 
         Raises:
             NotFoundError: the image has no label of this tag.

@@ -340,8 +340,10 @@ class SegInbox:
             version = self._store.save(chosen, path, label.tag, info, author=label.author, source=SOURCE, noting=noting)
         except (BadInputError, NotFoundError) as error:
             raise UnusableSegError(str(error), chosen, later=isinstance(error, NotFoundError)) from error
-        for note in label.info[SEG]["notes"]:
-            logger.info("the SEG %s of %s: %s", found.sop_uid, chosen, note)
+        if notes := label.info[SEG]["notes"]:  # which quote what another program wrote into it
+            logger.info(
+                "the SEG %s of %s is taken in with %d notes, see its version", found.sop_uid, chosen, len(notes)
+            )
         return version
 
     def _noted_before(self, connection: Connection, found: _Found, image_id: str) -> bool:
@@ -369,7 +371,8 @@ class SegInbox:
                 connection, found.sop_uid, found.series_uid, unusable.image_id, unusable.reason, wait_s
             )
         if new:
-            logger.warning("the SEG %s is not taken in: %s", found.sop_uid, unusable.reason)
+            # The reason may quote what another program wrote into it.
+            logger.warning("the SEG %s is not taken in; the reason is in the ledger's events", found.sop_uid)
 
 
 def _fault(error: Exception) -> str:

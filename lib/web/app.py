@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from monailabel.config import settings as config
 from monailabel.endpoints import train
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -35,23 +36,31 @@ from lib.training.preflight import check_ledger
 from lib.training.recording import BY_ITSELF
 from lib.training.registry import Registry
 from lib.training.task import LiverTumorTrainTask
+from lib.volume_io import read_grid
 from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
+from lib.web.front_page import install_front_page
+from lib.web.guard.table import TABLE
 from lib.web.health import install_health
 from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
 from lib.web.job_requests import install_jobs
 from lib.web.jobs import begin_jobs, end_jobs, end_with_server, interrupted_jobs, running_jobs
 from lib.web.ledger_requests import install_ledger
 from lib.web.log import keep_private, keep_private_in_job
+from lib.web.login_requests import install_login
 from lib.web.logins import Logins
 from lib.web.lookup_requests import install_lookups
 from lib.web.metrics import Metrics, State, install_metrics
 from lib.web.model_requests import install_models
 from lib.web.ohif import install_ohif
+from lib.web.openapi import install_openapi
 from lib.web.origins import install_origins
 from lib.web.pacs_proxy import install_proxy
+from lib.web.removal_requests import install_removals
 from lib.web.requests import install_requests
 from lib.web.retraining import Retraining
+from lib.web.session_requests import install_sessions
+from lib.web.sessions import Sessions
 from lib.web.stopping import Stopping
 from lib.web.traffic import STOPPING, Traffic, TrafficMiddleware
 
@@ -110,6 +119,14 @@ class LiverLoopApp(MONAILabelApp):
     def init_datastore(self) -> Datastore:
         """The same store for a folder and for a PACS; MONAI Label's own, which downloads programs, is never used."""
         return FolderDatastore(self.studies, self.settings, self.app_dir)
+
+    def _load_sessions(self, load: bool = False) -> Sessions | None:
+        """Ours in place of MONAI Label's, which asks for them by this name."""
+        if not load:
+            return None
+        folder = config.MONAI_LABEL_SESSION_PATH.strip()
+        default = Path.home() / ".cache" / "monailabel" / "sessions"  # as MONAI Label's
+        return Sessions(Path(folder) if folder else default, config.MONAI_LABEL_SESSION_EXPIRY, self.settings.limits)
 
     @property
     def store(self) -> Store | None:
@@ -246,6 +263,7 @@ class LiverLoopApp(MONAILabelApp):
             BadInputError: the image is a path of this machine, or can't be used.
         """
         _check_name("model", request.get("model"), self._infers)
+        request = {key: value for key, value in request.items() if key != "logging"}  # of the whole process
         image = request.get("image")
         if isinstance(image, str) and not self._was_sent(image, request):
             images = datastore or self.datastore()
@@ -260,6 +278,8 @@ class LiverLoopApp(MONAILabelApp):
         if sent and not request.get("session"):
             request = request | {"sent_once": True}
         with named_in_errors(str(image), "the image sent") if sent else self._noting_unreadable(image):
+            if sent and os.path.isfile(str(image)):
+                read_grid(str(image), self.settings.limits.of_files())  # of the studies nothing is too large
             result: dict[str, Any] = super().infer(request, datastore)
         self.metrics.inference_done((result.get("params") or {}).get("latencies") or {})
         if isinstance(image, str) and not sent and request.get("client_id"):
@@ -307,13 +327,17 @@ class LiverLoopApp(MONAILabelApp):
         install_answers(server)
         install_origins(server)
         server.add_middleware(TrafficMiddleware, traffic=self.traffic)
+        install_front_page(server)
         install_health(server, self.check_ready)
         self.metrics.watch(self._state)
         install_metrics(server, self.metrics)
         if not self.stopping.install():
             logger.warning("the server is not run by uvicorn in its main thread: it stops without waiting for requests")
         install_requests(server)
+        install_sessions(server)
         install_lookups(server)
+        install_removals(server)
+        install_login(server, self.logins)
         folder = "(studies folder)"
         names = {Path(self.studies): folder} if self.store and not self.store.pacs_images else {}
         install_jobs(server, self.jobs, {**names, Path(self.app_dir): "(app folder)"})
@@ -325,7 +349,9 @@ class LiverLoopApp(MONAILabelApp):
         if self.store is not None:
             install_ledger(server)
             self.store.watch(self._found_in_pacs)
+        install_openapi(server, TABLE if getattr(server.state, "guarded", False) else ())
         super().on_init_complete()
+        keep_private()  # a log of its own has what it runs every minute
         self.retraining.begin()
         self.source.get(choose_device())  # so that its engine is chosen before the first request
         logger.info("model in force: %s (%s)", self.source.version, self.source.path.name)

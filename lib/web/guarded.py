@@ -3,6 +3,7 @@
 Plain `monailabel start_server` does without the guard, and says so in its log.
 """
 
+import os
 from collections.abc import Mapping
 
 from monailabel.app import app as server
@@ -38,5 +39,7 @@ def _note(kind: str, caller: Caller, address: str, detail: Mapping[str, str]) ->
         record(connection, kind, actor=caller.name or f"anonymous@{address}", detail={**detail, "from": address})
 
 
+# MONAI Label would import all of `lib` a second time with the app, whose errors and callers the guard then didn't know.
+os.environ["MONAI_LABEL_RELOAD_APP_LIB"] = "false"
 server.state.guarded = True
 app = Guard(server, _site)

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib.web.log_lines import UNFORESEEN, is_of_monai_label, parts_of
+from lib.web.log_lines import UNFORESEEN, Parts, is_of_monai_label, parts_of
 
 _TRACE = "Traceback (most recent call last):"
+_FRAME = re.compile(r'  File "')
 _KIND = re.compile(r"([A-Za-z_][\w.]*)(:.*)?")
 _UNFORESEEN = re.compile(rf"{UNFORESEEN}: (\w+)")
 _LOG = "look for {} in the server's log"
@@ -33,25 +34,24 @@ def _shown(lines: Iterable[str]) -> Iterable[str]:
     in_trace = False
     for line in lines:
         parts = parts_of(line)
-        if in_trace and parts is None:
-            kind = None if line[:1].isspace() else _KIND.fullmatch(line)
+        if parts is not None:
+            in_trace = False
+            yield _in_short(line, parts)
+        elif _TRACE in line or _FRAME.match(line):  # the beginning may not be kept any more
+            in_trace = True
+        elif in_trace:
+            kind = _KIND.fullmatch(line)
             if kind is not None:
                 in_trace = False
                 yield f"{UNFORESEEN}: {kind[1]}; {_LOG.format(kind[1])}"
-        elif _TRACE in line:
-            in_trace = True
-        elif parts is None:
-            in_trace = False
-            if not is_of_monai_label(line):
-                yield line
-        else:
-            in_trace = False
-            kind = _UNFORESEEN.search(parts.words)
-            if kind is None:
-                yield line
-            else:
-                words = parts.words[: kind.end()]
-                yield f"{parts.time} {parts.level} {parts.logger} [{parts.id}] {words}; {_LOG.format(parts.id)}"
+        elif line.strip() and not is_of_monai_label(line):
+            yield line
+
+
+def _in_short(line: str, parts: Parts) -> str:
+    """A line of ours without the places in the program that an error passed."""
+    kind = _UNFORESEEN.search(parts.words)
+    return line if kind is None else f"{line[: -len(parts.words)]}{parts.words[: kind.end()]}; {_LOG.format(parts.id)}"
 
 
 def _without(line: str, folders: Mapping[Path, str]) -> str:

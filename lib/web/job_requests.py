@@ -45,16 +45,16 @@ def install_jobs(app: FastAPI, records: JobRecords, folders: Mapping[Path, str])
             return [shown(task) for task in tasks]
         return told(tasks, folders) if isinstance(tasks, dict) else tasks
 
-    def status_of(look: Callable[[bool, bool], Any]) -> Callable[..., Any]:
+    def status_of(method: Any) -> Callable[..., Any]:
         async def status(all: bool = False, check_if_running: bool = False, _: User = user) -> Any:
-            return shown(look(all, check_if_running))
+            return shown(method.status(all, check_if_running))
 
         return status
 
     ours = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
-    ours.get("/train/", tags=["Train"])(status_of(train.status))
-    ours.get("/scoring/", tags=["Scoring"])(status_of(scoring.status))
-    ours.get("/batch/infer", tags=["Infer"])(status_of(batch_infer.status))
+    ours.get("/train/", tags=["Train"])(status_of(train))
+    ours.get("/scoring/", tags=["Scoring"])(status_of(scoring))
+    ours.get("/batch/infer", tags=["Infer"])(status_of(batch_infer))
     ours.delete("/train/", tags=["Train"])(stop_training)
     ours.delete("/scoring/", tags=["Scoring"])(stop_scoring)
     ours.delete("/batch/infer", tags=["Infer"])(stop_batch)

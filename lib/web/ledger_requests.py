@@ -12,7 +12,8 @@ from fastapi.responses import FileResponse
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 
-from lib.errors import NotFoundError
+from lib.access.roles import Role
+from lib.errors import ForbiddenError, NotFoundError
 from lib.store import events, images, leases, segs, versions
 from lib.store.door import checked_identifier
 from lib.store.event_export import event_as_json
@@ -21,6 +22,7 @@ from lib.store.leases import iso_time
 from lib.store.report import version_as_json
 from lib.store.store import Store
 from lib.web.clients import client_of
+from lib.web.guard.callers import caller_of
 from lib.web.guard.carried_bodies import Decision, Restoration
 
 _Number = Annotated[int, Query(ge=1, lt=2**31)]
@@ -100,10 +102,17 @@ def install_ledger(app: FastAPI) -> None:
 
     @ledger.delete("/leases/{image}")
     def release(image: str, request: Request, client_id: str | None = None, _: User = annotator) -> dict[str, Any]:
-        """Take an image back from whoever has it; `client_id` is who does that. The answer is the lease that ended."""
+        """Take an image back from whoever has it; `client_id` is who does that. The answer is the lease that ended.
+
+        Of another's image only a reviewer may do so.
+        """
         checked_identifier(image, "image id")
         actor = _client(client_id, request)
         with _store().ledger.writing() as connection:
+            held = leases.of_image(connection, image)
+            if held is not None and held.client_id != actor and caller_of(request).role < Role.REVIEWER:
+                msg = f"another has the image {image[:80]!r}; a reviewer can take it back"
+                raise ForbiddenError(msg)
             lease = leases.free(connection, image, actor=actor, why="released on request")
         if lease is None:
             msg = f"nobody has the image {image[:80]!r}"
@@ -183,7 +192,7 @@ def _store() -> Store:
 
 
 def _client(client_id: str | None, request: Request) -> str:
-    return client_of({"client_id": client_id}, request.client.host if request.client else None)
+    return client_of({"client_id": client_id}, request)
 
 
 def _checked(image: str | None) -> str | None:

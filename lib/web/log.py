@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from typing import Any
 
 from lib.files import atomic_write
 from lib.web.log_lines import JOBS, Line, Wanted
-from lib.web.request_ids import new_request_id, request_id
+from lib.web.request_ids import new_request_id
 from lib.web.traffic import METHODS, OTHER, WATCHED
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ def keep_private() -> None:
 
 def watch_errors() -> None:
     """Errors that end a thread or the process, and warnings, come into the log without their words."""
-    logging.captureWarnings(True)
+    warnings.showwarning = _on_warning
     logging.raiseExceptions = False  # or a line that can't be written would be shown with its words
     sys.excepthook = _on_end_of_process
     threading.excepthook = _on_end_of_thread
@@ -145,8 +146,14 @@ def watch_errors() -> None:
 
 def keep_private_in_job() -> None:
     """The same in a training, scoring or batch; all its lines get an id of its own, as those of a request have."""
-    request_id.set(f"job-{new_request_id(None)}")
+    Line.job = f"job-{new_request_id(None)}"
     keep_private()
+
+
+def _on_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    logger.warning("%s at %s:%d", category.__name__, Path(filename).name, lineno)
 
 
 def _on_end_of_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -10,32 +10,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import frames_of
-from lib.web.request_ids import request_id
+from lib.web.request_ids import NONE, request_id
 
 JOBS = ("task_train", "task_scoring", "task_batch_infer")  # loggers to which MONAI Label passes what a job prints
 UNFORESEEN = "unforeseen error"
 _OURS = "lib"
 _SERVERS = "uvicorn"
 _ACCESS = "uvicorn.access"
-_WARNINGS = "py.warnings"
 _LONGEST = 4000  # characters of a message
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LINE = re.compile(r"(?P<time>\S+ \S+) (?P<level>[A-Z]+) (?P<logger>\S+) \[(?P<id>[A-Za-z0-9._-]+)\] (?P<words>.*)")
 _MONAI_LABEL = re.compile(r"\[[^]]*\] \[[^]]*\] .*?\((monailabel|__main__)\b")
-_WARNING = re.compile(r"(?P<file>.*?):(?P<line>\d+): (?P<kind>\w+): ", re.DOTALL)
 _LIB = str(Path(__file__).resolve().parents[1])
 
 
 class Line(logging.Formatter):
-    """One line for each record, whatever is in it: time, level, logger, request id, words."""
+    """One line for each record, whatever is in it: time, level, logger, request id, words.
+
+    Attributes:
+        job: the id of the job that this process is, which stands where there is no request; set by `lib.web.log`.
+    """
+
+    job = NONE
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
         words = _words(record)
         if record.name in JOBS and _LINE.fullmatch(words):
             return words  # of a job, which has made a line of it
-        level = record.levelname
-        return f"{self.formatTime(record)} {level} {record.name} [{request_id.get()}] {words}"
+        number = request_id.get()
+        number = self.job if number == NONE else number
+        return f"{self.formatTime(record)} {record.levelname} {record.name} [{number}] {words}"
 
 
 class Wanted(logging.Filter):
@@ -112,19 +117,12 @@ def escaped(text: str) -> str:
 def _words(record: logging.LogRecord) -> str:
     if _is_of(record.name, _OURS) or _is_of(record.name, _SERVERS) or record.name in JOBS:
         words = record.getMessage().rstrip()
-    elif record.name == _WARNINGS:
-        words = _warning(record.getMessage())
     else:
         words = f"a message at {record.filename}:{record.lineno}, whose words are left out"
     if record.exc_info and record.exc_info[1] is not None:
         words += f": {UNFORESEEN}: {_chain(record.exc_info[1])}"
     words = escaped(words)
     return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}..."
-
-
-def _warning(text: str) -> str:
-    found = _WARNING.match(text)
-    return f"{found['kind']} at {Path(found['file']).name}:{found['line']}" if found else "a warning"
 
 
 def _chain(error: BaseException) -> str:

@@ -81,7 +81,7 @@ def install_models(app: FastAPI) -> None:
     @models.post("/{version}/publish")
     def publish(version: str, wanted: Publication, request: Request, _: User = admin) -> dict[str, Any]:
         """Give a version to annotators: the next inference uses it."""
-        by = client_of({"client_id": wanted.client_id}, request.client.host if request.client else None)
+        by = client_of({"client_id": wanted.client_id}, request)
         return _registry().publish(version, by, wanted.reason).as_dict()
 
     app.include_router(models)

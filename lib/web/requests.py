@@ -7,7 +7,6 @@ are plain functions, which we call from plain endpoints, so that the framework r
 
 import json
 import logging
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -39,6 +38,7 @@ from lib.store.versions import Version
 from lib.volume_io import IMAGE_SUFFIXES, read_label, stem_of, suffix_of, write_label
 from lib.web.clients import client_of
 from lib.web.connection import watch_connection
+from lib.web.guard.callers import caller_of
 from lib.web.guard.carried import Carried, checked
 from lib.web.guard.carried_bodies import AddImageForm, InferForm, InfoForm, SaveLabelForm
 from lib.web.guard.carried_params import (
@@ -50,6 +50,8 @@ from lib.web.guard.carried_params import (
     ScoringParams,
     TrainParams,
 )
+from lib.web.received import image_suffix, received_label
+from lib.web.session_requests import session_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ def install_requests(app: FastAPI) -> None:
         image: str = "",
         session_id: str = "",
         params: str = Form("{}"),
-        file: UploadFile = File(None),  # noqa: B008 - FastAPI's way to declare an upload
+        file: UploadFile | None = File(None),  # noqa: B008 - FastAPI's way to declare an upload
         label: UploadFile = File(None),  # noqa: B008
         output: infer.ResultType | None = None,
         _: User = user,
@@ -81,20 +83,23 @@ def install_requests(app: FastAPI) -> None:
             raise BadInputError(msg)
         if session_id:
             # 3D Slicer sends the name of its volume along, which may be anything such as "5: Abdomen/Pelvis".
-            image = ""
-            _check_session(session_id)
+            image, file = "", None
+            session_of(_app().sessions(), session_id, request)
         if image:
             checked_identifier(image, "image id")
         if output is infer.ResultType.dicom_seg:  # MONAI Label would make it with programs that it downloads
             msg = "output=dicom_seg is not offered; with a PACS, a label that is submitted is stored there as DICOM SEG"
             raise BadInputError(msg)
         _app().check_inference(model, sent)
-        sent["client_id"] = client_of(sent, _host(request))
+        sent["client_id"] = client_of(sent, request)
         if image:
             _renew(image, sent["client_id"])
         text = json.dumps(sent)
+        if file:
+            file = _named_by_content(file, "the image sent")
         with _tidied(background_tasks), asked_by(gone):
-            return infer.run_inference(background_tasks, model, image, session_id, text, file, label, output)
+            # Of a label that comes along, such as scribbles, no model here makes use.
+            return infer.run_inference(background_tasks, model, image, session_id, text, file, None, output)
 
     def save_label(
         background_tasks: BackgroundTasks,
@@ -108,13 +113,13 @@ def install_requests(app: FastAPI) -> None:
         sent = checked_form(SaveLabelForm, "params", params)
         checked_identifier(image, "image id")
         checked_identifier(tag or FINAL, "label tag")
-        sent["client_id"] = client_of(sent, _host(request))
+        sent["client_id"] = client_of(sent, request)
         _renew(image, sent["client_id"])  # for a label that is refused, or is not the final one
         store = _store()
         if store is None:
             with _tidied(background_tasks):
                 return datastore.save_label(background_tasks, image, json.dumps(sent), tag, label, caller.username)
-        with _received(label) as path:
+        with received_label(label.file, f"label for image {image!r}") as path:
             version = store.save(image, path, tag or FINAL, sent, author=sent["client_id"])
         told = _app().on_save_label(image, image) or {}
         # With what the client can make sure by that its label arrived.
@@ -131,6 +136,7 @@ def install_requests(app: FastAPI) -> None:
 
     def add_image(
         background_tasks: BackgroundTasks,
+        request: Request,
         image: str | None = None,
         params: str = Form("{}"),
         file: UploadFile = File(...),  # noqa: B008
@@ -141,8 +147,9 @@ def install_requests(app: FastAPI) -> None:
         if store is None or store.pacs_images is None:  # nothing can be added to a PACS, whatever its name
             # MONAI Label takes everything from the first dot for the suffix: case.1.2.nii.gz would become "case".
             image = checked_identifier(image or stem_of(file.filename or ""), "image id")
+            file = _named_by_content(file, f"image {image!r}")
         with _tidied(background_tasks):
-            return datastore.add_image(background_tasks, image, notes, file, caller.username)
+            return datastore.add_image(background_tasks, image, notes, file, _name(request, caller))
 
     def next_sample(
         background_tasks: BackgroundTasks,
@@ -156,49 +163,65 @@ def install_requests(app: FastAPI) -> None:
         if store is None:
             return activelearning.sample(strategy, sent, caller.username)
         # Not by MONAI Label's function, which describes every image of the folder on the way.
-        asked = {"strategy": strategy} | sent | {"client_id": client_of(sent, _host(request))}
+        asked = {"strategy": strategy} | sent | {"client_id": client_of(sent, request)}
         answer = _sample(store, _app().next_sample(asked))
         if answer and "label" not in answer:  # in a review there is a label already
             background_tasks.add_task(_app().prefetch, answer["id"], asked["client_id"])
         return answer
 
-    def update_image_info(image: str, info: str = Form("{}"), caller: User = annotator) -> None:
-        datastore.update_image_info(image, json.dumps(checked_form(InfoForm, "info", info)), caller.username)
+    def update_image_info(image: str, request: Request, info: str = Form("{}"), caller: User = annotator) -> None:
+        datastore.update_image_info(image, json.dumps(checked_form(InfoForm, "info", info)), _name(request, caller))
 
-    def update_label_info(label: str, tag: str, info: str = Form("{}"), caller: User = annotator) -> None:
-        datastore.update_label_info(label, tag, json.dumps(checked_form(InfoForm, "info", info)), caller.username)
+    def update_label_info(
+        label: str, tag: str, request: Request, info: str = Form("{}"), caller: User = annotator
+    ) -> None:
+        datastore.update_label_info(
+            label, tag, json.dumps(checked_form(InfoForm, "info", info)), _name(request, caller)
+        )
 
     def start_training(
-        model: str, params: dict | None = None, run_sync: bool = False, enqueue: bool = False, _: User = admin
+        model: str,
+        request: Request,
+        params: dict | None = None,
+        run_sync: bool = False,
+        enqueue: bool = False,
+        _: User = admin,
     ) -> Any:
         sent = checked_params(TrainParams, params)
         _app().check_training(model, sent)
-        start = partial(train.run_model, model, sent, run_sync, enqueue)
+        start = partial(train.run_model, model, _signed(sent, request), run_sync, enqueue)
         return start() if run_sync or enqueue else started_alone("train", start)
 
-    def start_all_trainings(params: dict | None = None, run_sync: bool = False, _: User = admin) -> Any:
+    def start_all_trainings(
+        request: Request, params: dict | None = None, run_sync: bool = False, _: User = admin
+    ) -> Any:
         sent = checked_params(AllTrainParams, params)
         trainers = _app().info()["trainers"]
         _check_names("model to train", sent, AllTrainParams, trainers)
         for_all = {key: value for key, value in sent.items() if key not in trainers}
         for model in trainers:
             _app().check_training(model, sent.get(model, {}) | for_all)  # as MONAI Label puts them together
-        start = partial(train.run, sent, run_sync)
+        start = partial(train.run, _signed(sent, request), run_sync)
         return start() if run_sync else started_alone("train", start)
 
-    def start_scoring(method: str, params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
+    def start_scoring(
+        method: str, request: Request, params: dict | None = None, run_sync: bool = False, _: User = annotator
+    ) -> Any:
         sent = checked_params(ScoringParams, params)
         _app().check_scoring(method)
-        start = partial(scoring.run_method, method, sent, run_sync)
+        start = partial(scoring.run_method, method, _signed(sent, request), run_sync)
         return start() if run_sync else started_alone("scoring", start)
 
-    def start_all_scorings(params: dict | None = None, run_sync: bool = False, _: User = annotator) -> Any:
+    def start_all_scorings(
+        request: Request, params: dict | None = None, run_sync: bool = False, _: User = annotator
+    ) -> Any:
         sent = checked_params(AllScoringParams, params)
         _check_names("scoring method", sent, AllScoringParams, _app().info()["scoring"])
-        return scoring.run(sent, run_sync)
+        return scoring.run(_signed(sent, request), run_sync)
 
     def start_batch(
         model: str,
+        request: Request,
         images: batch_infer.BatchInferImageType = batch_infer.BatchInferImageType.IMAGES_ALL,
         params: dict | None = None,
         run_sync: bool = False,
@@ -206,7 +229,7 @@ def install_requests(app: FastAPI) -> None:
     ) -> Any:
         sent = checked_params(BatchParams, params)
         _app().check_inference(model, sent)
-        start = partial(batch_infer.run, model, images, sent, run_sync)
+        start = partial(batch_infer.run, model, images, _signed(sent, request), run_sync)
         return start() if run_sync else started_alone("batch_infer", start)
 
     ours = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
@@ -253,15 +276,9 @@ def _check_names(kind: str, params: Mapping[str, Any], model: type[Params], know
         raise NotFoundError(msg)
 
 
-@contextmanager
-def _received(upload: UploadFile) -> Iterator[Path]:
-    """An upload as a temporary file with the suffix of what was sent; MONAI Label's own loses dots in names."""
-    name = Path(upload.filename or "").name
-    suffix = name[len(stem_of(name)) :] or Path(name).suffix or ".nii.gz"
-    with tempfile.NamedTemporaryFile(prefix="liverloop-", suffix=suffix[-20:]) as file:
-        shutil.copyfileobj(upload.file, file)
-        file.flush()
-        yield Path(file.name)
+def _named_by_content(upload: UploadFile, name: str) -> UploadFile:
+    """An image under a name of ours, since MONAI Label tells by the name what a file is."""
+    return UploadFile(upload.file, filename=f"image{image_suffix(upload.file, name)}")
 
 
 def _sample(store: Store, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -363,13 +380,12 @@ def _store() -> Store | None:
     return getattr(_app().datastore(), "store", None)
 
 
-def _host(request: Request) -> str | None:
-    return request.client.host if request.client else None
+def _name(request: Request, caller: User) -> str:
+    """Who is logged in, else whom MONAI Label takes the caller for."""
+    return caller_of(request).name or caller.username
 
 
-def _check_session(session_id: str) -> None:
-    checked_identifier(session_id, "session id")
-    sessions = _app().sessions()
-    if sessions is None or sessions.get_session(session_id) is None:
-        msg = f"there is no session {session_id!r}; it may have expired, send the image again"
-        raise NotFoundError(msg)
+def _signed(params: dict[str, Any], request: Request) -> dict[str, Any]:
+    """With the name of who is logged in, for the record of the work that begins."""
+    name = caller_of(request).name
+    return params if name is None else params | {"client_id": name}

@@ -20,9 +20,13 @@ class Preparation:
     Args:
         folder: gets its temporary files and what it printed.
         environment: variables of the servers beside those that they need.
+        program: the module that is this process.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None, program: str = "tests.loop.prepared_parent"
+    ) -> None:
+        self._program = program
         self._more = dict(environment or {})
         self.temporary = folder / "temporary"
         self.temporary.mkdir(parents=True)
@@ -40,7 +44,7 @@ class Preparation:
         }
         with self._log.open("wb") as log:
             self._parent = subprocess.Popen(
-                [sys.executable, "-m", "tests.loop.prepared_parent"],
+                [sys.executable, "-m", self._program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -77,7 +81,7 @@ class Preparation:
         return dict(json.loads(line))
 
 
-class _Copy:
+class Copy:
     """A copy of the prepared process, as far as `RunningServer` needs `subprocess.Popen`."""
 
     def __init__(self, preparation: Preparation, pid: int) -> None:
@@ -153,7 +157,7 @@ class PreparedServer(RunningServer):
             log=str(self.log_file),
             folder=str(self.folder),
         )["pid"]
-        self._process = _Copy(self._preparation, pid)  # type: ignore[assignment]
+        self._process = Copy(self._preparation, pid)  # type: ignore[assignment]
 
     def wait(self) -> None:
         """Wait until it answers."""

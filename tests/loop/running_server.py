@@ -18,6 +18,8 @@ import requests
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelUtils
 
+from lib.web.log_lines import UNFORESEEN
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 APP = REPOSITORY / "apps" / "liver_tumor"
 MODEL = "liver_tumor"
@@ -151,7 +153,8 @@ class RunningServer:
     def __exit__(self, kind: object, *_: object) -> None:
         self.end()
         if kind is None:  # whatever clients sent: no thread of the server broke off
-            assert "Traceback" not in self.log(), self.log().partition("Traceback")[2][:4000]
+            for word in ("Traceback", UNFORESEEN):
+                assert word not in self.log(), self.log().partition(word)[2][:4000]
 
     @property
     def process(self) -> psutil.Process:

@@ -2,10 +2,11 @@
 
 import logging
 import re
+from typing import Annotated, Literal
 
 import pytest
 import requests
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Query
 from fastapi.testclient import TestClient
 from monailabel.interfaces.exception import (
     ImageNotFoundException,
@@ -13,6 +14,7 @@ from monailabel.interfaces.exception import (
     MONAILabelError,
     MONAILabelException,
 )
+from pydantic import BaseModel
 
 from lib.errors import (
     BadInputError,
@@ -27,7 +29,7 @@ from lib.errors import (
     StorageError,
     TooManyLoginsError,
 )
-from lib.web.answers import install_answers, reason_of, status_of
+from lib.web.answers import install_answers, reason_of, reason_of_unfit, status_of
 from lib.web.request_ids import NONE, request_id
 
 CASES = [
@@ -131,3 +133,52 @@ def test_a_pacs_that_fails_is_named_without_its_address():
         "the PACS could not deliver the images (400 Bad Request); ask its administrator, or try again"
     )
     assert "(no answer)" in reason_of(requests.ConnectionError("http://me:secret@pacs"))
+
+
+class Login(BaseModel, extra="forbid"):
+    name: str
+    password: int
+
+
+@pytest.fixture
+def checking():
+    """A client of a server that checks what it is sent."""
+    app = FastAPI()
+    install_answers(app)
+
+    @app.post("/check/{number}")
+    def check(
+        number: int, body: Login, kind: Literal["a", "b"] = "a", limit: Annotated[int, Query(ge=1, le=9)] = 1
+    ) -> None: ...
+
+    with TestClient(app) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "reason"),
+    [
+        ("/check/x", '{"name": "a", "password": 1}',
+         "path: 'number': Input should be a valid integer, unable to parse string as an integer"),
+        ("/check/1?limit=0&kind=c", '{"name": "a", "password": 1}',
+         "query: 'kind': Input should be 'a' or 'b'; query: 'limit': Input should be greater than or equal to 1"),
+        ("/check/1", '{"name": "a", "password": "secret"}',
+         "body: 'password': Input should be a valid integer, unable to parse string as an integer"),
+        ("/check/1", '{"name": 3}', "body: 'name': Input should be a valid string; body: 'password': Field required"),
+        ("/check/1", '{"name": "a", "password": 1, "x\\n": 2}', "body: 'x\\n': Extra inputs are not permitted"),
+        ("/check/1", "[1]", "body: Input should be a valid dictionary or object to extract fields from"),
+        ("/check/1", "{secret", "body: not valid JSON"),
+        ("/check/1", '{"name": "a", "password": NaN}', "body: 'password': Input should be a finite number"),
+        ("/check/1", None, "body: Field required"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_told_as_text_without_its_value(checking, path, content, reason):
+    answer = checking.post(path, content=content, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()) == (422, {"detail": reason})
+
+
+def test_a_request_full_of_mistakes_has_a_short_answer():
+    errors = [{"loc": ("body", "x" * 1000, number), "msg": "wrong", "type": "extra"} for number in range(1000)]
+    reason = reason_of_unfit(errors)
+    assert reason.endswith("; and 995 more")
+    assert len(reason) < 600

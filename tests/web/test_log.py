@@ -101,10 +101,10 @@ def test_a_log_that_others_configured_is_made_private():
     )
     assert code == 1
     told = [parts_of(line) for line in text.splitlines()]
-    assert len({one.id for one in told}) == 2  # the thread is of no request
+    assert len({one.id for one in told}) == 1
     assert told[0].id.startswith("job-")
     assert [(one.level, one.logger, one.words) for one in told] == [
-        ("WARNING", "py.warnings", "UserWarning at <string>:8"),
+        ("WARNING", "lib.web.log", "UserWarning at <string>:8"),
         (
             "ERROR", "lib.web.log",
             "the thread worker ends: unforeseen error: ValueError (threading.py:1045 _bootstrap_inner > "

@@ -1,6 +1,5 @@
 import logging
 import re
-import warnings
 
 import pytest
 from hypothesis import example, given
@@ -45,12 +44,6 @@ def test_our_words_are_kept(name):
 def test_those_of_libraries_are_not(name):
     told = words(name, "patient %s", "Doe", level=logging.WARNING)
     assert told == "a message at place.py:7, whose words are left out"
-
-
-def test_of_a_warning_its_kind_and_place_are_kept():
-    text = warnings.formatwarning("Invalid value 'Doe^Jane'\nfor PN", UserWarning, "/a/pydicom/valuerep.py", 443, "Doe")
-    assert words("py.warnings", "%s", text, level=logging.WARNING) == "UserWarning at valuerep.py:443"
-    assert words("py.warnings", "Doe", level=logging.WARNING) == "a warning"
 
 
 def test_of_an_error_kinds_and_places_are_kept():

@@ -40,8 +40,8 @@ class FakeApp:
     def sessions(self):
         return self
 
-    def get_session(self, name):
-        return name == "known" or None
+    def get_session(self, name, update_ts):
+        return SimpleNamespace(is_of=lambda _: True) if name == "known" else None
 
     def datastore(self):
         return None
@@ -150,7 +150,7 @@ def test_our_endpoint_answers_first_and_off_the_event_loop(client):
         ({}, {}, 400, "no image: give an image id, a session_id or a file"),
         ({"image": "../x"}, {}, 400, "image id '../x' is not allowed; "),
         ({"image": "/etc/passwd"}, {}, 400, "image id '/etc/passwd' is not allowed; "),
-        ({"session_id": "../x"}, {}, 400, "session id '../x' is not allowed; "),
+        ({"session_id": "../x"}, {}, 404, "there is no session '../x'; it may have expired, send the image again"),
         ({"session_id": "gone"}, {}, 404, "there is no session 'gone'; it may have expired, send the image again"),
         ({"image": "a"}, {"params": '{"image": "/etc/passwd"}'}, 400, "params must not hold image; "),
         ({"image": "a", "output": "dicom_seg"}, {}, 400, "output=dicom_seg is not offered; with a PACS"),
@@ -204,13 +204,13 @@ def test_a_label_is_refused_or_passed_on(client):
 def test_an_uploaded_image_is_named_by_its_id_or_else_its_file(client, image, file, expected):
     query = {"image": image} if image else {}
     for path in ("/datastore/image", "/datastore/"):
-        answer = client.put(path, params=query, files={"file": (file, b"x")}).json()
+        answer = client.put(path, params=query, files={"file": (file, b"NRRD0004\n")}).json()
         assert answer["called"] == "add_image"
         assert answer["arguments"][1] == repr(expected)
 
 
 def test_an_upload_without_a_usable_name_is_refused(client):
-    answer = client.put("/datastore/image", files={"file": (".nii.gz", b"x")})
+    answer = client.put("/datastore/image", files={"file": (".nii.gz", b"NRRD0004\n")})
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("image id '' is not allowed")
 
@@ -422,7 +422,9 @@ def test_a_saved_label_is_answered_with_what_was_kept(folder, store, label_file)
     files = {"label": ("label", b"x")}  # a client may name its file as it likes
     refusal = folder.put("/datastore/label", params={"image": "a"}, files=files)
     assert refusal.status_code == 400
-    assert refusal.json()["detail"].startswith("label for image 'a': not a readable .nii.gz file")
+    assert refusal.json()["detail"].startswith(
+        "the label sent: neither NIfTI nor NRRD by its content (it begins with b'x')"
+    )
 
 
 def test_who_it_was_is_passed_on(folder, store, label_file):
