@@ -82,7 +82,8 @@ class Annotator(Person):
     def _infer_session(self, image: str) -> Volume | None:
         """As for an image that is not the server's."""
         path = str(self.desk.cases.path(image))
-        session = self.ask("create session", lambda: self.client.create_session(path))
+        # Not with one that has sent something else: it would send this with the type of that.
+        session = self.ask("create session", lambda: self.new_client().create_session(path))
         if session is None:
             return None
         number = session["session_id"]
@@ -116,7 +117,7 @@ class Annotator(Person):
         path.write_bytes(cases.content(image, label))
         if self.happens(0.05):  # a double click
             with ThreadPoolExecutor(2) as pool:
-                list(pool.map(lambda client: self._save(client, image, path), (self.client, self.second)))
+                list(pool.map(lambda client: self._save(client, image, path), (self.client, self.new_client())))
         else:
             self._save(self.client, image, path)
         path.unlink()

@@ -77,11 +77,27 @@ class Person(threading.Thread):
         self.chance = np.random.default_rng(seed)
         self.folder = desk.folder / name
         self.folder.mkdir(parents=True)
-        self.client = MONAILabelClient(desk.url, tmpdir=str(self.folder), client_id=name)
-        self.second = MONAILabelClient(desk.url, tmpdir=str(self.folder), client_id=name)
         self.headers: dict[str, str] = {}
         self.user = name  # to log in with
-        self.logged_in = False
+        self._token: dict[str, str] | None = None
+        self._keeps_client = bool(seed % 2)
+        self._kept = self.new_client()
+
+    @property
+    def client(self) -> MONAILabelClient:
+        """A script keeps its client, 3D Slicer makes one for each request; half of the people are like either."""
+        return self._kept if self._keeps_client else self.new_client()
+
+    @property
+    def logged_in(self) -> bool:
+        """Whether the person had to log in, and could."""
+        return self._token is not None
+
+    def new_client(self) -> MONAILabelClient:
+        """Another client of the same person."""
+        client = MONAILabelClient(self.desk.url, tmpdir=str(self.folder), client_id=self.name)
+        client.update_auth(self._token)
+        return client
 
     def run(self) -> None:
         """Log in and work until the soak is over; what goes wrong is an error and no reason to stop."""
@@ -103,10 +119,9 @@ class Person(threading.Thread):
         token = self.ask("login", lambda: self.client.auth_token(self.user, self._password))
         if token is None:
             return
-        for client in (self.client, self.second):
-            client.update_auth(token)
+        self._token = token
+        self._kept.update_auth(token)
         self.headers = {"Authorization": f"{token['token_type']} {token['access_token']}"}
-        self.logged_in = True
 
     def work(self) -> None:
         """What the person does again and again."""

@@ -20,7 +20,7 @@ def test_a_short_soak_keeps_its_promises(tmp_path):
         parsed(
             "--minutes", 0.2, "--clients", 4, "--images", 16, "--size", 64, "--slices", 8, "--pause", 0.02,
             "--picture", tmp_path / "soak.png", "--folder", tmp_path / "soak",
-            "--conf", "inference.engine", "pytorch", "--conf", "access.login", "off",
+            "--conf", "inference.engine", "pytorch",
         )
     )  # fmt: skip
     assert json.loads(json.dumps(result)) == result
@@ -30,6 +30,8 @@ def test_a_short_soak_keeps_its_promises(tmp_path):
     restored = requests.get("restore", {}).get("done", 0)
     assert result["labels"]["acknowledged"] == requests["save label"]["done"] + restored > 10
     assert len(result["samples"]["memory_mb"]) > 10
+    assert result["login"]
+    assert requests["login"]["done"] == 4 + 2  # the administrator and the dashboard as well
     assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
     assert "memory does not grow" in soak.as_text(result)
 
