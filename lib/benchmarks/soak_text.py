@@ -20,7 +20,7 @@ def as_text(result: Mapping[str, Any]) -> str:
         for kind, row in result["requests"].items()
     ]  # fmt: skip
     headers = ("request", "done", "p50 ms", "p95 ms", "max ms", "errors", "later", "too late", "dropped")
-    memory = samples["memory_mb"] or [0.0]
+    memory, app = (samples[key] or [0.0] for key in ("memory_mb", "app_mb"))
     lines = [
         f"{result['clients']} annotators for {result['minutes']:g} minutes, {login}; {result['images']} phantoms of "
         f"{shape}; they think {result['pause_s']:g} s twice for each",
@@ -32,6 +32,7 @@ def as_text(result: Mapping[str, Any]) -> str:
         "",
         f"memory {memory[0]:.0f} MB at first, {max(memory):.0f} MB at most, {memory[-1]:.0f} MB at the end; "
         f"{result['labels']['ledger_kb']:.1f} KB of ledger for each label version",
+        f"app folder {app[0]:.0f} MB at first, {app[-1]:.0f} MB at the end: models and runs of trainings are kept",
         f"a training ran {sum(runs) / max(1, len(runs)):.0%} of the time: "
         + (", ".join(f"{count} {name}" for name, count in models["trainings"].items()) or "none ended"),
         f"model versions that annotators got: {len(models['versions'])}",

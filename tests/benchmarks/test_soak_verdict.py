@@ -21,7 +21,8 @@ GOOD = {
                "versions": {"a": 1.0, "b": 2.0}},
     "growth": {"memory_mb": {"per_hour": 5.0, "lower": -20.0, "upper": 30.0}},
     "most_growth_mb": 100.0,
-    "samples": {"open_files": [90] + [40] * 11, "threads": [30] * 12, "memory_mb": [1000.0, 1200.0, 1100.0]},
+    "samples": {"open_files": [90] + [40] * 11, "threads": [30] * 12, "memory_mb": [1000.0, 1200.0, 1100.0],
+                "app_mb": [8.0, 95.0]},
 }  # fmt: skip
 
 
@@ -91,4 +92,5 @@ def test_the_table():
     assert "infer         10     100     200     300       0      1         0        2" in text
     assert "a training ran 50% of the time: 1 published, 2 kept, 0 failed" in text
     assert "1000 MB at first, 1200 MB at most, 1100 MB at the end" in text
+    assert "app folder 8 MB at first, 95 MB at the end: models" in text
     assert text.endswith("error: infer at 1.0 s: 500")
