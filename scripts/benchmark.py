@@ -11,8 +11,10 @@
     scripts/benchmark.py store --images 1000 20000                the store beside MONAI Label's
     scripts/benchmark.py train --cases 4 --slices 100             loading, steps and whole epochs of a training
     scripts/benchmark.py learning --epochs 12                     unseen cases before and after a training
+    scripts/benchmark.py soak --minutes 60 --json soak.json       annotators in the loop while the server trains
 
-Each benchmark compares with a baseline measured in the same run. Exit code: 0, or 2 for wrong input.
+Each but the soak compares with a baseline measured in the same run. Exit code: 0; 1 when a soak finds that a promise
+is not kept; 2 for wrong input.
 """
 
 import argparse
@@ -25,17 +27,17 @@ from lib.venv import enter_environment
 
 enter_environment()
 
-from lib.benchmarks import batch, cascade, clients, engines, infer, learning, store, train
+from lib.benchmarks import batch, cascade, clients, engines, infer, learning, soak, store, train
 from lib.console import Parser, check_output_file, run
 from lib.files import atomic_write
 
 _BENCHMARKS = {
     "batch": batch, "cascade": cascade, "clients": clients, "engines": engines, "infer": infer, "learning": learning,
-    "store": store, "train": train,
+    "soak": soak, "store": store, "train": train,
 }  # fmt: skip
 
 
-def main() -> None:
+def main() -> int:
     """Run one benchmark, print its table, write its JSON."""
     arguments = _arguments()
     if arguments.json:
@@ -46,6 +48,7 @@ def main() -> None:
     if arguments.json:
         with atomic_write(arguments.json) as path:
             path.write_text(json.dumps(result, indent=2), encoding="utf-8")
+    return int(bool(result.get("broken")))
 
 
 def _arguments() -> argparse.Namespace:

@@ -20,7 +20,8 @@ SHELLS = {
     "web/job_requests.py", "web/lookup_requests.py", "web/guarded.py", "web/guard/rows.py", "web/guard/guard.py",
     "web/session_requests.py", "web/front_page.py", "web/health.py", "web/metrics.py", "web/login_requests.py",
     "web/removal_requests.py", "web/openapi.py",
-    "store/folder.py", "benchmarks/stock_store.py", "inference/task.py",
+    "store/folder.py", "benchmarks/stock_store.py", "benchmarks/soak_people.py", "benchmarks/soak_annotator.py",
+    "inference/task.py",
     "inference/batch.py", "training/task.py", "activelearning/tasks.py", "doctor.py",
 }  # fmt: skip
 FILES = sorted(path.relative_to(LIB) for path in LIB.rglob("*.py") if path.name != "__init__.py")

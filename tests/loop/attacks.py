@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import requests
 
-from tests.loop.attacked import PATIENCE_S, SECRET, Site
+from tests.loop.attacked import SECRET, Site
+from tests.loop.running_server import PATIENCE_S
 
 _RUN = {"max_epochs": 1, "val_split": 0, "dataset": "Dataset", "dataloader": "DataLoader", "multi_gpu": False}
 
@@ -282,13 +283,13 @@ def _label(site: Site) -> bytes:
     return (site.studies / "labels" / "final" / "case_60.nii.gz").read_bytes()
 
 
-def server_stuck(site: Site) -> bool:
+def server_stuck(site: Site, patience_s: float = PATIENCE_S) -> bool:
     """The app is loaded anew and then asks its own server something, which waits for that answer itself."""
     site.ask("POST", "/reload")
     with suppress(requests.Timeout):
-        site.ask("POST", "/activelearning/random")
+        site.ask("POST", "/activelearning/random", timeout=patience_s)
     try:
-        site.ask("GET", "/info/")
+        site.ask("GET", "/info/", timeout=patience_s)
     except requests.Timeout:
         return True
     return False

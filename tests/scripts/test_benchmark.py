@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.benchmarks import engine_limit
+from lib.benchmarks import engine_limit, soak
 from lib.inference.model import new_network
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings
@@ -53,6 +53,7 @@ def test_table_and_json(benchmark, tmp_path):
         (("infer", "--repeat", "0"), "error: --repeat must be at least 1, not 0"),
         (("store", "--repeat", "0"), "error: --repeat must be at least 1, not 0"),
         (("learning", "--unseen", "1"), "error: --unseen must be at least 2, not 1"),
+        (("soak", "--minutes", "0"), "error: --minutes must be above 0 and at most a week, not 0"),
         (("infer", "--volume", "nowhere"), "error: --volume nowhere: neither a number of slices nor an existing image"),
     ],
 )
@@ -68,3 +69,11 @@ def test_help(benchmark):
     assert "--against" in benchmark("infer", "--help")[1]
     assert "--baseline-most" in benchmark("store", "--help")[1]
     assert "--unseen" in benchmark("learning", "--help")[1]
+    assert "--most-growth" in benchmark("soak", "--help")[1]
+
+
+@pytest.mark.parametrize(("broken", "code"), [([], 0), (["no request fails"], 1)])
+def test_a_broken_promise_is_an_exit_code(benchmark, monkeypatch, broken, code):
+    monkeypatch.setattr(soak, "measure", lambda _: {"broken": broken})
+    monkeypatch.setattr(soak, "as_text", str)
+    assert benchmark("soak")[:2] == (code, f"{{'broken': {broken}}}\n")

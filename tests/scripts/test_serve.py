@@ -20,15 +20,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SERVE = REPOSITORY / "scripts" / "serve.py"
 APP = REPOSITORY / "apps" / "liver_tumor"
 
-# The smallest app, with a subprocess as a training would be.
+# The app with the smallest network, and a subprocess as a training would be.
 STUB = """
 import subprocess
 from lib.web.app import LiverLoopApp
 
-class StubApp(LiverLoopApp):
-    def __init__(self, app_dir, studies, conf):
-        super().__init__(app_dir, studies, conf)
-        self.child = subprocess.Popen(["sleep", "600"])
+CHILD = subprocess.Popen(["sleep", "600"])
 """
 SMALL = "network: {arguments: {filters: [4, 4, 8, 8, 8]}}\ninference: {precision: float32, engine: pytorch}\n"
 

@@ -125,6 +125,15 @@ def test_cases_that_differ_are_named(tiny, sides):
     )
 
 
+def test_a_label_that_was_withdrawn_meanwhile_is_of_no_content(tiny, sides, tmp_path):
+    training, validation = sides
+    before = origin_of(tiny(), training, validation)
+    gone = CaseFiles(training[0].image, tmp_path / training[0].label.name)
+    now = origin_of(tiny(), [gone, *training[1:]], validation)
+    assert now["cases"]["case_0"] == {"side": "training", "label": None}
+    assert first_difference(before, now) == "the label of case_0 has changed"
+
+
 def test_runs_that_can_go_on(state, tmp_path):
     for name in ("20240102_030405", "20240101_000000", "20240103_000000"):
         (tmp_path / name).mkdir()

@@ -1,0 +1,40 @@
+import time
+
+import psutil
+import pytest
+
+from lib.benchmarks.soak_samples import Folders, Sampler, columns, take_sample
+
+
+@pytest.fixture
+def folders(tmp_path):
+    made = Folders(*(tmp_path / name for name in ("temporary", "sessions", "app", "ledger")))
+    for path in (made.temporary, made.sessions, made.app / "model" / "runs", made.ledger):
+        path.mkdir(parents=True)
+    return made
+
+
+def test_files_are_counted(folders):
+    (folders.temporary / "upload").write_bytes(b"1")
+    (folders.sessions / "one").mkdir()
+    (folders.app / "model" / "runs" / "model.pt").write_bytes(b"1" * 3000)
+    (folders.app / "starter.pt").symlink_to(folders.app / "model")
+    for name in ("ledger.sqlite", "ledger.sqlite-wal"):
+        (folders.ledger / name).write_bytes(b"1" * 2000)
+    sample = take_sample(psutil.Process(), folders, 1.5)
+    assert (sample.temporary_files, sample.sessions, sample.app_files, sample.at) == (1, 1, 1, 1.5)
+    assert (sample.app_mb, sample.ledger_mb) == (0.003, 0.004)
+    assert sample.memory_mb > 1
+    assert min(sample.open_files, sample.threads) >= 1
+
+
+def test_it_looks_until_it_is_told_to_stop(folders):
+    sampler = Sampler(psutil.Process(), folders, time.monotonic(), every_s=0.01)
+    sampler.start()
+    while len(sampler.samples) < 3:
+        time.sleep(0.01)
+    sampler.stop()
+    taken = columns(sampler.samples)
+    assert len(taken["memory_mb"]) == len(sampler.samples)
+    assert taken["at"] == sorted(taken["at"])
+    assert columns([])["threads"] == []
