@@ -9,12 +9,12 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import nrrd
 import numpy as np
-from isal import igzip, igzip_threaded
+from isal import igzip
 from isal.igzip_lib import IsalError
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
@@ -25,10 +25,11 @@ from lib.dicom import read_series
 from lib.errors import BadInputError, NotFoundError
 from lib.files import atomic_write
 from lib.labels import Label
-from lib.limits import DEFAULT_LIMITS, MOST_DEFLATED, Limits
+from lib.limits import DEFAULT_LIMITS, Limits
+from lib.nifti_file import read_nifti, read_nifti_grid
 from lib.nrrd_file import REQUIRED, Nrrd, NrrdError, read_nrrd, read_nrrd_grid, write_nrrd
 from lib.segments import Segment, segment_fields
-from lib.volume import AIR_HU, Grid, Volume, checked_shape, checked_size
+from lib.volume import AIR_HU, Grid, Volume
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 LABEL_SUFFIXES = (".seg.nrrd", *IMAGE_SUFFIXES)
@@ -38,8 +39,6 @@ _UNREADABLE: Any = (
     *_DAMAGED, OSError, ValueError, KeyError, IndexError, OverflowError, ImageFileError, HeaderDataError,
     nrrd.NRRDError,
 )  # fmt: skip
-_NIFTI_BY_HEADER_SIZE: Any = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
-_MOST_BEFORE_VOXELS = 64_000_000  # bytes of a NIfTI file's header and extensions
 
 
 def suffix_of(path: str | Path, suffixes: tuple[str, ...] = LABEL_SUFFIXES) -> str:
@@ -115,8 +114,7 @@ def read_grid(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Grid:
         if suffix.endswith(".nrrd"):
             grid = read_nrrd_grid(path, may_be_layered=suffix == ".seg.nrrd", limits=limits)
         else:
-            header = _nifti_header(path, limits, compressed=suffix == ".nii.gz")
-            grid = Grid(header.shape, header.affine)
+            grid = read_nifti_grid(path, limits, compressed=suffix == ".nii.gz")
     # Through `Volume`'s checks of the affine, on voxels that take no memory.
     return _volume(np.broadcast_to(np.uint8(0), grid.shape), grid.affine, path).grid
 
@@ -248,7 +246,7 @@ def _read(path: Path, suffixes: tuple[str, ...], limits: Limits) -> Nrrd:
     with _explained(path, suffixes) as suffix:
         if suffix.endswith(".nrrd"):
             return read_nrrd(path, may_be_layered=suffix == ".seg.nrrd", limits=limits)
-        return Nrrd(*_read_nifti(path, limits, compressed=suffix == ".nii.gz"), [])
+        return Nrrd(*read_nifti(path, limits, compressed=suffix == ".nii.gz"), [])
 
 
 @contextmanager
@@ -282,81 +280,6 @@ def _reason(error: Exception, suffix: str) -> str:
     ):  # pynrrd quotes the header, which may name a patient
         return "its header can't be understood"
     return text
-
-
-class _Nifti(NamedTuple):
-    """What a NIfTI header says: shape `(X, Y, Z)`, stored numbers, where they begin, what they mean, RAS+ affine."""
-
-    shape: tuple[int, int, int]
-    dtype: np.dtype
-    size: int
-    offset: int
-    slope: float
-    intercept: float
-    affine: NDArray[np.float64]
-
-
-def _nifti_header(path: Path, limits: Limits, *, compressed: bool) -> _Nifti:
-    opened: Any = igzip.open(path, "rb") if compressed else path.open("rb")
-    with opened as file:
-        start = file.read(max(_NIFTI_BY_HEADER_SIZE))
-    sizes = (int.from_bytes(start[:4], order) for order in ("little", "big"))
-    count = next((size for size in sizes if size in _NIFTI_BY_HEADER_SIZE), None)
-    if count is None:
-        msg = f"{path.name}: not a NIfTI file (it begins with {start[:4]!r}); export it again"
-        raise BadInputError(msg)
-    if (start[344:346] if count == 348 else start[4:6]) == b"ni":
-        msg = f"{path.name}: holds a header only, its voxels are in an .img file; export it as one .nii"
-        raise BadInputError(msg)
-    if len(start) < count:
-        msg = "its header is cut off"
-        raise EOFError(msg)
-    # The header alone: extensions may hold anything, and nothing of them is needed.
-    header = _NIFTI_BY_HEADER_SIZE[count](start[:count])
-    shape, dtype = checked_shape(header.get_data_shape(), path.name, limits=limits), header.get_data_dtype()
-    size = checked_size(shape, dtype, path.name, limits)
-    offset = header.get_data_offset() or count + 4  # the four bytes say whether extensions follow
-    if not count <= offset <= _MOST_BEFORE_VOXELS:
-        msg = f"its voxels can't begin at byte {offset}"
-        raise ValueError(msg)
-    slope, intercept = header.get_slope_inter()
-    return _Nifti(shape, dtype, size, offset, slope or 1.0, intercept or 0.0, header.get_best_affine())
-
-
-def _read_nifti(path: Path, limits: Limits, *, compressed: bool) -> tuple[NDArray, NDArray[np.float64]]:
-    header = _nifti_header(path, limits, compressed=compressed)
-    length = path.stat().st_size
-    if header.offset + header.size > (length * MOST_DEFLATED if compressed else length):
-        msg = f"the file has {length} bytes, too few for {header.size} bytes of voxels"
-        raise EOFError(msg)
-    raw = _voxels(path, header, compressed=compressed)
-    if header.slope == 1.0 and header.intercept == 0.0:
-        return raw, header.affine
-    array = raw.astype(np.float32)
-    array *= np.float32(header.slope)
-    array += np.float32(header.intercept)
-    return array, header.affine
-
-
-def _voxels(path: Path, header: _Nifti, *, compressed: bool) -> NDArray:
-    """The voxels, of a `.nii.gz` unpacked by a thread of its own into the memory where they stay.
-
-    Raises:
-        EOFError: the file ends before them.
-    """
-    voxels = np.empty(header.shape, header.dtype, order="F")
-    memory = voxels.reshape(-1, order="F").view(np.uint8).data
-    # isal unpacks three times as fast as zlib. Nothing is mapped from disk: whoever shortened the file meanwhile would
-    # end the whole process.
-    opened: Any = igzip_threaded.open(path, "rb", threads=1) if compressed else path.open("rb")
-    with opened as file:
-        skipped, done = len(file.read(header.offset)), 0
-        while skipped == header.offset and done < header.size and (count := file.readinto(memory[done:])):
-            done += count
-    if done < header.size:
-        msg = f"the file ends after {done} of {header.size} bytes of voxels"
-        raise EOFError(msg)
-    return voxels
 
 
 def _as_hounsfield(array: NDArray, path: Path) -> NDArray[np.int16]:

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
@@ -26,6 +26,11 @@ from lib.web.launch import (
     server_url,
     wait_until_ready,
 )
+from lib.web.launch_login import check_environment, check_login, login_state
+from lib.web.launch_tls import CIPHERS, Tls, check_tls
+
+if TYPE_CHECKING:
+    from lib.settings import Settings
 
 _EPILOG = """\
 examples:
@@ -35,6 +40,9 @@ examples:
                                                        a PACS with DICOMweb, for OHIF and for 3D Slicer
   scripts/serve --conf training.max_epochs 5 --conf postprocessing.fill_holes false
                                                        any key of app.yaml; docs/configuration.md lists them
+  scripts/users.py add ann --role admin --studies ~/livers
+  scripts/serve --studies ~/livers --host 0.0.0.0 --tls-certificate labels.pem --tls-key labels.key
+                                                       for a network, by https; people log in (docs/access.md)
 
 then:
   3D Slicer   install the extension MONAILabel, open the module MONAI Label, enter the server's address,
@@ -54,23 +62,22 @@ def main() -> int:
     arguments = _parse()
     enter_environment()  # not before: --help needs none
     signal.signal(signal.SIGTERM, _stop)
+    check_environment(os.environ)
     check_address(arguments.host, arguments.port)
+    tls = _checked_tls(arguments)
     app = check_app(arguments.app)
+    # Before anything that counts threads is imported.
+    apply_environment(server_environment(os.environ, port=arguments.port))
     studies = None if arguments.studies is None else check_studies(arguments.studies, app, arguments.conf)
-    check_conf(app, arguments.conf)
+    settings = check_conf(app, arguments.conf)
+    login = _checked_login(studies or str(_samples_folder()), settings, app, arguments.host)
     if studies is None:
         studies = _samples()
-    if not is_loopback(arguments.host):
-        sys.stderr.write(
-            f"warning: --host {arguments.host} opens the server to the network, and it has no login yet: anyone who "
-            "reaches it can read and change the studies\n"
-        )
-    apply_environment(server_environment(os.environ, port=arguments.port))
-    url = server_url(arguments.host, arguments.port)
+    url = server_url(arguments.host, arguments.port, tls=tls is not None)
     print(f"starting MONAI Label with {app.name}; this takes about 10 seconds", flush=True)
-    threading.Thread(target=_announce, args=(url, studies), daemon=True).start()
+    threading.Thread(target=_announce, args=(url, studies, login), daemon=True).start()
     try:
-        _serve(app, studies, arguments)
+        _serve(app, studies, tls, arguments)
     finally:
         _end_children()
     print("stopped", flush=True)
@@ -102,8 +109,44 @@ def _parse() -> argparse.Namespace:
         metavar=("KEY", "VALUE"),
         help="override one key of app.yaml; may be repeated",
     )
+    parser.add_argument(
+        "--tls-certificate", type=Path, metavar="FILE", help="PEM file: serve https with this certificate"
+    )
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM file with the certificate's key")
     parser.add_argument("--verbose", action="store_true", help="log our debugging messages too")
     return parser.parse_args()
+
+
+def _checked_tls(arguments: argparse.Namespace) -> Tls | None:
+    tls = check_tls(arguments.tls_certificate, arguments.tls_key)
+    for warning in tls.warnings if tls else ():
+        _warn(warning)
+    if tls is None and not is_loopback(arguments.host):
+        _warn(
+            f"--host {arguments.host} without --tls-certificate and --tls-key: passwords and images cross the network "
+            "in clear, unless a proxy on the way does TLS"
+        )
+    return tls
+
+
+def _checked_login(studies: str, settings: "Settings", app: Path, host: str) -> str:
+    """Who must log in, in words; refuses a start that would leave the server open or closed to everybody."""
+    state = login_state(studies, settings, app)
+    check_login(state, settings.access.login, host=host, loopback=is_loopback(host), studies=studies)
+    if not state.needed:
+        return "nobody is asked to log in, on this machine only (docs/access.md)"
+    provider = f", or of {state.issuer}" if state.issuer else ""
+    return f"as a user of scripts/users.py list{provider}"
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")
+
+
+def _samples_folder() -> Path:
+    from lib.datasets.samples import DEFAULT_FOLDER
+
+    return DEFAULT_FOLDER
 
 
 def _samples() -> str:
@@ -112,16 +155,19 @@ def _samples() -> str:
     return str(ensure_samples(DEFAULT_FOLDER, lambda line: print(f"samples: {line}", flush=True)))
 
 
-def _serve(app: Path, studies: str, arguments: argparse.Namespace) -> None:
+def _serve(app: Path, studies: str, tls: Tls | None, arguments: argparse.Namespace) -> None:
     import logging
+    from functools import partial
 
+    import uvicorn
     from monailabel.main import Main
 
     from lib.web.log import watch_errors, write_log_configuration
 
+    uvicorn.run = partial(uvicorn.run, ssl_ciphers=CIPHERS)  # MONAI Label has no option for it
     watch_errors()
     log = write_log_configuration(app, verbose=arguments.verbose)
-    sys.argv = ["monailabel", "start_server", *_server_arguments(app, studies, log, arguments)]
+    sys.argv = ["monailabel", "start_server", *_server_arguments(app, studies, tls, log, arguments)]
 
     try:
         Main(loglevel=logging.WARNING, actions="start_server").run()
@@ -131,17 +177,20 @@ def _serve(app: Path, studies: str, arguments: argparse.Namespace) -> None:
         raise
 
 
-def _server_arguments(app: Path, studies: str, log: Path, arguments: argparse.Namespace) -> Sequence[str]:
+def _server_arguments(
+    app: Path, studies: str, tls: Tls | None, log: Path, arguments: argparse.Namespace
+) -> Sequence[str]:
     conf = [part for pair in arguments.conf for part in ("--conf", *pair)]
     address = ("--host", arguments.host, "--port", str(arguments.port))
+    files = ("--ssl_certfile", str(tls.certificate), "--ssl_keyfile", str(tls.key)) if tls else ()
     # Its own debugging messages quote requests, so that the level of the others is never theirs.
     ours = ("--log_config", str(log), "--uvicorn_app", "lib.web.guarded:app")
-    return ["--app", str(app), "--studies", studies, *address, *ours, "--verbose", "INFO", *conf]
+    return ["--app", str(app), "--studies", studies, *address, *files, *ours, "--verbose", "INFO", *conf]
 
 
-def _announce(url: str, studies: str) -> None:
+def _announce(url: str, studies: str, login: str) -> None:
     if wait_until_ready(url):
-        print(f"\n{announcement(url, studies)}\n", flush=True)
+        print(f"\n{announcement(url, studies, login)}\n", flush=True)
 
 
 def _end_children() -> None:

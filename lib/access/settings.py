@@ -68,6 +68,9 @@ class AccessSettings(BaseModel):
         default=(IPv4Network("127.0.0.1/32"), IPv6Network("::1/128")),
         description="networks whose programs may read /metrics without a login",
     )
+    slicer_images: bool = Field(
+        default=True, description="3D Slicer gets the image it was just given without its login"
+    )
     oidc: OidcSettings = OidcSettings()
 
     @field_validator("login", mode="before")

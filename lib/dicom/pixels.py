@@ -96,7 +96,8 @@ def damage_explained(place: str) -> Iterator[None]:
     except BadInputError:
         raise
     except _DAMAGED_ELEMENTS as error:
-        msg = f"{place}: damaged DICOM header ({' '.join(str(error).split())[:200]}); copy the file again"
+        # Not the error's own words: they quote the header, which holds the patient's name.
+        msg = f"{place}: damaged DICOM header ({type(error).__name__}); copy the file again"
         raise BadInputError(msg) from error
 
 

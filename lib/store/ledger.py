@@ -22,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 
 from lib.errors import BadInputError, LiverLoopError, SettingsError, StorageError, UnavailableError
+from lib.store.layout import Layout
 from lib.store.schema import SCHEMA_VERSION, facts, metadata
 
 _WAIT_MS = 60_000  # for another process's transaction; ours take milliseconds
@@ -143,6 +144,20 @@ class Ledger:
         except NoConnectionError as error:
             msg = f"all connections to the ledger {self.name} are in use; try again"
             raise UnavailableError(msg) from error
+
+
+def open_ledger(layout: Layout, url: str) -> Ledger:
+    """The ledger of a studies folder, made if there is none.
+
+    Args:
+        layout: of the folder.
+        url: of `ledger` in the settings; empty: SQLite in the folder.
+
+    Raises:
+        SettingsError, StorageError: see `Ledger`.
+    """
+    in_use = layout.in_use()  # before the folder gets its id
+    return Ledger(url or f"sqlite:///{layout.database}", belongs_to=layout.studies_id(), may_be_new=not in_use)
 
 
 def checked_url(url: str) -> URL:

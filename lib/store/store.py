@@ -19,7 +19,7 @@ from lib.store.found_labels import FoundLabels, UnsettledError
 from lib.store.image_files import FolderImages, ImageFiles
 from lib.store.label_store import LabelStore, Noting
 from lib.store.layout import FINAL, ORIGINAL, Layout, checked_tag
-from lib.store.ledger import Ledger
+from lib.store.ledger import open_ledger
 from lib.store.pacs_images import PacsImages
 from lib.store.scan import Changes
 from lib.store.seg_exchange import SegExchange
@@ -58,9 +58,7 @@ class Store:
             raise SettingsError(msg)
         for folder in (self.layout.tag(FINAL), self.layout.tag(ORIGINAL), self.layout.ledger):
             writable_folder(folder)
-        url = settings.ledger or f"sqlite:///{self.layout.database}"
-        in_use = self.layout.in_use()
-        self.ledger = Ledger(url, belongs_to=self.layout.studies_id(), may_be_new=not in_use)
+        self.ledger = open_ledger(self.layout, settings.ledger)
         self.images = self._image_files(pacs)
         self.labels = LabelStore(self.ledger, self.layout, settings, self.images, self._sent_soon)
         self.found_labels = FoundLabels(self.ledger, self.layout, settings, self.labels)

@@ -105,10 +105,12 @@ def install_answers(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> JSONResponse:
         status = status_of(error)
         reason = reason_of(error)
-        if status >= 500:
-            logger.error("%s %s", _route(request), reason)
-        else:
+        if status < 500:
             logger.warning("%s refused: %s", _route(request), origin_of(error))
+        elif isinstance(error, ServerException):  # MONAI Label's words quote requests too
+            logger.error("%s failed: %s", _route(request), origin_of(error))
+        else:
+            logger.error("%s %s", _route(request), reason)
         return JSONResponse({"detail": reason}, status_code=status, headers=headers_of(error))
 
     async def explain(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -40,6 +40,7 @@ from lib.volume_io import read_grid
 from lib.web.answers import install_answers
 from lib.web.environment import settle_environment
 from lib.web.front_page import install_front_page
+from lib.web.guard.handed_out import HandedOut
 from lib.web.guard.table import TABLE
 from lib.web.health import install_health
 from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
@@ -47,7 +48,7 @@ from lib.web.job_requests import install_jobs
 from lib.web.jobs import begin_jobs, end_jobs, end_with_server, interrupted_jobs, running_jobs
 from lib.web.ledger_requests import install_ledger
 from lib.web.log import keep_private, keep_private_in_job
-from lib.web.login_requests import install_login
+from lib.web.login_requests import install_login, warn_unless_guarded
 from lib.web.logins import Logins
 from lib.web.lookup_requests import install_lookups
 from lib.web.metrics import Metrics, State, install_metrics
@@ -115,6 +116,9 @@ class LiverLoopApp(MONAILabelApp):
             self.traffic, self.settings.server.stop_seconds, self._end_jobs, self._infers[model].close
         )
         self._figures = LedgerFigures(self.store.ledger) if self.store else None
+        access = self.settings.access
+        self.handed_out = HandedOut()
+        self.logins = Logins(access, Accounts(self.store.ledger, access.token_hours) if self.store else None)
 
     def init_datastore(self) -> Datastore:
         """The same store for a folder and for a PACS; MONAI Label's own, which downloads programs, is never used."""
@@ -337,7 +341,6 @@ class LiverLoopApp(MONAILabelApp):
         install_sessions(server)
         install_lookups(server)
         install_removals(server)
-        install_login(server, self.logins)
         folder = "(studies folder)"
         names = {Path(self.studies): folder} if self.store and not self.store.pacs_images else {}
         install_jobs(server, self.jobs, {**names, Path(self.app_dir): "(app folder)"})
@@ -349,6 +352,8 @@ class LiverLoopApp(MONAILabelApp):
         if self.store is not None:
             install_ledger(server)
             self.store.watch(self._found_in_pacs)
+        install_login(server, self.logins, server=self.settings.name, home="/ohif/" if images else "/")
+        warn_unless_guarded(server)
         install_openapi(server, TABLE if getattr(server.state, "guarded", False) else ())
         super().on_init_complete()
         keep_private()  # a log of its own has what it runs every minute

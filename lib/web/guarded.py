@@ -28,6 +28,7 @@ def _site() -> Site:
         upload_bytes=int(limits.upload_mb * MEGABYTE),
         seen=instance.metrics.request_done,
         note=_note,
+        handed_out=instance.handed_out,
     )
 
 

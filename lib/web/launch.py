@@ -8,7 +8,9 @@ import errno
 import ipaddress
 import re
 import socket
+import ssl
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,20 +128,28 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def server_url(host: str, port: int) -> str:
+def server_url(host: str, port: int, *, tls: bool = False) -> str:
     """The address to open on this machine; 0.0.0.0 and :: mean every address and are reached by loopback."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
 
 
-def announcement(url: str, studies: str) -> str:
-    """What to do next, as a block of lines for the terminal."""
+def announcement(url: str, studies: str, login: str = "nobody is asked to log in") -> str:
+    """What to do next, as a block of lines for the terminal.
+
+    Args:
+        url: of the server.
+        studies: a folder, or the address of a PACS.
+        login: who must log in.
+    """
     remote = studies.startswith(("http://", "https://"))
     count = 0 if remote else len({path for pattern in IMAGE_PATTERNS for path in Path(studies).glob(pattern)})
     ohif = f"{url}/ohif/" if remote else "reads from a PACS: start with --studies http://HOST:PORT/dicom-web"
     lines = [
         f"LiverLoop is ready at {url}",
         f"  studies    {studies}" + ("" if remote else f" ({count} image{'' if count == 1 else 's'})"),
+        f"  login      {login}",
         f"  3D Slicer  module MONAI Label > MONAI Label server: {url} > Next Sample > Auto-Segmentation",
         f"  OHIF       {ohif}",
         "  own data   scripts/serve --studies DIR (CTs as .nii.gz, .nii or .nrrd)",
@@ -149,13 +159,23 @@ def announcement(url: str, studies: str) -> str:
 
 
 def wait_until_ready(url: str, patience_s: float = 300.0, pause_s: float = 0.5) -> bool:
-    """Ask `/info/` until it answers; False when `patience_s` seconds have passed."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never ask a proxy for our own machine
+    """Ask `/healthz`, for which nobody must log in, until it answers; False when `patience_s` seconds have passed.
+
+    An app that is not ours answers 404: its server runs as well. Whose certificate it is doesn't matter: nothing is
+    sent, and the question is only whether this machine's server answers.
+    """
+    context = ssl._create_unverified_context()
+    handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+    opener = urllib.request.build_opener(*handlers)  # never ask a proxy for our own machine
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
         try:
-            with opener.open(f"{url}/info/", timeout=10) as answer:
+            with opener.open(f"{url}/healthz", timeout=10) as answer:
                 return bool(answer.status == 200)
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return True
+            time.sleep(pause_s)
         except OSError:  # URLError is one: not listening yet
             time.sleep(pause_s)
     return False

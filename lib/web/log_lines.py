@@ -21,6 +21,8 @@ _LONGEST = 4000  # characters of a message
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LINE = re.compile(r"(?P<time>\S+ \S+) (?P<level>[A-Z]+) (?P<logger>\S+) \[(?P<id>[A-Za-z0-9._-]+)\] (?P<words>.*)")
 _MONAI_LABEL = re.compile(r"\[[^]]*\] \[[^]]*\] .*?\((monailabel|__main__)\b")
+_TRACE = "Traceback (most recent call last):"
+_FRAME = re.compile(r'^ *File "(.*)", line (\d+), in (.*)$', re.MULTILINE)
 _LIB = str(Path(__file__).resolve().parents[1])
 
 
@@ -117,12 +119,24 @@ def escaped(text: str) -> str:
 def _words(record: logging.LogRecord) -> str:
     if _is_of(record.name, _OURS) or _is_of(record.name, _SERVERS) or record.name in JOBS:
         words = record.getMessage().rstrip()
+        if _TRACE in words and _is_of(record.name, _SERVERS):
+            words = _of_trace(words)
     else:
         words = f"a message at {record.filename}:{record.lineno}, whose words are left out"
     if record.exc_info and record.exc_info[1] is not None:
         words += f": {UNFORESEEN}: {_chain(record.exc_info[1])}"
     words = escaped(words)
     return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}..."
+
+
+def _of_trace(text: str) -> str:
+    """What uvicorn is told of a start that failed, as text: our words of what is wrong with the server, or places."""
+    kind, _, reason = text.splitlines()[-1].partition(": ")
+    name = kind.rpartition(".")[2]
+    if kind.startswith("lib.errors."):
+        return f"{name}: {reason}"
+    places = (f"{Path(file).name}:{line} {function}" for file, line, function in _FRAME.findall(text))
+    return f"{UNFORESEEN}: {name} ({' > '.join(places)})"
 
 
 def _chain(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 The first answers as MONAI Label's own login does, which its clients expect, and works without Keycloak.
 """
 
+import logging
 import time
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from lib.web.clients import address_of
 from lib.web.guard.callers import COOKIE, token_of
 from lib.web.login_page import CONTENT_POLICY, login_page, logout_page, safe_path
 from lib.web.logins import Logins
+
+logger = logging.getLogger(__name__)
 
 _NOT_KEPT = {"Cache-Control": "no-store"}
 _PAGE = {**_NOT_KEPT, "Content-Security-Policy": CONTENT_POLICY, "X-Content-Type-Options": "nosniff",
@@ -160,6 +163,15 @@ def install_login(app: FastAPI, logins: Logins, *, server: str = "LiverLoop", ho
 
     app.include_router(routes)
     app.router.routes.insert(0, app.router.routes.pop())  # the first route that matches answers
+
+
+def warn_unless_guarded(app: FastAPI) -> None:
+    """Say in the log what a server lacks that plain `monailabel start_server` runs."""
+    if not getattr(app.state, "guarded", False):
+        logger.warning(
+            "this server was not started by scripts/serve: nobody is asked to log in, whatever access.login says, and "
+            "requests are not checked before MONAI Label sees them; whoever reaches it can read and change everything"
+        )
 
 
 def _seconds_left(given: LoggedIn) -> int:

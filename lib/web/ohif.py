@@ -1,6 +1,9 @@
 """`/ohif/`: the OHIF viewer that comes with MONAI Label, set up for our proxy and our classes."""
 
+import base64
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -19,13 +22,11 @@ from lib.web.pacs_proxy import NO_PACS, ROOT
 
 _FOLDER = Path(endpoints.__file__).parent / "static" / "ohif"
 _CONFIGURATION = "app-config.js"
+_PAGE = "index.html"
 _TEMPLATE = files("lib.web") / "ohif_config.js"
-# The viewer talks to this server alone. It compiles WebAssembly, and has styles and small scripts in its pages.
-_POLICY = (
-    "default-src 'self' blob: data:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; frame-ancestors 'self'"
-)
-_HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+_INLINE = re.compile(r"<script>(.+?)</script>", re.DOTALL)
+_LOCKED = "base-uri 'self'; form-action 'self'; object-src 'none'; frame-ancestors 'self'"
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
 
 
 def install_ohif(app: FastAPI, labels: Mapping[str, Label] | None) -> None:
@@ -42,7 +43,7 @@ def install_ohif(app: FastAPI, labels: Mapping[str, Label] | None) -> None:
     async def explain(request: Request) -> Response:
         if "text/html" not in request.headers.get("accept", ""):
             return JSONResponse({"detail": f"no viewer: {NO_PACS}"}, 404)
-        return HTMLResponse(_page(NO_PACS), 404)
+        return HTMLResponse(_explanation(NO_PACS), 404)
 
     routes: list[BaseRoute]
     if labels is None:
@@ -58,18 +59,33 @@ class _Viewer(StaticFiles):
     def __init__(self, configuration: str) -> None:
         super().__init__(directory=_FOLDER)
         self._configuration = configuration
+        self._headers = {**_HEADERS, "Content-Security-Policy": _policy((_FOLDER / _PAGE).read_text("utf-8"))}
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         if path == _CONFIGURATION and scope["method"] in {"GET", "HEAD"}:
-            return Response(self._configuration, media_type="text/javascript", headers=_HEADERS)
+            return Response(self._configuration, media_type="text/javascript", headers=self._headers)
         try:
             response = await super().get_response(path, scope)
         except HTTPException as error:
             if error.status_code != 404 or "." in path.rpartition("/")[2] not in {"", "."}:
                 raise
-            response = await super().get_response("index.html", scope)
-        response.headers.update(_HEADERS)
+            response = await super().get_response(_PAGE, scope)
+        response.headers.update(self._headers)
         return response
+
+
+def _policy(page: str) -> str:
+    """The viewer talks to this server alone, runs its own files and the small scripts of its page, nothing else.
+
+    It compiles WebAssembly and functions, as it opens a SEG, has styles in its pages, and begins workers from what it
+    holds in memory.
+    """
+    digests = (hashlib.sha256(script.encode()).digest() for script in _INLINE.findall(page))
+    scripts = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    return (
+        f"default-src 'self' blob: data:; script-src 'self' {scripts} 'unsafe-eval' blob:; "
+        f"style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; {_LOCKED}"
+    )
 
 
 def _configuration(labels: Mapping[str, Label]) -> str:
@@ -77,7 +93,7 @@ def _configuration(labels: Mapping[str, Label]) -> str:
     return _TEMPLATE.read_text("utf-8").replace("__COLORS__", json.dumps(colors)).replace("__ROOT__", json.dumps(ROOT))
 
 
-def _page(text: str) -> str:
+def _explanation(text: str) -> str:
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><title>LiverLoop: no viewer</title>"
         f"<body style='font: 16px sans-serif; margin: 3em'><h1>The OHIF viewer needs a PACS</h1><p>{text}"

@@ -38,9 +38,11 @@ _ERRORS = {
     507: "The server's disk takes nothing more",
 }
 _OF_LOGIN = {401, 403}
+_PAGES = {("POST", "/login")}  # whose errors are pages
 _BINARY = {"type": "string", "format": "binary"}
 _FILE: _Object = {"*/*": {"schema": _BINARY}}
 _JSON: _Object = {"application/json": {"schema": {}}}
+_PAGE: _Object = {"content": {**_JSON, "text/html": {"schema": {"type": "string"}}}}
 _RESULT = {"params": {"type": "string", "contentMediaType": "application/json"}, "image": _BINARY}
 # What comes in a format of its own, though its endpoint does not say so.
 _CONTENT: dict[_Address, _Object] = {
@@ -93,7 +95,8 @@ def described(app: FastAPI, table: Iterable[Row | Off]) -> _Object:
             if address in _CONTENT:
                 operation["responses"]["200"]["content"] = _CONTENT[address]
             row = rows.get(address)
-            _describe_errors(operation, needs_login=isinstance(row, Row) and row.role is not None)
+            logs_in = isinstance(row, Row) and (row.role is not None or row.body is not None)
+            _describe_errors(operation, logs_in=logs_in, as_pages=address in _PAGES)
             _drop_token(operation)
             if isinstance(row, Row):
                 _describe_access(operation, row)
@@ -128,14 +131,14 @@ def _reachable(app: FastAPI) -> tuple[dict[_Address, RouteContext], dict[_Addres
     return found, summaries
 
 
-def _describe_errors(operation: _Object, *, needs_login: bool) -> None:
+def _describe_errors(operation: _Object, *, logs_in: bool, as_pages: bool) -> None:
     """Common errors in place of what FastAPI and MONAI Label say of theirs; other answers stay."""
     own = {status: answer for status, answer in operation["responses"].items() if status not in {"404", "422"}}
     common = {
-        str(status): {"$ref": f"{_RESPONSES}{status}"}
-        for status in _ERRORS
-        if needs_login or status not in _OF_LOGIN
-    }  # fmt: skip
+        str(status): _error(words) | _PAGE if as_pages else {"$ref": f"{_RESPONSES}{status}"}
+        for status, words in _ERRORS.items()
+        if logs_in or status not in _OF_LOGIN
+    }
     operation["responses"] = {**common, **own}
 
 

@@ -36,7 +36,7 @@ from lib.store.store import Store
 from lib.store.to_correct import in_review, renumbered
 from lib.store.versions import Version
 from lib.volume_io import IMAGE_SUFFIXES, read_label, stem_of, suffix_of, write_label
-from lib.web.clients import client_of
+from lib.web.clients import address_of, client_of
 from lib.web.connection import watch_connection
 from lib.web.guard.callers import caller_of
 from lib.web.guard.carried import Carried, checked
@@ -165,6 +165,9 @@ def install_requests(app: FastAPI) -> None:
         # Not by MONAI Label's function, which describes every image of the folder on the way.
         asked = {"strategy": strategy} | sent | {"client_id": client_of(sent, request)}
         answer = _sample(store, _app().next_sample(asked))
+        name = caller_of(request).name
+        if answer and name is not None and _app().settings.access.slicer_images:
+            _app().handed_out.note(answer["id"], address_of(request), name)
         if answer and "label" not in answer:  # in a review there is a label already
             background_tasks.add_task(_app().prefetch, answer["id"], asked["client_id"])
         return answer

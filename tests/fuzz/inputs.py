@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -201,8 +202,15 @@ def _fill(content: bytearray, head: int, rng: np.random.Generator) -> bytearray:
 
 def _deflated_bomb(content: bytearray, head: int, rng: np.random.Generator) -> bytearray:
     """Something that unpacks to much, where packed bytes may stand."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, (-15, 31)[rng.integers(2)])
-    return content[: max(head, 0)] + packer.compress(bytes(3_000_000)) + packer.flush()
+    return content[: max(head, 0)] + _bombs()[rng.integers(2)]
+
+
+@cache
+def _bombs() -> tuple[bytes, bytes]:
+    """Three megabytes of nothing, as deflate alone and as gzip."""
+    packers = (zlib.compressobj(9, zlib.DEFLATED, bits) for bits in (-15, 31))
+    first, second = (packer.compress(bytes(3_000_000)) + packer.flush() for packer in packers)
+    return first, second
 
 
 def _line(content: bytearray, head: int, rng: np.random.Generator) -> bytearray:

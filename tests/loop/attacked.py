@@ -11,11 +11,10 @@ import requests
 
 from lib.volume import Volume
 from lib.volume_io import write_image
-from tests.loop.running_server import RunningServer
+from tests.loop.running_server import PATIENCE_S, RunningServer
 from tests.loop.studies import manifest
 
 SECRET = "the words of a file that nobody may read"
-PATIENCE_S = 60.0
 
 
 @dataclass
@@ -29,7 +28,6 @@ class Site:
         scoring: name of a scoring method.
         token: of the attacker's login; None for one who has none.
         cookie: the same as a browser sends it.
-        patience_s: after which the server counts as stuck.
     """
 
     server: RunningServer
@@ -38,7 +36,6 @@ class Site:
     scoring: str
     token: str | None = None
     cookie: str | None = None
-    patience_s: float = PATIENCE_S
     answers: list[tuple[str, int]] = field(default_factory=list)
 
     @property
@@ -66,7 +63,7 @@ class Site:
         if self.cookie:
             headers["Cookie"] = self.cookie
         answer = requests.request(
-            method, self.server.url + path, headers=headers, timeout=self.patience_s,
+            method, self.server.url + path, headers=headers, timeout=options.pop("timeout", PATIENCE_S),
             allow_redirects=False, **options,
         )  # fmt: skip
         self.answers.append((f"{method} {path}", answer.status_code))

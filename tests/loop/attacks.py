@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import requests
 
-from tests.loop.attacked import PATIENCE_S, SECRET, Site
+from tests.loop.attacked import SECRET, Site
+from tests.loop.running_server import PATIENCE_S
 
 _RUN = {"max_epochs": 1, "val_split": 0, "dataset": "Dataset", "dataloader": "DataLoader", "multi_gpu": False}
 
@@ -28,9 +29,12 @@ def code_by_bundle_path(site: Site) -> bool:
     proof = site.outside / "code-by-bundle-path"
     program = f"import os\nopen({str(proof)!r}, 'w').close()\nos._exit(0)\n".encode()
     site.offer("image", "sitecustomize.py", program, image="sitecustomize")
+    body = {"bundle_path": str(site.studies)}
+    jobs = {f"/scoring/{site.scoring}": body, f"/train/{site.model}": body, f"/batch/infer/{site.model}": body}
+    jobs |= {"/scoring/": {site.scoring: body}, "/train/": {site.model: body}}
     with _planted(site.studies / "sitecustomize.py", program):
-        for path in (f"/scoring/{site.scoring}", f"/train/{site.model}", f"/batch/infer/{site.model}"):
-            if site.ask("POST", path, json={"bundle_path": str(site.studies)}).status_code == 200:
+        for path, sent in jobs.items():
+            if site.ask("POST", path, json=sent).status_code == 200:
                 return _until(proof.exists)
     return False
 
@@ -75,7 +79,7 @@ def read_by_planted_session(site: Site) -> bool:
     """What describes a session is a file beside its image, which a label of that name may be, too."""
     session = site.sessions / "planted"
     described = _session(session, site.outside / "secret.txt")
-    site.offer("image", "x.nii.gz", _image(site), image="meta")
+    site.offer("image", "x.nii.gz", b"anything", image="meta")
     tag = os.path.relpath(session, site.studies / "labels")
     site.offer("label", "x.info", described, image="meta", tag=tag)
     with _planted(session / "meta.info", described):
@@ -101,7 +105,7 @@ def delete_by_session_id(site: Site) -> bool:
     victim.mkdir(exist_ok=True)
     (victim / "work").write_text("of many hours")
     described = _session(victim, Path("/nowhere"))
-    site.offer("image", "x.nii.gz", _image(site), image="meta")
+    site.offer("image", "x.nii.gz", b"anything", image="meta")
     site.offer("label", "x.info", described, image="meta", tag="victim")
     with _planted(victim / "meta.info", described):
         session_id = os.path.relpath(victim, site.sessions)
@@ -134,14 +138,54 @@ def infer_on_a_path(site: Site) -> bool:
 
 
 def infer_by_params(site: Site) -> bool:
-    """The same in the form, which overrides the image's id."""
-    return site.infer({"image": str(site.outside / "secret.nii.gz")}, image="case_60")
+    """The same in the form, which overrides the image's id; in every way in which a form may be written."""
+    params = json.dumps({"image": str(site.outside / "secret.nii.gz")})
+    twice = [("params", (None, "{}")), ("params", (None, params))]
+    answers = [
+        _sent_to_infer(site, data={"params": params}),
+        _sent_to_infer(site, files=[("params", (None, params))]),
+        _sent_to_infer(site, files=twice),
+        _sent_to_infer(site, files=twice[::-1]),
+        _sent_to_infer(site, data=[("params", "{}"), ("params", params)]),
+        _sent_to_infer(site, data={"params": params[:-1] + ', "image": "case_60"}'}),
+        _sent_to_infer(site, data={"params": '{"image": "case_60", ' + params[1:]}),
+    ]
+    for head in (
+        'form-data; name="params"; name="x"',
+        'form-data; name="x"; name="params"',
+        "form-data; name*=utf-8''params",
+        'FORM-DATA; NAME="params"',
+        'form-data; name="par\\ams"',
+        'form-data; name=params; filename=""',
+    ):
+        part = f"--edge\r\nContent-Disposition: {head}\r\n\r\n{params}\r\n--edge--\r\n"
+        for kind in ("multipart/form-data; boundary=edge", 'Multipart/Form-Data; BOUNDARY="edge"; boundary=other'):
+            answers.append(_sent_to_infer(site, data=part.encode(), headers={"Content-Type": kind}, image=""))
+    return any(answers)
+
+
+def _sent_to_infer(site: Site, image: str = "case_60", **options: Any) -> bool:
+    """Whether the model answers; without an image's id only for one that the form names."""
+    return site.ask("POST", f"/infer/{site.model}", params={"image": image}, **options).status_code == 200
 
 
 def train_into_a_path(site: Site) -> bool:
-    """A training's name that leaves the folder of models."""
-    site.ask("POST", f"/train/{site.model}?run_sync=true", json={**_RUN, "name": "../../../outside/by-train"})
-    return (site.outside / "by-train").exists()
+    """A training's name that leaves the folder of models; in every way in which JSON may be sent."""
+    body = json.dumps({**_RUN, "name": "../../../outside/by-train"})
+    for content, kind in (
+        (body.encode(), "application/json"),
+        (body.encode(), "text/plain"),
+        (body.encode(), "application/vnd.any+json"),
+        (body.encode("utf-16"), "application/json"),
+        (body.encode("utf-8-sig"), "application/json; charset=utf-16"),
+        (body.replace("{", '{"name": "plain", ', 1).encode(), "application/json"),
+        (body.replace('"name"', '"n\\u0061me"').encode(), "application/json"),
+    ):
+        headers = {"Content-Type": kind}
+        site.ask("POST", f"/train/{site.model}?run_sync=true", data=content, headers=headers)
+        if (site.outside / "by-train").exists():
+            return True
+    return False
 
 
 def train_on_paths(site: Site) -> bool:
@@ -239,13 +283,13 @@ def _label(site: Site) -> bytes:
     return (site.studies / "labels" / "final" / "case_60.nii.gz").read_bytes()
 
 
-def server_stuck(site: Site) -> bool:
+def server_stuck(site: Site, patience_s: float = PATIENCE_S) -> bool:
     """The app is loaded anew and then asks its own server something, which waits for that answer itself."""
     site.ask("POST", "/reload")
     with suppress(requests.Timeout):
-        site.ask("POST", "/activelearning/random")
+        site.ask("POST", "/activelearning/random", timeout=patience_s)
     try:
-        site.ask("GET", "/info/")
+        site.ask("GET", "/info/", timeout=patience_s)
     except requests.Timeout:
         return True
     return False

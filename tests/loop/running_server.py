@@ -226,7 +226,7 @@ class RunningServer:
             msg = f"the server ended with {self._process.returncode} before it answered:\n{self.log()[-4000:]}"
             raise RuntimeError(msg)
         try:
-            return requests.get(f"{self.url}/info/", timeout=30).status_code == 200
+            return requests.get(f"{self.url}/info/", timeout=30).status_code in {200, 401}  # the latter with users
         except requests.ConnectionError:
             return False
 

@@ -13,13 +13,13 @@ from tests.loop.studies import write_series
 _DETACHED = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 9 9 9\ndata file: /etc/passwd\n\n"
 
 
-def tiny_files(folder: Path, made: Phantom) -> list[bytes]:
-    """Three images, two labels of the image, then a slice, archives, and what is damaged or nothing of the kind."""
+def tiny_files(folder: Path, made: Phantom, label_of: Phantom) -> list[bytes]:
+    """Three files of an image, two of another's label, a slice, archives, and what is damaged or no such thing."""
     folder.mkdir()
     for name in ("image.nii.gz", "image.nii", "image.nrrd"):
         write_image(folder / name, made.image)
     for name in ("label.nii.gz", "label.nrrd"):
-        write_label(folder / name, made.label)
+        write_label(folder / name, label_of.label)
     zipped, plain, nrrd, label, label_nrrd = (
         (folder / name).read_bytes()
         for name in ("image.nii.gz", "image.nii", "image.nrrd", "label.nii.gz", "label.nrrd")

@@ -25,7 +25,7 @@ from tests.loop.schema_values import TINY, Known
 from tests.loop.studies import phantom
 
 LABELLED, IMAGES, SPARE = range(20, 23), range(20, 25), range(25, 29)
-_PASSWORD = "correct horse battery {}"
+PASSWORD = "correct horse battery {}"
 _ORDER = ("PUT", "POST", "GET", "HEAD", "DELETE")  # so that there is something to get and to remove
 _JOBS = {"/train/": "/train/", "/scoring/": "/scoring/", "/batch/infer/": "/batch/infer"}
 
@@ -53,7 +53,7 @@ class Site:
 
     def new_token(self, role: Role) -> str:
         """A login of the user of this role."""
-        return Accounts(self.ledger).login(role.value, _PASSWORD.format(role.value), "console").token
+        return Accounts(self.ledger).login(role.value, PASSWORD.format(role.value), "console").token
 
     def headers(self, role: Role | None) -> dict[str, str]:
         """What a request of this user carries; None: of nobody."""
@@ -122,12 +122,12 @@ def running_site(root: Path) -> Iterator[Site]:
     ledger = Ledger(f"sqlite:///{database}")
     try:
         for role in Role:
-            Accounts(ledger).add(role.value, _PASSWORD.format(role.value), role, by="test")
+            Accounts(ledger).add(role.value, PASSWORD.format(role.value), role, by="test")
         with server:
             known = Known(
                 images=[f"case_{seed}" for seed in IMAGES],
                 spare=[f"case_{seed}" for seed in SPARE],
-                uploads=tiny_files(root / "sent", phantom(IMAGES[0], TINY)),
+                uploads=tiny_files(root / "sent", phantom(99, TINY), phantom(IMAGES[0], TINY)),
             )
             yield Site(root, server, ledger, known)
     finally:

@@ -121,8 +121,12 @@ class Known:
             return self._spare, ["nobody", ".."]
         if name == "image" and label in {"PUT /datastore/image", "PUT /datastore/"}:
             return ["new_1", "new.2", "new-3", *self._spare], _NO_IDS
+        if name == "image" and label == "PUT /datastore/label":
+            return self._images[:1], _NO_IDS
         if name in {"image", "label"}:
             return self._images, _NO_IDS
+        if name in {"first", "second"} and "/models" in label:
+            return _VALUES["version"]
         if name == "output":
             infer = ["json", "image", "all"]
             return (infer, ["dicom_seg"]) if "infer" in label else (["stats", "train", "all"], infer)
@@ -143,6 +147,11 @@ class Sent:
 
     def __repr__(self) -> str:
         return f"{self.case.operation.label} {self.case.path_parameters} {self.case.query} {str(self.case.body)[:500]}"
+
+    @property
+    def is_its_own(self) -> bool:
+        """Whether it is one of its operation; clients take `..` out of an address, which is another one then."""
+        return not {".", ".."} & {*(self.case.path_parameters or {}).values()}
 
     def options(self, url: str) -> dict[str, Any]:
         """For `requests.request`."""

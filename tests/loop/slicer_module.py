@@ -37,6 +37,7 @@ class SlicerModule:
         name: the user name in the module's settings, which has this one unless somebody enters another.
         shares_files: 3D Slicer sees the server's files under the same paths.
         extension: of the files sent, from the module's settings.
+        login: user name and password, which are typed into the dialog each time it is shown.
     """
 
     def __init__(
@@ -47,12 +48,17 @@ class SlicerModule:
         *,
         shares_files: bool = False,
         extension: str = ".nii.gz",
+        login: tuple[str, str] | None = None,
     ) -> None:
         self.url, self.name, self.extension = url, name, extension
         self.cache, self._temporary = folder / "RemoteIO", folder / "slicer-monai-label"
         for path in (self.cache, self._temporary):
             path.mkdir(parents=True, exist_ok=True)
         self._shares_files = shares_files
+        self._login: tuple[str, str] | None = login
+        self._typed: tuple[str, str] | None = None
+        self._token: dict[str, Any] | None = None
+        self.dialogs = 0  # how often it asked for name and password
         self.info: dict[str, Any] = {}
         self.downloads = 0
         self.training_shown: list[float] | None = None  # what its progress bar showed, None while no timer runs
@@ -67,8 +73,21 @@ class SlicerModule:
 
     @property
     def client(self) -> MONAILabelClient:
-        """A new one for each request."""
-        return MONAILabelClient(self.url, str(self._temporary), self.name)
+        """A new one for each request, logged in where the server asks for that; a login that fails is asked anew."""
+        client = MONAILabelClient(self.url, str(self._temporary), self.name)
+        if client.auth_enabled():
+            if self._typed is None:
+                self.dialogs += 1
+                self._typed = self._login or ("", "")
+            if self._token:
+                client.update_auth(self._token)
+            if not self._token or not client.auth_valid_token():
+                try:
+                    self._token = client.auth_token(*self._typed)
+                    client.update_auth(self._token)
+                except Exception:  # the request that follows is refused, and that is shown
+                    self._typed = self._token = None
+        return client
 
     # -- the green arrow
 

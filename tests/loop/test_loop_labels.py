@@ -188,11 +188,6 @@ _REFUSED = {
         [{"name": "liver", "idx": 1}],
         "the label holds the value 5, which label_info {1: 'liver'} does not name",
     ),
-    "names that are no list": (
-        lambda label: label,
-        {"liver": 1},
-        "params.label_info = {'liver': 1} can't be used; expected a list of at most 256 objects such as ",
-    ),
     "one number twice": (
         lambda label: label,
         [{"name": "liver", "idx": 1}, {"name": "tumor", "idx": 1}],

@@ -19,7 +19,7 @@ from lib.volume import Volume
 from lib.volume_io import write_label
 from tests import screenshots
 from tests.browser import browser_or_skip
-from tests.loop.running_server import APP, RunningServer, make_app
+from tests.loop.running_server import APP, REPOSITORY, RunningServer, make_app
 from tests.loop.viewer import PANEL, Viewer
 from tests.orthanc import orthanc_or_skip, slices_of
 
@@ -96,7 +96,11 @@ def server(orthanc, cases, browser, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ohif")
     app = make_app(folder / "app")
     environment = dict(zip((USER, PASSWORD), _LOGIN, strict=True))
-    with RunningServer(orthanc.url, folder / "run", app=app, conf=_RECIPE, environment=environment) as running:
+    command = ("monailabel", "start_server", "--uvicorn_app", "lib.web.guarded:app")
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    with RunningServer(
+        orthanc.url, folder / "run", app=app, conf=_RECIPE, environment=environment, command=command
+    ) as running:
         for patient in (_LABELLED, _FINAL):
             path = folder / f"{patient}.nii.gz"
             write_label(path, cases[patient].truth)

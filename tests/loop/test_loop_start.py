@@ -46,6 +46,7 @@ def test_serve_tells_where_it_is_and_ends_with_its_training_on_ctrl_c(tmp_path):
         assert "(2 images)" in server.log()
         server.client().train_start(MODEL, {"max_epochs": 1000, "val_split": 0})
         (training,) = wait_until(server.children, "the training's process")
+        assert "GET /info/ 200 " in (tmp_path / "app" / "logs" / "app.log").read_text()
         assert server.interrupt() == 0
         assert "stopped" in server.log().splitlines()
         assert not training.is_running()

@@ -1,6 +1,10 @@
 """Servers of any program, started within two seconds; see `tests.loop.warm_parent`."""
 
+import os
+import signal
+import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +49,37 @@ class WarmServer(RunningServer):
             raise
         return self
 
-    def run_to_end(self, *more: str) -> tuple[int, str]:
-        """Exit code and output of a server that should not start, with more arguments than the usual ones."""
+    def run_to_end(self, *more: str) -> tuple[int | None, str]:
+        """Exit code and output of a server that should not start, with more arguments than the usual ones.
+
+        One that does start is ended at once, and has the code None.
+        """
         process = self._start(*more)
         try:
-            return process.wait(20), self.log()
+            wait_until(lambda: process.poll() is not None or self._is_open(), "a server's end", pause_s=0.05)
+            return process.poll(), self.log()
         finally:
             self.end()
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
+
+    def end(self) -> None:
+        """End it at once, as nothing of it is needed any more."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def _start(self, *more: str) -> Copy:
         asked = {"environment": dict(self._environment), "log": str(self.log_file), "folder": str(self.folder)}
         process = Copy(self._preparation, self._preparation.ask(arguments=[*self._command, *more], **asked)["pid"])
         self._process = process  # type: ignore[assignment]
         return process
+
+    def _is_open(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def _listens(self) -> bool:
         """Whether it answers, be it that it asks for a login."""

@@ -11,7 +11,7 @@ _PAGE = "https://evil.example"
 _BEHIND = (
     "..%2fsystem", "..%2fpatients", "..%2Fsystem%3f", "wado/..%2f..%2fsystem", "qido/..%2fsystem",
     "stow/..%2fsystem", "studies%2f..%2f..%2fsystem", "..%252fsystem", "..%5csystem", "%2e%2e/system", "%2fsystem",
-    "studies/..;/..%2fsystem",
+    "studies/..;/..%2fsystem", "../system", "studies/%2e%2e/%2e%2e/system", "%2e%2e%2fsystem", "./..%2fsystem",
 )  # fmt: skip
 
 
@@ -41,14 +41,15 @@ def name_that_leads_here(site: Site) -> bool:
     port = site.server.port
     names = (f"evil.example:{port}", "evil.example", f"127.0.0.1.evil.example:{port}", f"localhost.evil.example:{port}")
     page = replace(_in_a_page(site), cookie=None)  # which is of another name
-    return any(page.ask("GET", "/datastore/", headers={"Host": name}).status_code < 400 for name in names)
+    answers = [page.ask("GET", path, headers={"Host": name}) for name in names for path in ("/datastore/", "/metrics")]
+    return any(answer.status_code < 400 for answer in answers)
 
 
 def pacs_beside_dicomweb(site: Site) -> bool:
     """All else that the PACS offers, with the server's login there."""
-    answers = [site.ask("GET", f"/proxy/dicom/{path}") for path in _BEHIND]
-    answers += [site.ask("POST", f"/proxy/dicom/{path}", data=b"return 1") for path in ("..%2ftools%2fexecute-script",)]
-    return any(answer.status_code < 400 for answer in answers)
+    found = [site.raw("GET", f"/proxy/dicom/{path}") for path in _BEHIND]
+    found.append(site.ask("POST", "/proxy/dicom/..%2ftools%2flookup", data=b"P1").status_code)
+    return any(status < 400 for status in found)
 
 
 def nobody_gets_in(site: Site) -> bool:

@@ -12,20 +12,22 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lib.inference.model import new_network
+from lib.networks.checkpoint import save_weights
+from lib.settings import load_settings
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVE = REPOSITORY / "scripts" / "serve.py"
 APP = REPOSITORY / "apps" / "liver_tumor"
 
-# The smallest app, with a subprocess as a training would be.
+# The app with the smallest network, and a subprocess as a training would be.
 STUB = """
 import subprocess
-from monailabel.interfaces.app import MONAILabelApp
+from lib.web.app import LiverLoopApp
 
-class StubApp(MONAILabelApp):
-    def __init__(self, app_dir, studies, conf):
-        super().__init__(app_dir=app_dir, studies=studies, conf=conf, name="stub")
-        self.child = subprocess.Popen(["sleep", "600"])
+CHILD = subprocess.Popen(["sleep", "600"])
 """
+SMALL = "network: {arguments: {filters: [4, 4, 8, 8, 8]}}\ninference: {precision: float32, engine: pytorch}\n"
 
 
 def run(*arguments):
@@ -58,7 +60,18 @@ def refused(*arguments):
 def test_help_explains_everything_without_an_environment():
     code, output, errors = run("--help")
     assert (code, errors) == (0, "")
-    for word in ("--studies", "--host", "--port", "--app", "--conf", "--verbose", "3D Slicer", "OHIF", "Exit code"):
+    for word in (
+        "--studies",
+        "--host",
+        "--port",
+        "--app",
+        "--conf",
+        "--tls-key",
+        "--verbose",
+        "3D Slicer",
+        "OHIF",
+        "Exit code",
+    ):
         assert word in output
     plain = subprocess.run(["python3", "-I", "-S", str(SERVE), "--help"], capture_output=True, text=True, timeout=60)
     assert plain.stdout == output
@@ -107,6 +120,37 @@ def test_wrong_conf(tmp_path, port, conf, message):
     assert message in refused("--app", APP, "--studies", tmp_path, "--port", port, "--conf", *conf)
 
 
+def test_the_network_without_a_login(tmp_path, port):
+    code, output, errors = run("--studies", tmp_path, "--port", port, "--host", "0.0.0.0")
+    assert (code, output) == (2, "")
+    warning, error = errors.splitlines()
+    assert warning == (
+        "warning: --host 0.0.0.0 without --tls-certificate and --tls-key: passwords and images cross the network in "
+        "clear, unless a proxy on the way does TLS"
+    )
+    assert error == (
+        "error: --host 0.0.0.0 would open the server to the network, and nobody has to log in yet; add a user with: "
+        f"scripts/users.py add NAME --role admin --studies {tmp_path}, then start again"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_required_login_that_nobody_has(tmp_path, port):
+    message = refused("--studies", tmp_path, "--port", port, "--conf", "access.login", "required")
+    assert message.startswith("a login is required, and there is nobody who could log in; add a user with: ")
+
+
+def test_half_a_certificate(tmp_path, port):
+    assert refused("--studies", tmp_path, "--port", port, "--tls-key", tmp_path / "key.pem") == (
+        "--tls-key needs --tls-certificate as well; give both, or none and let a proxy do TLS"
+    )
+
+
+def test_the_login_of_monai_label(tmp_path, port, monkeypatch):
+    monkeypatch.setenv("MONAI_LABEL_AUTH_ENABLE", "true")
+    assert refused("--studies", tmp_path, "--port", port).startswith("MONAI_LABEL_AUTH_ENABLE is set, and ")
+
+
 @pytest.mark.parametrize("arguments", [("--bogus",), ("--port", "http"), ("--conf", "one")])
 def test_wrong_arguments(arguments):
     assert refused(*arguments).endswith("; see scripts/serve --help")
@@ -118,7 +162,8 @@ def test_a_server_is_announced_and_stops_cleanly_with_its_subprocesses(tmp_path,
     app.mkdir()
     studies.mkdir()
     (app / "main.py").write_text(STUB)
-    (app / "app.yaml").write_text("name: Stub\n")
+    (app / "app.yaml").write_text(SMALL)
+    save_weights(app / "starter.pt", new_network(load_settings(app / "app.yaml")), {"version": "starter-1"})
     process = subprocess.Popen(
         [sys.executable, str(SERVE), "--app", str(app), "--studies", str(studies), "--port", str(port)],
         stdin=subprocess.DEVNULL,
@@ -138,6 +183,7 @@ def test_a_server_is_announced_and_stops_cleanly_with_its_subprocesses(tmp_path,
                 break
         assert f"LiverLoop is ready at http://127.0.0.1:{port}\n" in lines
         assert f"  studies    {studies} (0 images)\n" in lines
+        assert "  login      nobody is asked to log in, on this machine only (docs/access.md)\n" in lines
         children = psutil.Process(process.pid).children(recursive=True)
         assert "sleep" in [child.name() for child in children]
         process.send_signal(signal.SIGINT)

@@ -68,12 +68,13 @@ def test_status_and_reason(error, status, caplog):
     ((level, words),) = [
         (record.levelname, record.getMessage()) for record in caplog.records if record.name == "lib.web.answers"
     ]
-    if status >= 500:  # of the server
+    if status >= 500 and isinstance(error, LiverLoopError):  # of the server, in our words
         assert (level, words) == ("ERROR", "GET /fail no")
     else:  # of the request, whose words the client has
         kind = type(error).__name__
-        assert level == "WARNING"
-        assert re.fullmatch(rf"GET /fail refused: {kind} \(\w+\.py:\d+ \w+\)", words), words
+        what = "failed" if status >= 500 else "refused"
+        assert level == ("ERROR" if status >= 500 else "WARNING")
+        assert re.fullmatch(rf"GET /fail {what}: {kind} \(\w+\.py:\d+ \w+\)", words), words
 
 
 @pytest.mark.parametrize("given", [NONE, "edge-7"])

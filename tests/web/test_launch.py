@@ -19,13 +19,14 @@ from lib.web.launch import (
     wait_until_ready,
 )
 from tests.dicomweb.bad_pacs import BadPacs, says
+from tests.dicomweb.certificates import self_signed
 
 # Nobody may create files there, not even an administrator.
 UNWRITABLE = Path("/sys")
 
 
 @contextmanager
-def web_server(status):
+def web_server(status, context=None):
     seen = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -38,8 +39,10 @@ def web_server(status):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", seen
+        yield f"http{'s' if context else ''}://127.0.0.1:{server.server_port}", seen
         server.shutdown()
 
 
@@ -207,6 +210,7 @@ def test_loopback_is_told_from_the_network(host, expected):
 )
 def test_the_address_to_open(host, url):
     assert server_url(host, 8000) == url
+    assert server_url(host, 8000, tls=True) == url.replace("http", "https")
 
 
 def test_the_announcement_counts_images_once_and_says_what_to_enter(tmp_path):
@@ -217,13 +221,30 @@ def test_the_announcement_counts_images_once_and_says_what_to_enter(tmp_path):
     assert f"{tmp_path} (3 images)" in text
     assert "MONAI Label server: http://127.0.0.1:8000" in text
     assert "scripts/serve --studies DIR" in text
-    assert "http://127.0.0.1:8000/ohif/" in announcement("http://127.0.0.1:8000", "http://pacs/dicom-web")
+    assert "  login      nobody is asked to log in\n" in text
+    told = announcement("https://127.0.0.1:8000", "http://pacs/dicom-web", "as ann")
+    assert "https://127.0.0.1:8000/ohif/" in told
+    assert "  login      as ann\n" in told
 
 
-def test_readiness_is_seen():
-    with web_server(200) as (url, seen):
+@pytest.mark.parametrize("status", [200, 404])
+def test_readiness_is_seen(status):
+    with web_server(status) as (url, seen):
         assert wait_until_ready(url, patience_s=30)
-        assert seen[0][0] == "/info/"
+        assert seen == [("/healthz", None)]
+
+
+def test_a_server_that_is_not_ready_is_asked_again():
+    with web_server(503) as (url, seen):
+        assert not wait_until_ready(url, patience_s=0.1, pause_s=0.01)
+        assert len(seen) > 1
+
+
+def test_readiness_by_https_whoever_vouches_for_the_certificate(tmp_path):
+    _, context = self_signed(tmp_path)
+    with web_server(200, context) as (url, seen):
+        assert wait_until_ready(url, patience_s=30)
+        assert seen == [("/healthz", None)]
 
 
 def test_waiting_ends(free_port):

@@ -1,11 +1,12 @@
 import logging
 import re
+import traceback
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lib.errors import BadInputError
+from lib.errors import BadInputError, StorageError
 from lib.web.log_lines import Line, Parts, Wanted, escaped, is_of_monai_label, origin_of, parts_of
 from lib.web.request_ids import request_id
 
@@ -51,6 +52,14 @@ def test_of_an_error_kinds_and_places_are_kept():
     told = words("lib.web.app", "it failed", error=raised(ValueError("Doe^Jane"), cause))
     place = r"\(test_log_lines\.py:\d+ raised\)"
     assert re.fullmatch(rf"it failed: unforeseen error: ValueError {place} from KeyError {place}", told)
+
+
+def test_of_a_start_that_failed_our_words_are_kept_and_those_of_others_are_not():
+    trace = "".join(traceback.format_exception(raised(StorageError("the disk is full"), raised(KeyError("Doe")))))
+    assert words("uvicorn.error", trace, level=logging.ERROR) == "StorageError: the disk is full"
+    trace = "".join(traceback.format_exception(raised(KeyError("Doe"))))
+    told = words("uvicorn.error", trace, level=logging.ERROR)
+    assert re.fullmatch(r"unforeseen error: KeyError \(test_log_lines\.py:\d+ raised\)", told)
 
 
 def test_an_error_that_is_its_own_cause_has_an_end():

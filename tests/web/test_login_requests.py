@@ -18,7 +18,7 @@ from lib.store.accounts import Accounts
 from lib.store.ledger import Ledger
 from lib.web.answers import install_answers
 from lib.web.guard.callers import COOKIE
-from lib.web.login_requests import install_login
+from lib.web.login_requests import install_login, warn_unless_guarded
 from lib.web.logins import Logins
 from tests.web.serving import serving
 
@@ -243,3 +243,15 @@ def test_the_page_to_log_out(web, ann):
     assert answer.status_code == 200
     assert '<form method="post" action="/logout">' in answer.text
     assert "set-cookie" not in answer.headers
+
+
+def test_a_server_without_its_guard_says_so(app, caplog):
+    app.state.guarded = True
+    warn_unless_guarded(app)
+    assert caplog.messages == []
+    app.state.guarded = False
+    warn_unless_guarded(app)
+    assert caplog.messages == [
+        "this server was not started by scripts/serve: nobody is asked to log in, whatever access.login says, and "
+        "requests are not checked before MONAI Label sees them; whoever reaches it can read and change everything"
+    ]

@@ -7,10 +7,12 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from lib.access.roles import Role
+from lib.access.settings import AccessSettings
 from lib.store import events, leases
 from lib.web import ledger_requests, model_requests, removal_requests, requests
 from lib.web.answers import install_answers
 from lib.web.guard.callers import SCOPE_KEY, Caller
+from lib.web.guard.handed_out import HandedOut
 from lib.web.ledger_requests import install_ledger
 from lib.web.model_requests import install_models
 from lib.web.removal_requests import install_removals
@@ -57,6 +59,8 @@ def server(store, monkeypatch):
         next_sample=next_sample,
         on_save_label=lambda *_: None,
         prefetch=lambda *_: None,
+        settings=SimpleNamespace(access=AccessSettings()),
+        handed_out=HandedOut(),
         check_training=lambda model, params: asked.append(params),
     )
     monkeypatch.setattr(ledger_requests, "_store", lambda: store)
@@ -73,7 +77,7 @@ def server(store, monkeypatch):
 
         return TestClient(guarded, raise_server_exceptions=False)
 
-    return SimpleNamespace(as_who=as_who, store=store, datastore=datastore, asked=asked)
+    return SimpleNamespace(as_who=as_who, store=store, datastore=datastore, asked=asked, running=running)
 
 
 def lease(store, image_id, client_id):
@@ -103,6 +107,17 @@ def test_the_holder_of_an_image(server):
     for client_id in ("bob", "user-xyz", None):
         server.as_who(ANN).post("/activelearning/first", json={"client_id": client_id} if client_id else None)
     assert [request["client_id"] for request in server.asked] == ["ann"] * 3
+
+
+def test_what_was_given_may_be_fetched_without_a_login(server):
+    server.as_who(None).post("/activelearning/first")
+    assert server.running.handed_out.take("a", "testclient") is None
+    server.as_who(ANN).post("/activelearning/first")
+    assert server.running.handed_out.take("a", "testclient") == "ann"
+    server.running.settings = SimpleNamespace(access=AccessSettings(slicer_images=False))
+    server.running.handed_out = HandedOut()
+    server.as_who(ANN).post("/activelearning/first")
+    assert server.running.handed_out.take("a", "testclient") is None
 
 
 def test_who_decides(server):

@@ -1,5 +1,8 @@
 """The viewer's files, nothing else, and only where there is a PACS; what it does is tests/loop/test_loop_ohif.py."""
 
+import base64
+import hashlib
+import re
 from pathlib import Path
 
 import monailabel
@@ -50,6 +53,19 @@ def test_views_get_the_page(port, view):
     assert (reply.status, reply.body) == (200, (FOLDER / "index.html").read_bytes())
     assert "connect-src" not in reply.headers["content-security-policy"]
     assert reply.headers["content-security-policy"].startswith("default-src 'self'")  # nothing goes elsewhere
+
+
+def test_of_scripts_only_files_and_those_of_the_page_run(port):
+    reply = ask(port, "GET", "/ohif/")
+    policy = dict(part.split(" ", 1) for part in reply.headers["content-security-policy"].split("; "))
+    page = (FOLDER / "index.html").read_text("utf-8")
+    inline = [script for script in re.findall("<script[^>]*>(.*?)</script>", page, re.DOTALL) if script]
+    assert inline
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in inline]
+    assert policy["script-src"].split() == [
+        "'self'", *(f"'sha256-{digest}'" for digest in digests), "'unsafe-eval'", "blob:",
+    ]  # fmt: skip
+    assert (policy["object-src"], policy["base-uri"], policy["frame-ancestors"]) == ("'none'", "'self'", "'self'")
 
 
 def test_the_address_without_a_slash_leads_there(port):

@@ -197,6 +197,12 @@ def test_a_form_without_files_is_a_short_one(guarded):
     assert list(guarded["paths"]["/login"]["post"]["requestBody"]["content"]) == ["application/x-www-form-urlencoded"]
 
 
+def test_the_login_page_answers_with_itself(guarded):
+    login = guarded["paths"]["/login"]["post"]
+    assert login["security"] == []
+    assert set(login["responses"]["401"]["content"]) == {"application/json", "text/html"}
+
+
 def test_routes_that_are_added_before_anybody_asks_are_described(server):
     install_openapi(server)
     server.get("/late")(lambda: None)

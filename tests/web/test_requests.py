@@ -422,8 +422,8 @@ def test_a_saved_label_is_answered_with_what_was_kept(folder, store, label_file)
     files = {"label": ("label", b"x")}  # a client may name its file as it likes
     refusal = folder.put("/datastore/label", params={"image": "a"}, files=files)
     assert refusal.status_code == 400
-    assert refusal.json()["detail"].startswith(
-        "the label sent: neither NIfTI nor NRRD by its content (it begins with b'x')"
+    assert refusal.json()["detail"] == (
+        "label for image 'a': neither NIfTI nor NRRD by its content (it begins with b'x'); export it again"
     )
 
 

@@ -5,24 +5,27 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, quote, urlsplit
 
 from anyio import CapacityLimiter, move_on_after, to_thread
 from starlette.datastructures import Headers
 
+from lib.access.roles import Role
 from lib.errors import BadInputError, ForbiddenError, LiverLoopError, LoginError, OverloadedError, frames_of
 from lib.store.accounts import LoggedIn
 from lib.web.answers import status_of
+from lib.web.guard.answer import Answer
 from lib.web.guard.bodies import CheckedBody, TooLargeError, WrongTypeError, single
 from lib.web.guard.callers import ANYBODY, NOBODY, SCOPE_KEY, Caller, token_of
 from lib.web.guard.carried import checked
 from lib.web.guard.carried_queries import InAddress
-from lib.web.guard.headers import security_headers
+from lib.web.guard.handed_out import HandedOut
 from lib.web.guard.rows import Row
 from lib.web.guard.table import WrongMethodError, find
 from lib.web.log import log_request
+from lib.web.log_lines import UNFORESEEN
 from lib.web.logins import Logins
 from lib.web.request_ids import new_request_id, request_id
 from lib.web.traffic import OTHER
@@ -73,6 +76,7 @@ class Site:
         upload_bytes: the most that one request may carry.
         seen: see `Seen`.
         note: see `Note`.
+        handed_out: images that were given to people who are logged in, see there.
     """
 
     logins: Logins
@@ -82,6 +86,7 @@ class Site:
     upload_bytes: int
     seen: Seen
     note: Note
+    handed_out: HandedOut = field(default_factory=HandedOut)
 
 
 class Guard:
@@ -112,7 +117,7 @@ class Guard:
         headers, began = Headers(scope=scope), time.perf_counter()
         identifier = new_request_id(headers.get("x-request-id"))
         request_id.set(identifier)
-        answer = _Answer(send, scope, identifier)
+        answer = Answer(send, scope, identifier)
         caller, row, body = ANYBODY, None, None
         try:
             self._check_where_from(scope, headers)
@@ -123,7 +128,9 @@ class Guard:
             caller = await self._caller(scope, headers, row)
             checked(InAddress, {name: value for name, value in values.items() if name != "path"}, "address")
             _check_query(scope, row)
-            body = CheckedBody(row, headers.get("content-type", ""), _length(headers), self._site.upload_bytes, receive)
+            length = _length(headers)
+            length = 0 if _has_none(scope) else length
+            body = CheckedBody(row, headers.get("content-type", ""), length, self._site.upload_bytes, receive)
             scope[SCOPE_KEY] = caller
             await self._app(scope, body.receive, answer.unless(body))
             if body.refusal is not None:
@@ -148,7 +155,7 @@ class Guard:
         host = headers.get("host", "")
         origin = headers.get("origin")
         if scope["method"] not in _SAFE_METHODS:
-            is_own = origin is None or urlsplit(origin).netloc == host or origin in self._site.origins
+            is_own = origin is None or _is_page_of(host, origin) or origin in self._site.origins
             if not is_own or (origin is None and headers.get("sec-fetch-site") == "cross-site"):
                 msg = (
                     f"a page of {origin or 'another server'} may not send this; a viewer on another server must be "
@@ -164,13 +171,15 @@ class Guard:
             ForbiddenError: somebody who may not.
         """
         assert self._site is not None
-        if row.role is None or (row.is_watched and self._is_watcher(scope)):
+        if row.role is None or (row.is_watched and self._is_watcher(scope, headers)):
             return ANYBODY
         logins, token = self._site.logins, token_of(headers)
 
         def look_up() -> LoggedIn | None:
             if not logins.needed():
                 return None
+            if token is None and _is_download(row) and (name := self._was_given(scope)):
+                return LoggedIn(name, Role.ANNOTATOR, 0.0)
             if token is None:
                 msg = "log in first: this server answers only people it knows"
                 raise LoginError(msg)
@@ -185,19 +194,30 @@ class Guard:
             raise ForbiddenError(msg)
         return Caller(known.name, known.role)
 
+    def _was_given(self, scope: Scope) -> str | None:
+        """Who was given the image that is asked for, at this address."""
+        assert self._site is not None
+        wanted = parse_qs(scope["query_string"].decode("latin-1")).get("image", [])
+        return self._site.handed_out.take(wanted[0], _address(scope)) if len(wanted) == 1 else None
+
     def _check_host(self, headers: Headers) -> None:
         """Where nobody logs in, a page could reach the server by giving its own name our address (DNS rebinding)."""
-        assert self._site is not None
-        name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        if name not in _LOOPBACK_NAMES and name not in self._site.hosts:
+        if not self._is_own_name(headers):
+            name = _name(headers)
             msg = f"this server is not reached as {name[:80]!r}; use 127.0.0.1, or name it in access.hosts"
             raise ForbiddenError(msg)
 
-    def _is_watcher(self, scope: Scope) -> bool:
+    def _is_own_name(self, headers: Headers) -> bool:
+        assert self._site is not None
+        return _name(headers) in _LOOPBACK_NAMES | self._site.hosts
+
+    def _is_watcher(self, scope: Scope, headers: Headers) -> bool:
         assert self._site is not None
         try:
             address = ipaddress.ip_address(_address(scope))
         except ValueError:  # a socket without an address
+            return False
+        if address.is_loopback and not self._is_own_name(headers):  # a page in a browser of this machine, as above
             return False
         return any(address in network for network in self._site.watchers)
 
@@ -217,13 +237,13 @@ class Guard:
         scope: Scope,
         headers: Headers,
         error: LiverLoopError,
-        answer: "_Answer",
+        answer: Answer,
         receive: Receive,
         body: CheckedBody | None,
     ) -> None:
         if answer.has_begun:
             return
-        if body is None or not body.is_complete:
+        if not _has_none(scope) and (body is None or not body.is_complete):
             await _drain(receive)
         if isinstance(error, LoginError) and _is_page(scope, headers):
             page = quote(scope["path"]) + ("?" + scope["query_string"].decode("latin-1")).rstrip("?")
@@ -240,61 +260,37 @@ class Guard:
         await answer.give(_status_of(error), json.dumps({"detail": str(error)}).encode(), extra)
 
 
-class _Answer:
-    """The way back to the client, on which every answer gets its headers.
-
-    Args:
-        send: the server's.
-        scope: of the request.
-        identifier: of the request.
-    """
-
-    def __init__(self, send: Send, scope: Scope, identifier: str) -> None:
-        self._send, self._scope, self._identifier = send, scope, identifier
-        self.status = 500  # what the server says if nothing is sent
-        self.has_begun = False
-
-    async def send(self, message: Message) -> None:
-        """Send a part of an answer."""
-        if message["type"] == "http.response.start":
-            self.has_begun, self.status = True, message["status"]
-            headers = list(message.get("headers", []))
-            present = {name.decode("latin-1").lower() for name, _ in headers}
-            headers += security_headers(self._scope["path"], self._scope["scheme"] == "https", present)
-            headers.append((b"x-request-id", self._identifier.encode()))
-            message = {**message, "headers": headers}
-        await self._send(message)
-
-    def unless(self, body: CheckedBody) -> Send:
-        """A way for the endpoint's answer, which is dropped where the body turned out not to be allowed."""
-
-        async def send(message: Message) -> None:
-            if body.refusal is None:
-                await self.send(message)
-
-        return send
-
-    async def give(self, status: int, content: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        """Send a whole answer."""
-        length = (b"content-length", str(len(content)).encode())
-        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-        await self.send({"type": "http.response.body", "body": content if self._scope["method"] != "HEAD" else b""})
-
-
-async def _give_up(error: Exception, answer: "_Answer", identifier: str) -> None:
+async def _give_up(error: Exception, answer: Answer, identifier: str) -> None:
     """An error that nobody foresaw: where it happened goes to the log, without its words, and an id to the client.
 
     An answer that broke off has no end, so that the server closes the connection and nobody takes it for whole.
     """
-    logger.error("internal error: %s", frames_of(error))
+    if not getattr(error, "is_in_log", False):  # of the application, which apologized itself
+        logger.error("%s: %s", UNFORESEEN, frames_of(error))
     if not answer.has_begun:
-        content = {"detail": f"internal error; whoever runs the server finds it in the log as {identifier}"}
+        content = {"detail": f"internal error; request ID {identifier}"}
         await answer.give(500, json.dumps(content).encode(), [(b"content-type", b"application/json")])
 
 
 def _address(scope: Scope) -> str:
     """Where a request comes from; a proxy on this machine is trusted to tell."""
     return scope["client"][0] if scope.get("client") else "unknown"
+
+
+def _name(headers: Headers) -> str:
+    """Of the server, as the client calls it."""
+    try:
+        return urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    except ValueError:  # such as half an IPv6 address
+        return ""
+
+
+def _is_page_of(host: str, origin: str) -> bool:
+    """Whether a browser has a page of this name from there."""
+    try:
+        return host != "" and urlsplit(origin).netloc == host
+    except ValueError:
+        return False
 
 
 def _is_preflight(scope: Scope, headers: Headers) -> bool:
@@ -322,6 +318,14 @@ def _check_query(scope: Scope, row: Row) -> None:
         msg = "what stands after the address's question mark can't be read; write it as name=value&name=value in UTF-8"
         raise BadInputError(msg) from None
     checked(row.query, single(pairs, "address"), "address")
+
+
+def _has_none(scope: Scope) -> bool:
+    """Whether a body is never sent, whatever the headers say.
+
+    MONAI Label's Python client repeats the length of the last body that it sent once it is logged in.
+    """
+    return scope["method"] in {"GET", "HEAD", "DELETE"}
 
 
 def _length(headers: Headers) -> int | None:
@@ -354,3 +358,7 @@ def _status_of(error: LiverLoopError) -> int:
     if isinstance(error, WrongMethodError):
         return 405
     return status_of(error)
+
+
+def _is_download(row: Row) -> bool:
+    return (row.method, row.path) == ("GET", "/datastore/image")

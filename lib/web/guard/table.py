@@ -13,9 +13,9 @@ from lib.web.guard.rows import Form, Json, Off, Passed, Row
 A, R, X = Role.ANNOTATOR, Role.REVIEWER, Role.ADMIN
 
 _VOLUMES = frozenset({Kind.NIFTI, Kind.NRRD})
-_IMAGES = _VOLUMES | {Kind.DICOM}
-_SESSIONS = _IMAGES | {Kind.ARCHIVE}
-_MOST_SESSION_FILES = 1000  # as many as the framework takes; more come as an archive
+
+_SESSIONS = _VOLUMES | {Kind.DICOM, Kind.ARCHIVE}
+_MOST_SESSION_FILES = 20_000  # DICOM files of a series; `limits.archive_files` may allow fewer
 
 _NO_MODELS = "models are changed by trainings and scripts/models.py alone, which compare before they publish"
 _NO_LOG = "whoever runs the server reads its log there, in logs/ of the app's folder"
@@ -52,7 +52,7 @@ TABLE: tuple[Row | Off, ...] = (
     Off("POST", "/infer/wsi/{model}", _NO_WSI),
     Off("POST", "/infer/wsi_v2/{model}", _NO_WSI),
     Row("POST", "/infer/{model}", A, queries.InferQuery,
-        Form(bodies.InferForm, {"file": _IMAGES, "label": _VOLUMES}, most_files=2)),
+        Form(bodies.InferForm, {"file": _VOLUMES, "label": _VOLUMES}, most_files=2)),
     Row("GET", "/datastore/", A, queries.DatastoreQuery),
     Row("PUT", "/datastore/", A, queries.AddImageQuery, Form(bodies.AddImageForm, {"file": _VOLUMES})),
     Row("PUT", "/datastore/image", A, queries.AddImageQuery, Form(bodies.AddImageForm, {"file": _VOLUMES})),

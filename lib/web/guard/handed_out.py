@@ -1,0 +1,45 @@
+"""Images that were just handed out, for the one part of 3D Slicer that can't send a login along.
+
+Its MONAI Label module lets the Sample Data module download the image, by address alone. So who asked for the next image
+with a login may fetch just this image without one: from the same address, for a few minutes, a few times.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+SECONDS = 300.0
+TIMES = 3  # so often Sample Data tries to load what it downloads
+_MOST = 10_000
+
+
+class HandedOut:
+    """Remembers who may fetch what, in this process's memory. Safe for many threads.
+
+    Args:
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[str, str], tuple[str, float, int]] = OrderedDict()  # who, until when, how often
+
+    def note(self, image_id: str, address: str, name: str) -> None:
+        """An image was given to somebody who is logged in at this address."""
+        with self._lock:
+            self._known.pop((address, image_id), None)
+            self._known[address, image_id] = (name, self._clock() + SECONDS, TIMES)
+            if len(self._known) > _MOST:
+                self._known.popitem(last=False)
+
+    def take(self, image_id: str, address: str) -> str | None:
+        """Who was given this image at this address; None: nobody, too long ago, or it was fetched too often."""
+        with self._lock:
+            name, until, left = self._known.pop((address, image_id), ("", 0.0, 0))
+            if not name or self._clock() >= until:
+                return None
+            if left > 1:
+                self._known[address, image_id] = (name, until, left - 1)
+            return name
