@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -80,13 +77,3 @@ def test_a_network_that_can_not_be_written_so(tmp_path):
     with pytest.raises(ModelError, match=r"^the network OfOneSize can't be exported as ONNX: ONNX Runtime says "):
         write_onnx(tmp_path / "model.onnx", OfOneSize(), WINDOWS, 16, {})
     assert not list(tmp_path.iterdir())
-
-
-def test_nothing_reports_that_it_is_used(tmp_path):
-    """ONNX Runtime numbers what it would report in a file of the folder for temporary files."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("ORT_")}
-    program = "import lib.networks.to_onnx"
-    subprocess.run(
-        [sys.executable, "-c", program], check=True, env=variables | {"TMPDIR": str(tmp_path)}, cwd=REPOSITORY
-    )
-    assert not (tmp_path / ".ses").exists()
