@@ -1,12 +1,12 @@
 """A network with its windows in front as ONNX, for programs without PyTorch."""
 
 import logging
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
@@ -15,6 +15,10 @@ from lib.errors import ModelError
 from lib.files import atomic_write
 from lib.networks.from_hu import FromHounsfield, example_slices
 from lib.transforms.windowing import Channel
+
+# ONNX Runtime would report its use to its maker; it looks at this when it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime
 
 INPUT, OUTPUT = "hu", "logits"
 _CLOSE = 1e-4  # probability

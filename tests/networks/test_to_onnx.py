@@ -1,14 +1,19 @@
-import onnxruntime
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from lib.errors import ModelError
 from lib.networks.from_hu import FromHounsfield
-from lib.networks.to_onnx import write_onnx
+from lib.networks.to_onnx import onnxruntime, write_onnx  # its first import, without reports
 from lib.networks.unet import MulticlassUNet
 from lib.transforms.windowing import Window
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 CHANNELS = ("liver", "histogram", Window(301, -7))
 WINDOWS = ("liver", "lungs", "custom")
 
@@ -75,3 +80,13 @@ def test_a_network_that_can_not_be_written_so(tmp_path):
     with pytest.raises(ModelError, match=r"^the network OfOneSize can't be exported as ONNX: ONNX Runtime says "):
         write_onnx(tmp_path / "model.onnx", OfOneSize(), WINDOWS, 16, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_reports_that_it_is_used(tmp_path):
+    """ONNX Runtime numbers what it would report in a file of the folder for temporary files."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("ORT_")}
+    program = "import lib.networks.to_onnx"
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, env=variables | {"TMPDIR": str(tmp_path)}, cwd=REPOSITORY
+    )
+    assert not (tmp_path / ".ses").exists()
