@@ -28,7 +28,7 @@ from lib.web.log import log_request
 from lib.web.log_lines import UNFORESEEN
 from lib.web.logins import Logins
 from lib.web.request_ids import new_request_id, request_id
-from lib.web.traffic import OTHER
+from lib.web.traffic import METHODS, OTHER
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +143,9 @@ class Guard:
                 await _give_up(error, answer, identifier)
                 return
             await self._refuse(scope, headers, refusal, answer, receive, body)
-            seconds = time.perf_counter() - began
-            self._site.seen(scope["method"], row.path if row else OTHER, answer.status, seconds)
+            if SCOPE_KEY not in scope:  # else the application has counted it
+                method = scope["method"] if scope["method"] in METHODS else OTHER
+                self._site.seen(method, row.path if row else OTHER, answer.status, time.perf_counter() - began)
         finally:
             route = row.path if row else OTHER
             log_request(scope["method"], route, answer.status, time.perf_counter() - began, caller.name)
