@@ -127,7 +127,7 @@ class Guard:
             row, values = find(scope["method"], scope["path"])
             caller = await self._caller(scope, headers, row)
             checked(InAddress, {name: value for name, value in values.items() if name != "path"}, "address")
-            _check_query(scope, row)
+            values |= _checked_query(scope, row)
             length = _length(headers)
             length = 0 if _has_none(scope) else length
             body = CheckedBody(row, headers.get("content-type", ""), length, self._site.upload_bytes, receive)
@@ -304,13 +304,14 @@ def _is_page(scope: Scope, headers: Headers) -> bool:
     return scope["method"] == "GET" and "text/html" in headers.get("accept", "")
 
 
-def _check_query(scope: Scope, row: Row) -> None:
+def _checked_query(scope: Scope, row: Row) -> dict[str, str]:
+    """What stands after the question mark; empty where the endpoint checks that itself."""
     query = scope["query_string"]
     if len(query) > _LONGEST_QUERY:
         msg = f"the address has more than {_LONGEST_QUERY} characters after its question mark"
         raise BadInputError(msg)
     if row.query is None:
-        return
+        return {}
     try:
         pairs = parse_qsl(
             query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MOST_QUERY_VALUES
@@ -318,7 +319,9 @@ def _check_query(scope: Scope, row: Row) -> None:
     except ValueError:
         msg = "what stands after the address's question mark can't be read; write it as name=value&name=value in UTF-8"
         raise BadInputError(msg) from None
-    checked(row.query, single(pairs, "address"), "address")
+    found = single(pairs, "address")
+    checked(row.query, found, "address")
+    return found
 
 
 def _has_none(scope: Scope) -> bool:

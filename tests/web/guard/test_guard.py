@@ -443,3 +443,15 @@ def test_what_administrators_start_is_noted(make, behind):
     behind.status = 409
     assert made.asked("DELETE", "/train/", Role.ADMIN).status_code == 409
     assert made.noted == [("training started", "user-admin", "192.0.2.7", {"model": "liver_tumor"})]
+
+
+def test_what_annotators_change_beside_labels_is_noted(make, behind):
+    made, info = make(), {"info": '{"contrast": "late"}'}
+    assert made.asked("PUT", "/datastore/image/info?image=a", Role.ANNOTATOR, data=info).status_code == 200
+    assert made.asked("PUT", "/datastore/label/info?label=a&tag=final", Role.ANNOTATOR, data=info).status_code == 200
+    assert made.asked("POST", "/proxy/dicom/studies", Role.ANNOTATOR, content=b"x").status_code == 200
+    assert [(kind, caller, detail) for kind, caller, _, detail in made.noted] == [
+        ("image described", "user-annotator", {"image": "a"}),
+        ("label described", "user-annotator", {"label": "a", "tag": "final"}),
+        ("sent to the PACS", "user-annotator", {"path": "studies"}),
+    ]
