@@ -12,7 +12,6 @@ from urllib.parse import parse_qs, parse_qsl, quote, urlsplit
 from anyio import CapacityLimiter, move_on_after, to_thread
 from starlette.datastructures import Headers
 
-from lib.access.roles import Role
 from lib.errors import BadInputError, ForbiddenError, LiverLoopError, LoginError, OverloadedError, frames_of
 from lib.store.accounts import LoggedIn
 from lib.web.answers import status_of
@@ -179,12 +178,11 @@ class Guard:
         def look_up() -> LoggedIn | None:
             if not logins.needed():
                 return None
-            if token is None and _is_download(row) and (name := self._was_given(scope)):
-                return LoggedIn(name, Role.ANNOTATOR, 0.0)
-            if token is None:
+            known = self._given_with(scope, headers) if token is None and _is_download(row) else token
+            if known is None:
                 msg = "log in first: this server answers only people it knows"
                 raise LoginError(msg)
-            return logins.who(token)
+            return logins.who(known)
 
         known = await self._in_thread(look_up)
         if known is None:
@@ -195,11 +193,13 @@ class Guard:
             raise ForbiddenError(msg)
         return Caller(known.name, known.role)
 
-    def _was_given(self, scope: Scope) -> str | None:
-        """Who was given the image that is asked for, at this address."""
+    def _given_with(self, scope: Scope, headers: Headers) -> str | None:
+        """The token of who was given the image that is asked for, at this address."""
         assert self._site is not None
         wanted = parse_qs(scope["query_string"].decode("latin-1")).get("image", [])
-        return self._site.handed_out.take(wanted[0], _address(scope)) if len(wanted) == 1 else None
+        if len(wanted) != 1:
+            return None
+        return self._site.handed_out.take(wanted[0], _address(scope), headers.get("host", ""))
 
     def _check_host(self, headers: Headers) -> None:
         """Where nobody logs in, a page could reach the server by giving its own name our address (DNS rebinding)."""

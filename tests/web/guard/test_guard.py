@@ -192,15 +192,19 @@ def test_who_asks_reaches_the_endpoint(make, behind):
 def test_an_image_that_was_just_given_needs_no_login(make, behind):
     known = HandedOut()
     made = make(handed_out=known)
-    known.note("a b", "192.0.2.7", "ann")
+    known.note("a b", "192.0.2.7", "liver.example.org", "reviewer")
     for query in ("image=c", "image=c&image=a+b", "image=a+b&image=a+b", ""):
         assert made.asked("GET", f"/datastore/image?{query}").status_code == 401
     assert made.asked("GET", "/datastore/image/info?image=a+b").status_code == 401
     assert made.asked("HEAD", "/datastore/image?image=a+b").status_code == 401
     assert make(handed_out=known, client="192.0.2.8").asked("GET", "/datastore/image?image=a+b").status_code == 401
+    # A page that gives its own name our address.
+    assert made.asked("GET", "/datastore/image?image=a+b", base="http://evil.example.org").status_code == 401
     assert made.asked("GET", "/datastore/image?image=a+b").status_code == 200
     caller = behind.reached[-1][3]
-    assert (caller.name, caller.role) == ("ann", Role.ANNOTATOR)
+    assert (caller.name, caller.role) == ("user-reviewer", Role.REVIEWER)
+    known.note("c", "192.0.2.7", "liver.example.org", "a login that has ended")
+    assert made.asked("GET", "/datastore/image?image=c").status_code == 401
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/info/"), ("DELETE", "/train/"), ("GET", "/nowhere")])
