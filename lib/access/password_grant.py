@@ -5,19 +5,18 @@
 
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable
 from urllib.parse import quote_plus
 
 from lib.access.provider_client import FAILURES, ProviderClient, reason_of
-from lib.errors import TooManyLoginsError, UnavailableError
+from lib.access.turns import Turns
+from lib.errors import UnavailableError
 
 logger = logging.getLogger(__name__)
 
 _FRESH_S = 600.0  # after that its address is looked up again
-_AT_ONCE = 4
-_WAIT_S = 20.0
+_AT_ONCE, _WAITING = 4, 8
 _ERROR = re.compile(r"[a-z_]{1,40}")  # what RFC 6749 calls errors; nothing else of an answer is repeated
 
 
@@ -36,7 +35,7 @@ class PasswordGrant:
     ) -> None:
         self._provider, self._client_id, self._secret = provider, client_id, secret
         self._clock = clock
-        self._turns = threading.BoundedSemaphore(_AT_ONCE)
+        self._turns = Turns(_AT_ONCE, _WAITING)
         self._endpoint = ("", float("-inf"))  # address, when it was looked up
 
     def token(self, name: str, password: str) -> str | None:
@@ -46,20 +45,17 @@ class PasswordGrant:
             TooManyLoginsError: too many are asked for at once.
             UnavailableError: the provider can't be asked, or refuses this server.
         """
-        if not self._turns.acquire(timeout=_WAIT_S):
-            msg = "too many people log in at this moment; try again in 5 s"
-            raise TooManyLoginsError(msg, 5)
-        try:
-            return self._token(name, password)
-        except FAILURES as error:
-            if isinstance(error, UnavailableError):
-                raise
-            self._endpoint = ("", float("-inf"))
-            logger.warning("the identity provider at %s can't log in users: %s", self._provider.host, reason_of(error))
-            msg = f"the identity provider at {self._provider.host} can't be asked; try again later"
-            raise UnavailableError(msg) from None  # the cause may hold what was sent
-        finally:
-            self._turns.release()
+        with self._turns.turn():
+            try:
+                return self._token(name, password)
+            except FAILURES as error:
+                if isinstance(error, UnavailableError):
+                    raise
+                self._endpoint = ("", float("-inf"))
+                host = self._provider.host
+                logger.warning("the identity provider at %s can't log in users: %s", host, reason_of(error))
+                msg = f"the identity provider at {host} can't be asked; try again later"
+                raise UnavailableError(msg) from None  # the cause may hold what was sent
 
     def _token(self, name: str, password: str) -> str | None:
         form = {"grant_type": "password", "username": name, "password": password}

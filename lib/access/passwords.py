@@ -1,25 +1,21 @@
 """Passwords: which are allowed, and how they are kept and compared. Nothing here shows one in an error."""
 
-import threading
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from lib.access.names import name_key
-from lib.errors import BadInputError, TooManyLoginsError
+from lib.access.turns import Turns
+from lib.errors import BadInputError
 
 SHORTEST, LONGEST = 12, 1024  # characters
 
 # Argon2id as RFC 9106 recommends where memory is scarce: 64 MiB, some tenths of a second of one core.
 _HASHER = PasswordHasher()
 # Each takes those 64 MiB; more wait, so that logins can't fill the memory.
-_AT_ONCE = 2
-_WAIT_S = 20.0
-_turns = threading.BoundedSemaphore(_AT_ONCE)
+_turns = Turns(at_once=2, waiting=20)
 
 
 def check_password(password: str, name: str) -> None:
@@ -54,7 +50,7 @@ def hashed(password: str) -> str:
     Raises:
         TooManyLoginsError: too many are hashed at once.
     """
-    with _turn():
+    with _turns.turn():
         return _HASHER.hash(_prepared(password))
 
 
@@ -74,7 +70,7 @@ def is_right(password: str, kept: str | None) -> bool:
         given = _prepared(password) if len(password) <= LONGEST else None
     except UnicodeEncodeError:
         given = None
-    with _turn():
+    with _turns.turn():
         nobodys = _nobodys()  # before anything else, so that making it tells nothing either
         try:
             right = _HASHER.verify(nobodys if kept is None else kept, given or b"")
@@ -96,14 +92,3 @@ def _prepared(password: str) -> bytes:
 @cache
 def _nobodys() -> str:
     return _HASHER.hash(b"the password of a user who does not exist")
-
-
-@contextmanager
-def _turn() -> Iterator[None]:
-    if not _turns.acquire(timeout=_WAIT_S):
-        msg = "too many people log in at this moment; try again in 5 s"
-        raise TooManyLoginsError(msg, 5)
-    try:
-        yield
-    finally:
-        _turns.release()

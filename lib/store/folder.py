@@ -30,6 +30,7 @@ from lib.volume_io import IMAGE_SUFFIXES, read_image, stem_of, suffix_of
 logger = logging.getLogger(__name__)
 
 ADMINISTRATOR = "administrator"  # who removed something where nobody logs in
+UNKNOWN = "unknown"  # who sent something without a name
 
 
 class FolderDatastore(Datastore):
@@ -235,6 +236,7 @@ class FolderDatastore(Datastore):
                 images.register(connection, [(image_id, FileState.of(target, suffix))])
             images.note_info(connection, image_id, image_info or {})
             images.note_content(connection, image_id, grid, fingerprint, sha256)
+            record(connection, "image added", image_id, actor=str((image_info or {}).get("user") or UNKNOWN))
         return image_id
 
     def remove_image(self, image_id: str, by: str = ADMINISTRATOR) -> None:
@@ -268,7 +270,7 @@ class FolderDatastore(Datastore):
         """
         info = dict(label_info or {})
         by_model = "model" in info  # MONAI Label's way to save an automatic result
-        author = str(info.get("client_id") or info.get("user") or (info["model"] if by_model else "unknown"))
+        author = str(info.get("client_id") or info.get("user") or (info["model"] if by_model else UNKNOWN))
         source = "model" if by_model else "client"
         self.store.save(image_id, label_filename, _plain(label_tag), info, author=author, source=source)
         return image_id

@@ -109,8 +109,6 @@ class LiverLoopApp(MONAILabelApp):
             check=lambda: self.check_training(model, {}),
             start=lambda number: train.run_model(model, {BY_ITSELF: number}),
         )
-        accounts = Accounts(self.store.ledger, self.settings.access.token_hours) if self.store else None
-        self.logins = Logins(self.settings.access, accounts)
         self.traffic = Traffic(self.metrics.request_done)
         self.stopping = Stopping(
             self.traffic, self.settings.server.stop_seconds, self._end_jobs, self._infers[model].close

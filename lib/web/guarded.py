@@ -11,6 +11,7 @@ from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 
 from lib.limits import MEGABYTE
+from lib.store.account_events import plain
 from lib.store.events import record
 from lib.web.guard.callers import Caller
 from lib.web.guard.guard import Guard, Site
@@ -37,7 +38,8 @@ def _note(kind: str, caller: Caller, address: str, detail: Mapping[str, str]) ->
     if store is None:
         return
     with store.ledger.writing() as connection:
-        record(connection, kind, actor=caller.name or f"anonymous@{address}", detail={**detail, "from": address})
+        told = plain(address)
+        record(connection, kind, actor=caller.name or f"anonymous@{told}", detail={**detail, "from": told})
 
 
 # MONAI Label would import all of `lib` a second time with the app, whose errors and callers the guard then didn't know.

@@ -38,7 +38,7 @@ from lib.store.versions import Version
 from lib.volume_io import IMAGE_SUFFIXES, read_label, stem_of, suffix_of, write_label
 from lib.web.clients import address_of, client_of
 from lib.web.connection import watch_connection
-from lib.web.guard.callers import caller_of
+from lib.web.guard.callers import caller_of, token_of
 from lib.web.guard.carried import Carried, checked
 from lib.web.guard.carried_bodies import AddImageForm, InferForm, InfoForm, SaveLabelForm
 from lib.web.guard.carried_params import (
@@ -165,9 +165,9 @@ def install_requests(app: FastAPI) -> None:
         # Not by MONAI Label's function, which describes every image of the folder on the way.
         asked = {"strategy": strategy} | sent | {"client_id": client_of(sent, request)}
         answer = _sample(store, _app().next_sample(asked))
-        name = caller_of(request).name
-        if answer and name is not None and _app().settings.access.slicer_images:
-            _app().handed_out.note(answer["id"], address_of(request), name)
+        token = token_of(request.headers) if caller_of(request).name is not None else None
+        if answer and token is not None and _app().settings.access.slicer_images:
+            _app().handed_out.note(answer["id"], address_of(request), request.headers.get("host", ""), token)
         if answer and "label" not in answer:  # in a review there is a label already
             background_tasks.add_task(_app().prefetch, answer["id"], asked["client_id"])
         return answer

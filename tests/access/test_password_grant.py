@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from lib.access import password_grant, provider_client
+from lib.access import provider_client
 from lib.access.password_grant import PasswordGrant
 from lib.access.provider_client import ProviderClient
 from lib.errors import TooManyLoginsError, UnavailableError
@@ -118,8 +118,8 @@ def test_a_provider_that_is_away_or_dawdles(sso, tmp_path, monkeypatch, caplog):
 
 
 def test_so_many_at_once(sso, monkeypatch):
-    monkeypatch.setattr(password_grant, "_WAIT_S", 0.01)
     grant = grant_of(sso)
+    monkeypatch.setattr(grant._turns, "wait_s", 0.01)
     waiting, go_on = threading.Barrier(5), threading.Event()
 
     def wait(*_):

@@ -116,8 +116,8 @@ def test_a_name_that_nobody_has_takes_as_long(cheap, monkeypatch):
 
 
 def test_logins_wait_for_their_turn(cheap, monkeypatch):
-    monkeypatch.setattr(passwords, "_WAIT_S", 0.05)
-    with passwords._turn(), passwords._turn(), pytest.raises(TooManyLoginsError) as caught:
+    monkeypatch.setattr(passwords._turns, "wait_s", 0.05)
+    with passwords._turns.turn(), passwords._turns.turn(), pytest.raises(TooManyLoginsError) as caught:
         hashed(GOOD)
     assert str(caught.value) == "too many people log in at this moment; try again in 5 s"
     assert caught.value.retry_after_s == 5

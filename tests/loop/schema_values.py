@@ -48,7 +48,7 @@ _PARAMS: dict[str, Sequence[Any]] = {
     "largest_liver": [True, False, "yes"],
     "label_info": [_BOTH, [{"name": "liver", "idx": 1}], None, [], {}],
     "label_prompt": [[1, 2], [], [1], ["x"]],
-    "label_tag": ["final", "original", "second", "../x", "refused"],
+    "label_tag": ["original", "second", "final", "../x", "refused"],
     "labels": [["liver"], [], None, [1]],
     "logging": ["INFO", "ERROR", "DEBUG", "LOUD"],
     "looked_at": [[[0, 7]], [[1, 2], [4, 5]], None, [[7, 0]], [[0, 99]], "x"],

@@ -150,6 +150,10 @@ def test_bodies_that_are_no_json_object_are_refused(server, path, body):
         ({"skip_writer": True}, "params must not hold skip_writer; result_write_to_file = false "),
         ({"result_ext": ".nii"}, "params must not hold result_ext; did you mean result_extension or "),
         ({"save_label": True, "label_tag": "../x"}, "params.label_tag: label tag '../x' is not allowed; "),
+        (
+            {"save_label": True, "label_tag": "final"},
+            "params.label_tag = 'final' can't be used; expected a tag such as ",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_at_once(server, params, reason):

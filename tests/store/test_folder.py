@@ -11,6 +11,7 @@ from lib import files
 from lib.datasets.lits import link_or_copy
 from lib.errors import BadInputError, NotFoundError, StorageError
 from lib.settings import Settings
+from lib.store import events
 from lib.store.folder import FolderDatastore
 from lib.store.label_store import LabelStore
 from lib.volume import Volume
@@ -156,6 +157,10 @@ def test_an_image_is_added(studies, opened, sent, image_id, suffix):
         str(studies / f"{image_id}{suffix}"),
     )
     assert opened().list_images() == [image_id]
+    with store.store.ledger.reading() as connection:
+        assert [(event.actor, event.detail) for event in events.history(connection, image_id, kind="image added")] == [
+            ("me", {})
+        ]
 
 
 def test_an_id_may_be_given_as_a_file_name_or_left_out(opened, sent):

@@ -111,13 +111,13 @@ def test_the_holder_of_an_image(server):
 
 def test_what_was_given_may_be_fetched_without_a_login(server):
     server.as_who(None).post("/activelearning/first")
-    assert server.running.handed_out.take("a", "testclient") is None
-    server.as_who(ANN).post("/activelearning/first")
-    assert server.running.handed_out.take("a", "testclient") == "ann"
+    assert server.running.handed_out.take("a", "testclient", "testserver") is None
+    server.as_who(ANN).post("/activelearning/first", headers={"Authorization": "Bearer the token"})
+    assert server.running.handed_out.take("a", "testclient", "testserver") == "the token"
     server.running.settings = SimpleNamespace(access=AccessSettings(slicer_images=False))
     server.running.handed_out = HandedOut()
-    server.as_who(ANN).post("/activelearning/first")
-    assert server.running.handed_out.take("a", "testclient") is None
+    server.as_who(ANN).post("/activelearning/first", headers={"Authorization": "Bearer the token"})
+    assert server.running.handed_out.take("a", "testclient", "testserver") is None
 
 
 def test_who_decides(server):

@@ -112,7 +112,7 @@ def _check_for(body: Json | Form | Passed | None, content_type: str) -> _Check:
     media = kind.decode("latin-1").lower()
     charset = options.get(b"charset", b"utf-8").lower()
     allowed = (_JSON,) if isinstance(body, Json) else (_MULTIPART, _URLENCODED)
-    if media not in allowed or charset not in {b"utf-8", b"utf8", b"us-ascii"}:
+    if media not in allowed or charset not in {b"utf-8", b"utf8"}:
         msg = f"the request's Content-Type is {content_type[:80]!r}; send {' or '.join(allowed)} in UTF-8"
         raise WrongTypeError(msg)
     if isinstance(body, Json):
@@ -166,11 +166,12 @@ class _UrlencodedCheck:
 
     def finish(self) -> None:
         try:
+            # Anything else is encoded in such forms; the framework would take it for Latin-1, which is another text.
             pairs = parse_qsl(
-                self._content.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS
+                self._content.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS
             )
         except ValueError:
-            msg = f"the form can't be read; it holds more than {_MOST_FIELDS} fields, or is not in UTF-8"
+            msg = f"the form can't be read; it holds more than {_MOST_FIELDS} fields, or is not in UTF-8, encoded"
             raise BadInputError(msg) from None
         checked(self._body.fields, single(pairs, "form"), "form")
 

@@ -2,8 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
+from lib.store.layout import FINAL
 from lib.transforms.postprocessing import PostprocessingSettings
 from lib.web.guard.carried import (
     Carried,
@@ -18,6 +19,7 @@ from lib.web.guard.carried import (
     Tag,
     VersionId,
     told_as,
+    unfit,
     without_control,
 )
 
@@ -29,6 +31,13 @@ _Value = Annotated[int, Field(ge=0, le=255)]
 _Idx = Annotated[int, Field(ge=0, le=65_535)]
 _Channel = Annotated[float, Field(ge=0, le=255)]
 _Slice = Annotated[int, Field(ge=0, lt=_MOST_SLICES)]
+
+
+def _of_a_model(tag: str) -> str:
+    """Else anybody could put a result into the place of somebody's label, under the name of the model."""
+    if tag == FINAL:
+        raise unfit("a tag such as 'original'; a final label is what a person submits, by PUT /datastore/label")
+    return tag
 
 
 class Params(Carried):
@@ -48,7 +57,7 @@ class InferParams(Params, PostprocessingSettings):
     result_write_to_file: bool = True
     planes: Literal["seg.nrrd", "images", ""] | None = None
     save_label: bool = False
-    label_tag: Tag = "original"
+    label_tag: Annotated[Tag, AfterValidator(_of_a_model)] = "original"
     restore_label_idx: bool = False  # of OHIF, without effect here
     label_prompt: list[_Value] = Field(default_factory=list, max_length=256)  # of OHIF as well
 

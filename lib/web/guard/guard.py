@@ -12,7 +12,6 @@ from urllib.parse import parse_qs, parse_qsl, quote, urlsplit
 from anyio import CapacityLimiter, move_on_after, to_thread
 from starlette.datastructures import Headers
 
-from lib.access.roles import Role
 from lib.errors import BadInputError, ForbiddenError, LiverLoopError, LoginError, OverloadedError, frames_of
 from lib.store.accounts import LoggedIn
 from lib.web.answers import status_of
@@ -28,7 +27,7 @@ from lib.web.log import log_request
 from lib.web.log_lines import UNFORESEEN
 from lib.web.logins import Logins
 from lib.web.request_ids import new_request_id, request_id
-from lib.web.traffic import OTHER
+from lib.web.traffic import METHODS, OTHER
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +126,7 @@ class Guard:
             row, values = find(scope["method"], scope["path"])
             caller = await self._caller(scope, headers, row)
             checked(InAddress, {name: value for name, value in values.items() if name != "path"}, "address")
-            _check_query(scope, row)
+            values |= _checked_query(scope, row)
             length = _length(headers)
             length = 0 if _has_none(scope) else length
             body = CheckedBody(row, headers.get("content-type", ""), length, self._site.upload_bytes, receive)
@@ -143,8 +142,9 @@ class Guard:
                 await _give_up(error, answer, identifier)
                 return
             await self._refuse(scope, headers, refusal, answer, receive, body)
-            seconds = time.perf_counter() - began
-            self._site.seen(scope["method"], row.path if row else OTHER, answer.status, seconds)
+            if SCOPE_KEY not in scope:  # else the application has counted it
+                method = scope["method"] if scope["method"] in METHODS else OTHER
+                self._site.seen(method, row.path if row else OTHER, answer.status, time.perf_counter() - began)
         finally:
             route = row.path if row else OTHER
             log_request(scope["method"], route, answer.status, time.perf_counter() - began, caller.name)
@@ -178,12 +178,11 @@ class Guard:
         def look_up() -> LoggedIn | None:
             if not logins.needed():
                 return None
-            if token is None and _is_download(row) and (name := self._was_given(scope)):
-                return LoggedIn(name, Role.ANNOTATOR, 0.0)
-            if token is None:
+            known = self._given_with(scope, headers) if token is None and _is_download(row) else token
+            if known is None:
                 msg = "log in first: this server answers only people it knows"
                 raise LoginError(msg)
-            return logins.who(token)
+            return logins.who(known)
 
         known = await self._in_thread(look_up)
         if known is None:
@@ -194,11 +193,13 @@ class Guard:
             raise ForbiddenError(msg)
         return Caller(known.name, known.role)
 
-    def _was_given(self, scope: Scope) -> str | None:
-        """Who was given the image that is asked for, at this address."""
+    def _given_with(self, scope: Scope, headers: Headers) -> str | None:
+        """The token of who was given the image that is asked for, at this address."""
         assert self._site is not None
         wanted = parse_qs(scope["query_string"].decode("latin-1")).get("image", [])
-        return self._site.handed_out.take(wanted[0], _address(scope)) if len(wanted) == 1 else None
+        if len(wanted) != 1:
+            return None
+        return self._site.handed_out.take(wanted[0], _address(scope), headers.get("host", ""))
 
     def _check_host(self, headers: Headers) -> None:
         """Where nobody logs in, a page could reach the server by giving its own name our address (DNS rebinding)."""
@@ -303,13 +304,14 @@ def _is_page(scope: Scope, headers: Headers) -> bool:
     return scope["method"] == "GET" and "text/html" in headers.get("accept", "")
 
 
-def _check_query(scope: Scope, row: Row) -> None:
+def _checked_query(scope: Scope, row: Row) -> dict[str, str]:
+    """What stands after the question mark; empty where the endpoint checks that itself."""
     query = scope["query_string"]
     if len(query) > _LONGEST_QUERY:
         msg = f"the address has more than {_LONGEST_QUERY} characters after its question mark"
         raise BadInputError(msg)
     if row.query is None:
-        return
+        return {}
     try:
         pairs = parse_qsl(
             query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MOST_QUERY_VALUES
@@ -317,7 +319,9 @@ def _check_query(scope: Scope, row: Row) -> None:
     except ValueError:
         msg = "what stands after the address's question mark can't be read; write it as name=value&name=value in UTF-8"
         raise BadInputError(msg) from None
-    checked(row.query, single(pairs, "address"), "address")
+    found = single(pairs, "address")
+    checked(row.query, found, "address")
+    return found
 
 
 def _has_none(scope: Scope) -> bool:

@@ -251,6 +251,15 @@ def test_every_format_of_results_can_be_asked_for():
             {"result_dtype": "float32"},
             "params.result_dtype = 'float32' can't be used; expected 'uint8' or ''",
         ),
+        *(
+            (
+                model,
+                {"save_label": True, "label_tag": "final"},
+                "params.label_tag = 'final' can't be used; expected a tag such as 'original'; a final label is what a "
+                "person submits, by PUT /datastore/label",
+            )
+            for model in (InferParams, BatchParams)
+        ),
         (InferParams, {"planes": "all"}, "params.planes = 'all' can't be used; expected 'seg.nrrd', 'images' or ''"),
         (
             InferParams,
