@@ -14,6 +14,8 @@ def enter_environment(environment: Path = _REPOSITORY / ".venv") -> None:
     Without it the running Python must have what scripts need. If the Python that is to run the script hasn't, exits
     with code 2 and one line.
     """
+    # ONNX Runtime, which MONAI imports, would report its use to its maker; it looks at this when it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     python = environment / "bin" / "python"
     # The second, as a half-made environment can leave its Python with another prefix.
     entered = Path(sys.prefix) == environment or Path(sys.executable) == python

@@ -23,6 +23,15 @@ def test_inside_the_environment_nothing_happens(started):
     assert started == []
 
 
+def test_no_library_reports_to_its_maker(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import lib.venv; lib.venv.enter_environment(); "
+    code += "import onnxruntime; onnxruntime.InferenceSession"
+    environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []  # where it would note its sessions
+
+
 def test_another_python_hands_over_with_all_arguments(started, tmp_path):
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()

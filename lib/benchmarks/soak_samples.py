@@ -1,5 +1,7 @@
 """What a server holds while it runs: memory, open files, threads, processes, and files in its folders."""
 
+import os
+import stat
 import threading
 import time
 from collections.abc import Sequence
@@ -25,7 +27,7 @@ class Sample:
         children: processes that it started: a training and its own.
         children_mb: their resident memory together.
         temporary_files: in its TMPDIR.
-        sessions: folders and files in its sessions folder.
+        sessions: files in its sessions folder.
         app_files: in its app folder: model versions, runs, the cache of decoded cases.
         app_mb: what they take.
         ledger_mb: the ledger's database.
@@ -107,7 +109,7 @@ def take_sample(process: psutil.Process, folders: Folders, at: float) -> Sample:
         children=len(children),
         children_mb=children_memory / _MB,
         temporary_files=_count(folders.temporary)[0],
-        sessions=len(list(folders.sessions.iterdir())) if folders.sessions.is_dir() else 0,
+        sessions=_count(folders.sessions)[0],
         app_files=app_files,
         app_mb=app_bytes / _MB,
         ledger_mb=sum(_size(path) for path in folders.ledger.glob("ledger.sqlite*")) / _MB,
@@ -123,10 +125,12 @@ def columns(samples: Sequence[Sample]) -> dict[str, list[Any]]:
 def _count(folder: Path) -> tuple[int, int]:
     """Files in a folder, and their bytes; those that go meanwhile are left out."""
     count = size = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            if path.is_file() and not path.is_symlink():
-                count, size = count + 1, size + path.stat().st_size
+    for place, _, names in os.walk(folder):  # which goes on where a folder has just been removed
+        for name in names:
+            with suppress(OSError):
+                status = os.lstat(os.path.join(place, name))
+                if stat.S_ISREG(status.st_mode):
+                    count, size = count + 1, size + status.st_size
     return count, size
 
 

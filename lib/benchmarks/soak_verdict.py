@@ -6,6 +6,7 @@ from typing import Any
 
 _FEW = 10  # more open files or threads than before: of connections at that moment
 _QUARTER = 4
+_TELLS_AFTER = 5.0  # minutes: then there are samples enough behind the warm-up
 _TRAINS_AFTER = 3.0  # minutes: until then the first training may not have begun its work
 
 
@@ -64,7 +65,7 @@ def promises(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _memory(result: Mapping[str, Any]) -> tuple[bool, str]:
     found, most = result["growth"]["memory_mb"], result["most_growth_mb"]
     if found is None:
-        return True, "too short to tell"
+        return result["minutes"] < _TELLS_AFTER, "too short, or too few samples, to tell"
     told = f"{found['per_hour']:+.0f} MB/h (95 %: {found['lower']:+.0f} to {found['upper']:+.0f}), allowed {most:g}"
     return found["lower"] <= most, told
 

@@ -109,7 +109,13 @@ class FolderDatastore(Datastore):
         self.store.take_in_from_pacs(label_id)
         with self.store.ledger.reading() as connection:
             row = versions.shown(connection, label_id, _plain(label_tag))
-        return "" if row is None else str(self.store.layout.shown(label_id, row.tag, row.suffix))
+            version = versions.current(connection, label_id, _plain(label_tag))
+        if row is None:
+            return ""
+        path = self.store.layout.shown(label_id, row.tag, row.suffix)
+        if version is not None and not path.is_file():  # saved a moment ago and about to be shown
+            path = self.store.labels.path(version)
+        return str(path)
 
     def get_label(self, label_id: str, label_tag: str, params: Any = None) -> io.BytesIO | None:
         """The label file's content, None if there is no such label."""

@@ -42,6 +42,8 @@ def server_environment(
         # Otherwise each request for the next image queues every scoring method again.
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(IMAGE_PATTERNS),
+        # ONNX Runtime, which MONAI imports, would report its use to its maker.
+        "ORT_DISABLE_TELEMETRY": "1",
         # One pool of threads of the machine's size; its waiting threads sleep instead of spinning, since inference
         # and a training subprocess share the cores.
         "OMP_NUM_THREADS": threads,

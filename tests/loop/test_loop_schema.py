@@ -33,7 +33,7 @@ from tests.loop.schema_values import Sent, requests_for
 pytestmark = pytest.mark.server
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-EXAMPLES = int(os.environ.get("LIVERLOOP_SCHEMA_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("LIVERLOOP_SCHEMA_EXAMPLES", "6"))
 NO_HANG_S = 60.0  # whatever else the machine does
 NOBODY = "nobody"
 # What may be made, changed or removed on behalf of nobody at all, of every user, and of admins.
@@ -142,7 +142,7 @@ def test_whatever_is_sent(site, role):
     statuses, problems = walk(site, role)
     if role is Role.ADMIN:  # or most of this would be a test of refusals
         reached = [label for label, seen in statuses.items() if any(200 <= status < 400 for status in seen)]
-        assert len(reached) > 0.6 * len(statuses), statuses
+        assert len(reached) > 0.5 * len(statuses), statuses
     assert not problems, "\n".join(sorted(problems)[:: len(problems) // 30 + 1])
     wait_until(lambda: sorted(temporary.rglob("*")) == left, "the removal of temporary files")
     for path, what in touched(before, manifest_of(site.root)).items():
@@ -168,5 +168,5 @@ def test_nothing_is_left_behind(site):
     family = [process, *process.children(recursive=True)]
     assert server.interrupt(signal.SIGTERM) == 0
     assert not [one for one in family if one.is_running()]
-    made_by_libraries = {".ses", f"torchinductor_{getpass.getuser()}"}  # once, when they are imported
+    made_by_libraries = {f"torchinductor_{getpass.getuser()}"}  # once, when it is imported
     assert {path.name for path in server.temporary.iterdir()} <= made_by_libraries

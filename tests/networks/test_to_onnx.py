@@ -1,14 +1,16 @@
-import onnxruntime
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from lib.errors import ModelError
 from lib.networks.from_hu import FromHounsfield
-from lib.networks.to_onnx import write_onnx
+from lib.networks.to_onnx import onnxruntime, write_onnx  # its first import, without reports
 from lib.networks.unet import MulticlassUNet
 from lib.transforms.windowing import Window
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 CHANNELS = ("liver", "histogram", Window(301, -7))
 WINDOWS = ("liver", "lungs", "custom")
 

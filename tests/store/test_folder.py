@@ -12,6 +12,7 @@ from lib.datasets.lits import link_or_copy
 from lib.errors import BadInputError, NotFoundError, StorageError
 from lib.settings import Settings
 from lib.store.folder import FolderDatastore
+from lib.store.label_store import LabelStore
 from lib.volume import Volume
 from lib.volume_io import read_image, read_label, write_image, write_label
 
@@ -361,6 +362,16 @@ def test_a_label_that_could_not_be_shown_is_shown_later(opened, studies, sent, m
     assert names(studies / "labels" / "final") == []
     np.testing.assert_array_equal(stored_label(opened(), "a"), classes())
     assert not list(studies.rglob(".writing*"))
+
+
+def test_a_label_can_be_read_before_it_is_shown(opened, studies, sent, monkeypatch):
+    """Whoever asks for a review may get an image whose label was saved in this moment."""
+    put_image(studies / "a.nii.gz")
+    store = opened()
+    monkeypatch.setattr(LabelStore, "show", lambda *_: None)
+    store.save_label("a", str(put_label(sent / "s.nii.gz")), "final", {"label_info": NAMES})
+    assert not (studies / "labels" / "final" / "a.nii.gz").exists()
+    assert np.array_equal(stored_label(store, "a"), classes())
 
 
 def test_a_damaged_list_of_contents_of_the_stock_store_is_told_and_can_be_moved_away(opened, studies):
