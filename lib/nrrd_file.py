@@ -128,7 +128,8 @@ def write_nrrd(
     voxels = np.asfortranarray(array, dtype=array.dtype.newbyteorder("<")).T.data
     with path.open("wb") as file:
         file.write("\n".join([*lines, "", ""]).encode())
-        file.write(igzip.compress(voxels, compresslevel=1) if compress else voxels)
+        # Without the time: the same voxels are the same file.
+        file.write(igzip.compress(voxels, compresslevel=1, mtime=0) if compress else voxels)
 
 
 def _header(file: BinaryIO) -> dict[str, Any]:

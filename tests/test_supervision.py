@@ -69,7 +69,7 @@ def test_all_end_with_the_parent(kind, count, number):
         assert len(family) == count
         parent.send_signal(number)
         parent.wait()
-        end = time.monotonic() + 10  # PyTorch's own workers look every 5 s
+        end = time.monotonic() + 60  # PyTorch's own workers look every 5 s, on a busy machine later
         while alive(family) and time.monotonic() < end:
             time.sleep(0.01)
         assert not alive(family)

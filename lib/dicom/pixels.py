@@ -4,6 +4,7 @@ pydicom decodes uncompressed, deflated and run-length encoded pixels by itself; 
 by GDCM, which pydicom would take as well: a damaged JPEG makes it end the whole process.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,7 @@ _NAMES = {
     "1.2.840.10008.1.2.4.202": "High-Throughput JPEG 2000 with RPCL Options (Lossless Only)",
     "1.2.840.10008.1.2.4.203": "High-Throughput JPEG 2000",
 }
+_NUMBERS = re.compile(r"[0-9.]{1,64}")  # what a UID is made of
 _WIDEST = 32767  # what int16 holds
 _DENSEST_HU = 3071  # what 12 bits hold above -1024; padding beyond it stands for nothing in a patient
 _DAMAGED = (
@@ -134,9 +136,18 @@ def _planes(slices: Sequence[Slice], path: str) -> Iterator[NDArray[np.int16]]:
         yield _hounsfield(plane, dataset, item)
 
 
+def _name_of(syntax: uid.UID | None) -> str:
+    """A transfer syntax in words; of what is none, nothing is repeated."""
+    if syntax is None:
+        return "no transfer syntax"
+    if syntax in uid.UID_dictionary or _NUMBERS.fullmatch(syntax):
+        return str(syntax.name)
+    return "an unknown transfer syntax"
+
+
 def _decoded(dataset: FileDataset, path: str) -> NDArray:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
-    name = _NAMES.get(str(syntax)) or getattr(syntax, "name", "no transfer syntax")
+    name = _NAMES.get(str(syntax)) or _name_of(syntax)
     handler = _HANDLERS.get(syntax)
     if handler is None:
         msg = (

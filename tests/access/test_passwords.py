@@ -1,4 +1,3 @@
-import statistics
 import threading
 import time
 import unicodedata
@@ -111,7 +110,7 @@ def test_a_name_that_nobody_has_takes_as_long(cheap, monkeypatch):
             start = time.perf_counter()
             assert not is_right("wrong horse battery", known)
             took[known].append(time.perf_counter() - start)
-    ratio = statistics.median(took[None]) / statistics.median(took[kept])
+    ratio = min(took[None]) / min(took[kept])  # other work only makes it longer
     assert 0.5 < ratio < 2, ratio
 
 

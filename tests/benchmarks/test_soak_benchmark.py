@@ -16,24 +16,40 @@ def parsed(*arguments):
 @pytest.mark.server
 def test_a_short_soak_keeps_its_promises(tmp_path):
     """Long enough for every kind of request; trainings take longer than that to begin."""
-    result = soak.measure(
-        parsed(
-            "--minutes", 0.2, "--clients", 4, "--images", 16, "--size", 64, "--slices", 8, "--pause", 0.02,
-            "--picture", tmp_path / "soak.png", "--folder", tmp_path / "soak",
-            "--conf", "inference.engine", "pytorch",
-        )
-    )  # fmt: skip
+    result = soaked(tmp_path, minutes=0.2)
+    if not all_worked(result):  # beside much other work
+        result = soaked(tmp_path, minutes=1)
     assert json.loads(json.dumps(result)) == result
     assert result["broken"] == [], soak.as_text(result)
+    assert all_worked(result), soak.as_text(result)
     requests = result["requests"]
-    assert {"next sample", "download image", "infer", "save label", "withdraw label", "info"} <= requests.keys()
     restored = requests.get("restore", {}).get("done", 0)
-    assert result["labels"]["acknowledged"] == requests["save label"]["done"] + restored > 10
+    assert result["labels"]["acknowledged"] == requests["save label"]["done"] + restored
     assert len(result["samples"]["memory_mb"]) > 10
     assert result["login"]
     assert requests["login"]["done"] == 4 + 2  # the administrator and the dashboard as well
     assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
     assert "memory does not grow" in soak.as_text(result)
+
+
+def soaked(folder, minutes):
+    return soak.measure(
+        parsed(
+            "--minutes", minutes, "--clients", 4, "--images", 16, "--size", 64, "--slices", 8, "--pause", 0.02,
+            "--picture", folder / "soak.png", "--folder", folder / f"soak-{minutes}",
+            "--conf", "inference.engine", "pytorch",
+        )
+    )  # fmt: skip
+
+
+def all_worked(result):
+    """Whether there was time for every kind of request, and for everybody to save something."""
+    kinds = {"next sample", "download image", "infer", "save label", "withdraw label", "info"}
+    return (
+        kinds <= result["requests"].keys()
+        and all(result["saved"].values())
+        and result["requests"]["save label"]["done"] > 10
+    )
 
 
 @pytest.mark.parametrize(

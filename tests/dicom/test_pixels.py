@@ -104,6 +104,7 @@ def test_signed_jpeg_2000(tmp_path):
         ("1.2.840.10008.1.2.4.201", "High-Throughput JPEG 2000 (Lossless Only)"),
         ("1.2.840.10008.1.2.4.102", "MPEG-4 AVC/H.264 High Profile / Level 4.1"),
         ("1.2.840.99999.1", "1.2.840.99999.1"),
+        ("1.2.840.10\nDoe^Jane", "an unknown transfer syntax"),
     ],
 )
 def test_a_transfer_syntax_that_is_not_supported_is_named(tmp_path, syntax, name):

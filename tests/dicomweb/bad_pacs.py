@@ -67,8 +67,8 @@ class BadPacs:
         self._server.server_close()
 
     def pacs(self, **settings: Any) -> Pacs:
-        """A client of ours with hardly any patience."""
-        quick = {"connect_timeout_s": 2, "read_timeout_s": 2, "backoff_s": 0.001, "retries": 2}
+        """A client of ours that tries again at once; other work on the machine makes no answer come too late."""
+        quick = {"connect_timeout_s": 30, "read_timeout_s": 30, "backoff_s": 0.001, "retries": 2}
         return Pacs(PacsSettings(self.url, **{**quick, **settings}))
 
 

@@ -14,7 +14,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pydicom
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
@@ -52,7 +54,7 @@ _LINES = (
 
 
 def seeds() -> dict[str, bytes]:
-    """Valid files by their names, whose suffixes say what they are."""
+    """Valid files by their names, whose suffixes say what they are; the same in every process."""
     found: dict[str, bytes] = {}
     rng = np.random.default_rng(0)
     classes = Volume(rng.integers(0, 3, SHAPE).astype(np.uint8), AFFINE)
@@ -65,13 +67,12 @@ def seeds() -> dict[str, bytes]:
             write_label(path / f"label{suffix}", classes, DEFAULT_LABELS)
         write_label(path / "packed.seg.nrrd", classes, DEFAULT_LABELS, compress=True)
         write_planes(path / "planes.seg.nrrd", classes, DEFAULT_LABELS)
-        pixels = stored_values()[0]
-        save(make_slice(pixels, ORIGIN), path / "plain.dcm")
-        save(make_slice(pixels, ORIGIN, syntax=ImplicitVRLittleEndian), path / "implicit.dcm")
-        save(make_slice(pixels, ORIGIN, syntax=DeflatedExplicitVRLittleEndian), path / "deflated.dcm")
-        save(make_slice(pixels, ORIGIN, syntax=JPEG2000Lossless), path / "jpeg2000.dcm")
+        _save_slice(path / "plain.dcm")
+        _save_slice(path / "implicit.dcm", ImplicitVRLittleEndian)
+        _save_slice(path / "deflated.dcm", DeflatedExplicitVRLittleEndian)
+        _save_slice(path / "jpeg2000.dcm", JPEG2000Lossless)
         for name, syntax in (("jpegls", JPEGLSLossless), ("jpeg", JPEGLosslessSV1)):
-            save(make_slice(pixels, ORIGIN), path / f"{name}.dcm")
+            _save_slice(path / f"{name}.dcm")
             recompress(path / f"{name}.dcm", syntax)
         rle = pydicom.dcmread(path / "plain.dcm")
         rle.compress(RLELossless)
@@ -81,17 +82,24 @@ def seeds() -> dict[str, bytes]:
     found |= {
         "series.zip": zipped(slices),
         "series.tar": tarred(slices),
-        "series.tar.gz": gzip.compress(tarred(slices), 1),
+        "series.tar.gz": gzip.compress(tarred(slices), 1, mtime=0),
     }
     return found
+
+
+def _save_slice(path: Path, syntax: UID = ExplicitVRLittleEndian) -> None:
+    """A slice whose UID is no new one each time."""
+    made = make_slice(stored_values()[0], ORIGIN, syntax=syntax, SOPInstanceUID="1.2.3.4")
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
+    save(made, path)
 
 
 def zipped(contents: list[bytes]) -> bytes:
     """A zip of files."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for number, content in enumerate(contents):
-            archive.writestr(f"CT/IM{number}", content)
+            archive.writestr(zipfile.ZipInfo(f"CT/IM{number}"), content, zipfile.ZIP_DEFLATED, 1)
     return buffer.getvalue()
 
 
@@ -112,7 +120,7 @@ def damaged(content: bytes, suffix: str, rng: np.random.Generator) -> bytes:
         inner = _with_faults(gzip.decompress(content), suffix, rng)
         if rng.random() < 0.05:
             inner += bytes(20_000_000)  # a small bomb; large ones have tests of their own
-        return gzip.compress(inner, 1)
+        return gzip.compress(inner, 1, mtime=0)
     return _with_faults(content, suffix, rng)
 
 

@@ -15,7 +15,7 @@ from lib.volume import Volume
 from lib.volume_io import write_image, write_label
 from tests.loop.kept_labels import KeptLabels
 from tests.loop.prepared_server import Preparation, PreparedServer
-from tests.loop.running_server import RunningServer, make_app
+from tests.loop.running_server import RunningServer, make_app, wait_until
 from tests.loop.savers import Cases, Client, Journal
 from tests.store.postgresql import postgresql_or_skip
 
@@ -41,6 +41,7 @@ def test_sixteen_clients_save_at_once(tmp_path):
         end = time.monotonic() + _SAVING_S
         for client in clients:
             client.join(max(0.0, end - time.monotonic()))
+        wait_until(lambda: len({saved.client for saved in journal.acknowledged}) == _SAVERS, "a save of each")
         for client in clients:
             client.stop()
         for client in clients:

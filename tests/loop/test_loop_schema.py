@@ -34,7 +34,7 @@ pytestmark = pytest.mark.server
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 EXAMPLES = int(os.environ.get("LIVERLOOP_SCHEMA_EXAMPLES", "6"))
-NO_HANG_S = 20.0
+NO_HANG_S = 60.0  # whatever else the machine does
 NOBODY = "nobody"
 # What may be made, changed or removed on behalf of nobody at all, of every user, and of admins.
 LOGS = ["run/server.log", "app/logs/.*"]

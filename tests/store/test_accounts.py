@@ -1,5 +1,4 @@
 import logging
-import statistics
 import time
 
 import pytest
@@ -413,7 +412,7 @@ def test_names_that_nobody_has_take_as_long(accounts, ann, clock, monkeypatch):
             start = time.perf_counter()
             refusal(accounts, name)
             took[name].append(time.perf_counter() - start)
-    ratio = statistics.median(took["nobody here"]) / statistics.median(took["ann"])
+    ratio = min(took["nobody here"]) / min(took["ann"])  # other work only makes it longer
     assert 0.5 < ratio < 2, ratio
 
 

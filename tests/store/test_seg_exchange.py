@@ -63,7 +63,7 @@ def test_an_image_that_is_used_is_looked_at_soon(site, orthanc):
     finally:
         begun = time.monotonic()
         made.stop()
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 60  # far less than between two looks
 
 
 def test_it_goes_on_when_the_pacs_is_back(site, exchange, orthanc, caplog):

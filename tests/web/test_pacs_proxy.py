@@ -299,11 +299,11 @@ def test_answers_come_while_the_pacs_still_sends():
         request.send_header("Content-Length", "20")
         request.end_headers()
         request.wfile.write(b"0123456789")
-        assert gate.wait(10)
+        assert gate.wait(60)
         request.wfile.write(b"0123456789")
 
     with BadPacs(slowly) as pacs, server_for(quick(pacs)) as port:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", STUDY)
         answer = connection.getresponse()
         assert answer.read(10) == b"0123456789"  # before the rest exists
@@ -330,13 +330,13 @@ def test_what_is_stored_goes_on_while_it_still_comes():
 
         threading.Thread(target=answer, daemon=True).start()
         with server_for(PacsSettings(f"http://{host}/dicom-web")) as port:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             connection.putrequest("POST", "/proxy/dicom/studies")
             connection.putheader("Content-Type", MULTIPART)
             connection.putheader("Content-Length", "11")
             connection.endheaders()
             connection.send(b"first")
-            assert arrived.wait(10)  # at the PACS, before the rest exists
+            assert arrived.wait(60)  # at the PACS, before the rest exists
             connection.send(b"second")
             assert connection.getresponse().read() == b"{}"
             connection.close()

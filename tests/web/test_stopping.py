@@ -14,7 +14,7 @@ import requests
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVER = """
-import contextlib, logging, sys, time
+import contextlib, logging, pathlib, sys, time
 import uvicorn
 from fastapi import FastAPI
 from lib.web.health import install_health
@@ -23,7 +23,13 @@ from lib.web.traffic import Traffic, TrafficMiddleware
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 traffic = Traffic(lambda *seen: None)
-stopping = Stopping(traffic, float(sys.argv[2]), lambda: ["training interrupted"], lambda: print("closed", flush=True))
+ended = []
+
+def end_jobs():
+    ended.append("training interrupted")
+    return ended
+
+stopping = Stopping(traffic, float(sys.argv[2]), end_jobs, lambda: print("closed", flush=True))
 
 @contextlib.asynccontextmanager
 async def lifespan(app):
@@ -34,9 +40,15 @@ app = FastAPI(lifespan=lifespan)
 app.add_middleware(TrafficMiddleware, traffic=traffic)
 install_health(app, lambda: None)
 
+@app.get("/metrics")  # which is answered while the server stops, and is no work
+def state():
+    return {"running": sum(traffic.running().values()), "is_stopping": bool(ended)}
+
 @app.get("/wait/{seconds}")
 def work(seconds: float):
-    time.sleep(seconds)
+    end, may_go = time.monotonic() + seconds, pathlib.Path(sys.argv[3])
+    while time.monotonic() < end and not may_go.exists():
+        time.sleep(0.01)
     return seconds
 
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_config=None)
@@ -47,19 +59,16 @@ print("stopped", flush=True)
 class Server:
     """Runs it; asks are answered in threads."""
 
-    def __init__(self, limit_s):
+    def __init__(self, limit_s, may_go):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        self.url, self.answers, self.threads = f"http://127.0.0.1:{port}", [], []
-        command = [sys.executable, "-c", SERVER, str(port), str(limit_s)]
+        self.url, self.answers, self.threads, self.may_go = f"http://127.0.0.1:{port}", [], [], may_go
+        command = [sys.executable, "-c", SERVER, str(port), str(limit_s), str(may_go)]
         self.process = subprocess.Popen(
             command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        end = time.monotonic() + 60
-        while self.status("/healthz") != 200:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        wait_until(lambda: self.status("/healthz") == 200)
 
     def status(self, path):
         try:
@@ -68,14 +77,22 @@ class Server:
             return None
 
     def ask(self, path):
+        """Returns when the server is at work on it."""
         thread = threading.Thread(target=lambda: self.answers.append(self.status(path)))
         thread.start()
         self.threads.append(thread)
-        time.sleep(0.3)
+        wait_until(lambda: self.state()["running"] == len(self.threads))
 
     def signal(self, number):
+        """Returns when the server knows of it, or has ended."""
         self.process.send_signal(number)
-        time.sleep(0.3)
+        wait_until(lambda: self.process.poll() is not None or self.state().get("is_stopping"))
+
+    def state(self):
+        try:
+            return requests.get(self.url + "/metrics", timeout=30).json()
+        except requests.RequestException:
+            return {}
 
     def ended(self):
         """Exit code, what it printed, and the statuses of the answers."""
@@ -85,12 +102,19 @@ class Server:
         return self.process.returncode, output, self.answers
 
 
+def wait_until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 @pytest.fixture
-def start():
+def start(tmp_path):
     servers = []
 
     def started(limit_s=30):
-        servers.append(Server(limit_s))
+        servers.append(Server(limit_s, tmp_path / "go"))
         return servers[-1]
 
     yield started
@@ -101,13 +125,14 @@ def start():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_what_runs_is_finished_and_nothing_new_begins(start, number):
     server = start()
-    server.ask("/wait/1.5")
+    server.ask("/wait/60")
     server.signal(number)
     assert server.status("/wait/0") == 503
-    assert requests.get(server.url + "/wait/0", timeout=5).json() == {
+    assert requests.get(server.url + "/wait/0", timeout=30).json() == {
         "detail": "the server is being stopped; ask again when it runs"
     }
     assert server.status("/healthz") == 200
+    server.may_go.touch()
     code, output, answers = server.ended()
     assert (code, answers) == (0, [200])
     assert "stopping: no more requests are taken, 1 x GET /wait/{seconds} get at most 30 s" in output
@@ -120,8 +145,10 @@ def test_with_nothing_to_do_it_ends_at_once(start):
     server = start()
     began = time.monotonic()
     server.signal(signal.SIGTERM)
-    assert server.ended()[0] == 0
-    assert time.monotonic() - began < 5
+    code, output, _ = server.ended()
+    assert code == 0
+    assert time.monotonic() - began < 25  # the limit is 30
+    assert "stopped:" not in output  # by force
 
 
 def test_what_takes_longer_than_the_limit_is_dropped_and_named(start):
@@ -132,7 +159,7 @@ def test_what_takes_longer_than_the_limit_is_dropped_and_named(start):
     server.signal(signal.SIGTERM)
     code, output, answers = server.ended()
     assert (code, answers) == (0, [None, None])
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert "stopped: the limit of 0.5 s is over; dropped: 2 x GET /wait/{seconds}" in output
 
 
