@@ -327,6 +327,15 @@ def test_once_there_is_a_user_the_viewer_asks_for_a_login(viewer, server, orthan
     viewer.paint("tumor", middle_of(before, 1, viewer.focus("mpr-axial")[2]))
     viewer.wait_until(lambda: _changed(viewer, before), "a stroke of the brush")
     assert viewer.store("by ann") == "The segmentation is in the PACS now"
+    client = server.client()
+    client.update_auth(client.auth_token("ann", "four words and more"))
+
+    def authors():
+        path = f"/ledger/images/{cases[_LABELLED].image_id}/versions"
+        found = server.ask("GET", path, headers=client._headers).reason
+        return [one["author"] for one in found if one["source"] == "pacs"]
+
+    assert viewer.wait_until(authors, "the version of the SEG") == ["ann"]
 
 
 def test_logging_out_ends_it(viewer, server):
