@@ -257,18 +257,18 @@ class Forwarder:
             await response.aclose()
 
 
-def studies_with_segs(answer: bytes) -> list[str]:
-    """The Study Instance UIDs of the SEGs that a PACS says it stored; empty if the answer can't be read."""
-    found: dict[str, None] = {}
+def stored_segs(answer: bytes) -> dict[str, list[str]]:
+    """SOP Instance UIDs of the SEGs that a PACS says it stored, by Study Instance UID; empty if it can't be read."""
+    found: dict[str, list[str]] = {}
     try:
         for item in json.loads(answer)["00081199"]["Value"]:  # Referenced SOP Sequence
             kind = item["00081150"]["Value"][0]
             study = _STUDY.search(item["00081190"]["Value"][0])
             if kind in _SEG_CLASSES and study:
-                found[study[1]] = None
+                found.setdefault(study[1], []).append(str(item["00081155"]["Value"][0]))
     except (ValueError, KeyError, IndexError, TypeError):
         pass
-    return list(found)
+    return found
 
 
 _SEG_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}

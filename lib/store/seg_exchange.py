@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, timedelta
 from typing import Protocol
 
@@ -82,8 +82,14 @@ class SegExchange:
             self._asked_for[image_id] = None
         self._asked.set()
 
-    def look_at_study(self, study_uid: str) -> list[Version]:
-        """Take in what somebody has just stored in a study; see `SegInbox.look_at_study`."""
+    def look_at_study(self, study_uid: str, authors: Mapping[str, str]) -> list[Version]:
+        """Take in what somebody has just stored in a study; see `SegInbox.look_at_study`.
+
+        Args:
+            study_uid: of the study.
+            authors: who did, by SOP Instance UIDs, where that is known.
+        """
+        self.inbox.authors.note(authors)
         return self.inbox.look_at_study(study_uid)
 
     def wake(self) -> None:

@@ -33,6 +33,7 @@ from lib.store.image_series import ImageSeries
 from lib.store.label_store import Noting, OvertakenError
 from lib.store.layout import STORED
 from lib.store.ledger import Ledger
+from lib.store.seg_authors import SegAuthors
 from lib.store.seg_label import SEG, content_time, label_of
 from lib.store.seg_matching import SegMatching, UnusableSegError
 from lib.store.versions import Version
@@ -131,6 +132,7 @@ class SegInbox:
         self._quiet_until = 0.0
         self._studies: OrderedDict[str, _Study] = OrderedDict()
         self._studies_lock = threading.Lock()
+        self.authors = SegAuthors()
         self._matching = SegMatching(store.ledger, store.settings, pacs, images)
         segs.note_pacs(store.ledger, pacs.name)
 
@@ -337,13 +339,12 @@ class SegInbox:
             path = found.path.with_name(f"{found.sop_uid}{STORED}")
             write_label(path, label.volume)
             noting = partial(self._note_version, found)
-            version = self._store.save(chosen, path, label.tag, info, author=label.author, source=SOURCE, noting=noting)
+            author = self.authors.of(found.sop_uid) or label.author
+            version = self._store.save(chosen, path, label.tag, info, author=author, source=SOURCE, noting=noting)
         except (BadInputError, NotFoundError) as error:
             raise UnusableSegError(str(error), chosen, later=isinstance(error, NotFoundError)) from error
         if notes := label.info[SEG]["notes"]:  # which quote what another program wrote into it
-            logger.info(
-                "the SEG %s of %s is taken in with %d notes, see its version", found.sop_uid, chosen, len(notes)
-            )
+            logger.info("the SEG %s of %s has %d notes, see its version", found.sop_uid, chosen, len(notes))
         return version
 
     def _noted_before(self, connection: Connection, found: _Found, image_id: str) -> bool:

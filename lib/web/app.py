@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -219,10 +219,10 @@ class LiverLoopApp(MONAILabelApp):
         if version.tag == FINAL:
             self.retraining.notice_label()
 
-    def _stored_in_pacs(self, study_uid: str) -> None:
-        """A viewer has just stored a SEG through this server: no need to find it."""
+    def _stored_in_pacs(self, study_uid: str, authors: Mapping[str, str]) -> None:
+        """A viewer has just stored a SEG through this server: no need to find it, and who did is known."""
         if self.store is not None and self.store.segs is not None:
-            self.store.segs.look_at_study(study_uid)
+            self.store.segs.look_at_study(study_uid, authors)
 
     def check_inference(self, model: str, params: dict[str, Any]) -> None:
         """Refuse an inference or a batch of them before it starts.

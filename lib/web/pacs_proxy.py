@@ -4,7 +4,7 @@ The browser never learns the PACS's login, and may query, retrieve and store, no
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -17,10 +17,13 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route
 from starlette.types import Send
 
-from lib.dicomweb.forwarding import FailedForwardingError, Forwarder, InterruptedForwardingError, studies_with_segs
+from lib.dicomweb.forwarding import FailedForwardingError, Forwarder, InterruptedForwardingError, stored_segs
 from lib.errors import BadInputError, NotFoundError
+from lib.web.guard.callers import caller_of
 
 logger = logging.getLogger(__name__)
+
+OnStored = Callable[[str, Mapping[str, str]], object]
 
 ROOT = "/proxy/dicom"
 NO_PACS = "this server has a folder of files; start it with --studies http://HOST:PORT/dicom-web to work on a PACS"
@@ -32,14 +35,17 @@ _CLIENT_LEFT = 499  # as nginx logs it; nobody gets this answer
 
 
 def install_proxy(
-    app: FastAPI, forwarder: Forwarder | None, on_stored: Callable[[str], object] = lambda study_uid: None
+    app: FastAPI,
+    forwarder: Forwarder | None,
+    on_stored: OnStored = lambda study_uid, authors: None,
 ) -> None:
     """Put our proxy before MONAI Label's, no route of which can be reached any more.
 
     Args:
         app: the server.
         forwarder: to the PACS; None if there is none.
-        on_stored: called with the Study Instance UID, in a thread, after a viewer has stored a SEG in the PACS.
+        on_stored: called in a thread, after a viewer has stored SEGs in the PACS, with the Study Instance UID and,
+            where people log in, with who stored them by their SOP Instance UIDs.
     """
 
     async def proxy(request: Request) -> Response:
@@ -79,23 +85,24 @@ def install_proxy(
         access.addFilter(_WithoutQueries())
 
 
-async def _get(forwarder: Forwarder, request: Request, path: str, _: Callable[[str], object]) -> Response:
+async def _get(forwarder: Forwarder, request: Request, path: str, _: OnStored) -> Response:
     query = request.scope["query_string"].decode("latin-1")
     answer = await forwarder.get(path, query, request.headers, own_root=ROOT)
     return _Relayed(answer.content, answer.status, headers={**answer.headers, **_SAFE})
 
 
-async def _store(forwarder: Forwarder, request: Request, path: str, on_stored: Callable[[str], object]) -> Response:
+async def _store(forwarder: Forwarder, request: Request, path: str, on_stored: OnStored) -> Response:
     status, content = await forwarder.store(path, request.headers, request.stream(), own_root=ROOT)
-    studies = studies_with_segs(content)
-    task = BackgroundTask(partial(_tell, studies, on_stored)) if studies else None
+    studies, name = stored_segs(content), caller_of(request).name
+    authors = {study: dict.fromkeys(uids, name) if name else {} for study, uids in studies.items()}
+    task = BackgroundTask(partial(_tell, authors, on_stored)) if studies else None
     return Response(content, status, headers=_SAFE, media_type="application/dicom+json", background=task)
 
 
-def _tell(studies: list[str], on_stored: Callable[[str], object]) -> None:
-    for study in studies:
+def _tell(authors: Mapping[str, Mapping[str, str]], on_stored: OnStored) -> None:
+    for study, of_study in authors.items():
         try:
-            on_stored(study)
+            on_stored(study, of_study)
         except Exception as error:  # whatever became of it, the SEG is in the PACS
             logger.warning("a SEG stored by a viewer is not looked at yet: %s", error)
 

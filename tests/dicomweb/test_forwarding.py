@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.dicomweb.forwarding import _replaced, checked_path, studies_with_segs
+from lib.dicomweb.forwarding import _replaced, checked_path, stored_segs
 from lib.errors import BadInputError
 
 SEG, CT = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.2"
@@ -66,22 +66,27 @@ def test_links_are_replaced_wherever_the_answer_is_cut(parts, data):
     assert asyncio.run(run()) == whole.replace(b"http://a/", b"/P/")
 
 
-def item(kind, link):
-    return {"00081150": {"vr": "UI", "Value": [kind]}, "00081190": {"vr": "UR", "Value": [link]}}
+def item(kind, uid, link):
+    return {
+        "00081150": {"vr": "UI", "Value": [kind]},
+        "00081155": {"vr": "UI", "Value": [uid]},
+        "00081190": {"vr": "UR", "Value": [link]},
+    }
 
 
-def test_the_studies_of_stored_segs():
+def test_stored_segs_by_study():
     items = [
-        item(SEG, "http://pacs/dicom-web/studies/1.2/series/1.3/instances/1.4"),
-        item(SEG, "/proxy/dicom/studies/1.2/series/1.3/instances/1.5"),
-        item(CT, "http://pacs/dicom-web/studies/1.7/series/1.3/instances/1.4"),
-        item("1.2.840.10008.5.1.4.1.1.66.7", "http://pacs/studies/1.8"),
+        item(SEG, "1.4", "http://pacs/dicom-web/studies/1.2/series/1.3/instances/1.4"),
+        item(SEG, "1.5", "/proxy/dicom/studies/1.2/series/1.3/instances/1.5"),
+        item(CT, "1.4", "http://pacs/dicom-web/studies/1.7/series/1.3/instances/1.4"),
+        item("1.2.840.10008.5.1.4.1.1.66.7", "1.9", "http://pacs/studies/1.8"),
     ]
-    assert studies_with_segs(json.dumps({"00081199": {"vr": "SQ", "Value": items}}).encode()) == ["1.2", "1.8"]
+    found = stored_segs(json.dumps({"00081199": {"vr": "SQ", "Value": items}}).encode())
+    assert found == {"1.2": ["1.4", "1.5"], "1.8": ["1.9"]}
 
 
 @pytest.mark.parametrize(
     "answer", [b"", b"<xml/>", b"[]", b"1", b"{}", b"\xff", b'{"00081199": {}}', b'{"00081199": {"Value": [1]}}']
 )
 def test_answers_that_tell_nothing(answer):
-    assert studies_with_segs(answer) == []
+    assert stored_segs(answer) == {}

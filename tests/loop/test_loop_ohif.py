@@ -3,6 +3,9 @@
 What each step showed is kept as a screenshot in `runs/screenshots`.
 """
 
+import os
+import subprocess
+import sys
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,7 +22,7 @@ from lib.volume import Volume
 from lib.volume_io import write_label
 from tests import screenshots
 from tests.browser import browser_or_skip
-from tests.loop.running_server import APP, REPOSITORY, RunningServer, make_app
+from tests.loop.running_server import APP, PATIENCE_S, REPOSITORY, RunningServer, make_app, wait_until
 from tests.loop.viewer import PANEL, Viewer
 from tests.orthanc import orthanc_or_skip, slices_of
 
@@ -295,6 +298,56 @@ def test_a_seg_of_the_pacs_is_shown_with_its_names(viewer, orthanc, cases):
     (viewport,) = viewer.viewports()
     place = viewer.on_screen(viewport, middle_of(case.truth, 1, viewer.focus(viewport)[2]))
     assert is_tinted(picture, place, _COLORS["liver"])
+
+
+def test_once_there_is_a_user_the_viewer_asks_for_a_login(viewer, server, orthanc, cases):
+    environment = os.environ | dict(zip((USER, PASSWORD), _LOGIN, strict=True))
+    command = (REPOSITORY / "scripts" / "users.py", "add", "ann", "--role", "annotator")
+    subprocess.run(
+        [sys.executable, *command, "--studies", orthanc.url, "--app", server.app],
+        input="four words and more\n", text=True, env=environment, check=True, timeout=PATIENCE_S,
+    )  # fmt: skip
+    page = viewer.page
+    wait_until(lambda: server.ask("GET", "/info/").status == 401, "the first user to count")
+    study = f"/ohif/monai-label?StudyInstanceUIDs={cases[_LABELLED].study_uid}"
+    page.goto(server.url + study)
+    page.get_by_role("heading", name="Log in").wait_for()
+    viewer.picture("ohif-9-login")
+    viewer.log_in("ann", "four words")
+    page.get_by_role("alert").get_by_text("Wrong user name or password.").wait_for()
+    viewer.picture("ohif-10-wrong-login")
+    assert page.get_by_label("User name").input_value() == "ann"
+    viewer.log_in("ann", "four words and more")
+    page.wait_for_url(f"**{study}")
+    viewer.wait_for_images()
+    viewer.connect()
+    viewer.segment()
+    viewer.open_segmentations()
+    before = viewer.label(PANEL)
+    viewer.paint("tumor", middle_of(before, 1, viewer.focus("mpr-axial")[2]))
+    viewer.wait_until(lambda: _changed(viewer, before), "a stroke of the brush")
+    assert viewer.store("by ann") == "The segmentation is in the PACS now"
+    client = server.client()
+    client.update_auth(client.auth_token("ann", "four words and more"))
+
+    def authors():
+        path = f"/ledger/images/{cases[_LABELLED].image_id}/versions"
+        found = server.ask("GET", path, headers=client._headers).reason
+        return [one["author"] for one in found if one["source"] == "pacs"]
+
+    assert viewer.wait_until(authors, "the version of the SEG") == ["ann"]
+
+
+def test_logging_out_ends_it(viewer, server):
+    page = viewer.page
+    page.goto(f"{server.url}/")
+    viewer.picture("ohif-11-front-page")
+    page.goto(f"{server.url}/logout")
+    viewer.picture("ohif-12-logout")
+    page.get_by_role("button", name="Log out").click()
+    page.get_by_role("heading", name="Log in").wait_for()
+    page.goto(f"{server.url}/ohif/")
+    page.wait_for_url("**/login?next=%2Fohif%2F")
 
 
 def test_nothing_leaves_and_nothing_is_told(viewer, server):

@@ -115,6 +115,12 @@ class Viewer:
             notice.click()
             self._noticed = True
 
+    def log_in(self, name: str, password: str) -> None:
+        """Fill in the login page and send it."""
+        self.page.get_by_label("User name").fill(name)
+        self.page.get_by_label("Password").fill(password)
+        self.page.get_by_role("button", name="Log in").click()
+
     def open_study(self, patient_id: str, mode: str) -> None:
         """From the list of studies into a mode, such as `MONAI Label`."""
         self.study_of(patient_id).click()

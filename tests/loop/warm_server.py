@@ -24,6 +24,7 @@ class WarmServer(RunningServer):
     Args:
         preparation: of the program `PROGRAM`.
         command: `PLAIN` or `OURS`.
+        options: more arguments; with a certificate the server is asked by https.
     """
 
     def __init__(
@@ -36,8 +37,12 @@ class WarmServer(RunningServer):
         command: Sequence[str],
         conf: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         super().__init__(studies, folder, app=app, command=command, conf=conf, environment=environment)
+        self._command += options
+        if "--tls-certificate" in options:
+            self.url = self.url.replace("http:", "https:")
         self._preparation = preparation
 
     def __enter__(self) -> "WarmServer":

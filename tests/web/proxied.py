@@ -9,6 +9,7 @@ from monailabel.endpoints import proxy as of_monai_label
 from lib.dicomweb.forwarding import Forwarder
 from lib.dicomweb.settings import PacsSettings
 from lib.web.answers import install_answers
+from lib.web.guard.callers import SCOPE_KEY
 from lib.web.pacs_proxy import install_proxy
 from tests.web.serving import serving
 
@@ -17,14 +18,18 @@ STUDY = "/proxy/dicom/studies/1.2.3"
 MULTIPART = 'multipart/related; type="application/dicom"; boundary=b'
 
 
-def server_for(settings, told=None, on_stored=None):
+def server_for(settings, told=None, on_stored=None, caller=None):
     """Our proxy before MONAI Label's own, as in the running server."""
     app = FastAPI()
     app.include_router(of_monai_label.router)
     install_answers(app)
-    stored = on_stored or (lambda study_uid: None if told is None else told.append(study_uid))
+    stored = on_stored or (lambda *stored: None if told is None else told.append(stored))
     install_proxy(app, Forwarder(settings) if settings else None, stored)
-    return serving(app)
+
+    async def logged_in(scope, receive, send):
+        await app({**scope, SCOPE_KEY: caller}, receive, send)
+
+    return serving(logged_in if caller else app)
 
 
 def quick(server, **settings):

@@ -7,7 +7,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from lib.access.roles import Role
 from lib.web.front_page import install_front_page
+from lib.web.guard.callers import SCOPE_KEY, Caller
 
 
 class _Parsed(HTMLParser):
@@ -53,3 +55,15 @@ def test_it_says_what_the_server_is_and_where_to_go(answer):
     page = _Parsed(answer.text)
     assert "Research software: not for diagnosis or treatment." in answer.text
     assert page.links == ["/ohif/", "/openapi.json"]
+
+
+def test_it_says_who_is_logged_in():
+    app = FastAPI(docs_url="/", redoc_url="/docs")
+    install_front_page(app)
+
+    async def logged_in(scope, receive, send):
+        await app({**scope, SCOPE_KEY: Caller("a<b", Role.REVIEWER)}, receive, send)
+
+    text = TestClient(logged_in).get("/").text
+    assert "You are logged in as a&lt;b (reviewer)." in text
+    assert _Parsed(text).links == ["/logout", "/ohif/", "/openapi.json"]

@@ -13,12 +13,14 @@ from dicomweb_client.web import DICOMwebClient
 from fastapi import FastAPI
 from monailabel.endpoints.user import auth
 
+from lib.access.roles import Role
 from lib.dicom_seg.source import source_of
 from lib.dicom_seg.write import Provenance, write_seg
 from lib.dicomweb.forwarding import Forwarder
 from lib.dicomweb.settings import PacsSettings
 from lib.labels import LIVER, TUMOR
 from lib.phantom import make_phantom
+from lib.web.guard.callers import Caller
 from lib.web.pacs_proxy import install_proxy
 from tests.dicomweb.bad_pacs import BadPacs, says
 from tests.orthanc import slices_of
@@ -120,13 +122,13 @@ def test_storing_tells_of_segs_only(root, series, phantom, orthanc, told):
     answer = client.store_instances([seg])
     assert answer.ReferencedSOPSequence[0].RetrieveURL.startswith("/proxy/dicom/studies/1.2.3/")
     assert [found.description for found in orthanc.pacs().find_series("SEG")] == ["of a viewer"]
-    wait_for(lambda: told == ["1.2.3"])
+    wait_for(lambda: told == [("1.2.3", {})])
     client.store_instances([seg], study_instance_uid="1.2.3")
-    wait_for(lambda: told == ["1.2.3"] * 2)
+    wait_for(lambda: told == [("1.2.3", {})] * 2)
 
 
 def test_a_failing_hook_does_not_harm_what_is_stored(series, phantom, orthanc, caplog):
-    def fail(_):
+    def fail(*_):
         raise ValueError("the disk is full")
 
     seg = write_seg(phantom.label, source_of(series), {"liver": LIVER, "tumor": TUMOR}, Provenance("of a viewer"))
@@ -134,6 +136,15 @@ def test_a_failing_hook_does_not_harm_what_is_stored(series, phantom, orthanc, c
         DICOMwebClient(f"http://127.0.0.1:{port}/proxy/dicom").store_instances([seg])
         assert len(list(orthanc.pacs().find_series("SEG"))) == 1
         wait_for(lambda: "a SEG stored by a viewer is not looked at yet: the disk is full" in caplog.text)
+
+
+def test_who_is_logged_in_is_told_with_what_they_stored(series, phantom, orthanc):
+    seg = write_seg(phantom.label, source_of(series), {"liver": LIVER, "tumor": TUMOR}, Provenance("of a viewer"))
+    told = []
+    settings = PacsSettings(orthanc.url, **LOGIN)
+    with server_for(settings, told, caller=Caller("ann", Role.ANNOTATOR)) as port:
+        DICOMwebClient(f"http://127.0.0.1:{port}/proxy/dicom").store_instances([seg])
+        wait_for(lambda: told == [("1.2.3", {str(seg.SOPInstanceUID): "ann"})])
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import ipaddress
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, parse_qsl, quote, urlsplit
@@ -21,7 +21,8 @@ from lib.web.guard.callers import ANYBODY, NOBODY, SCOPE_KEY, Caller, token_of
 from lib.web.guard.carried import checked
 from lib.web.guard.carried_queries import InAddress
 from lib.web.guard.handed_out import HandedOut
-from lib.web.guard.rows import Row
+from lib.web.guard.mistyped import true_type
+from lib.web.guard.rows import Form, Row
 from lib.web.guard.table import WrongMethodError, find
 from lib.web.log import log_request
 from lib.web.log_lines import UNFORESEEN
@@ -129,6 +130,11 @@ class Guard:
             values |= _checked_query(scope, row)
             length = _length(headers)
             length = 0 if _has_none(scope) else length
+            # A page of another server can't send the header without asking, as it can a type of its choice.
+            if isinstance(row.body, Form) and row.body.finds_type and "authorization" in headers:
+                kind, receive = await true_type(headers.get("content-type", ""), receive)
+                scope["headers"] = _with_type(scope["headers"], kind)
+                headers = Headers(scope=scope)
             body = CheckedBody(row, headers.get("content-type", ""), length, self._site.upload_bytes, receive)
             scope[SCOPE_KEY] = caller
             await self._app(scope, body.receive, answer.unless(body))
@@ -180,7 +186,7 @@ class Guard:
                 return None
             known = self._given_with(scope, headers) if token is None and _is_download(row) else token
             if known is None:
-                msg = "log in first: this server answers only people it knows"
+                msg = "log in first; if you just did, the name or the password was wrong"
                 raise LoginError(msg)
             return logins.who(known)
 
@@ -330,6 +336,11 @@ def _has_none(scope: Scope) -> bool:
     MONAI Label's Python client repeats the length of the last body that it sent once it is logged in.
     """
     return scope["method"] in {"GET", "HEAD", "DELETE"}
+
+
+def _with_type(headers: Iterable[tuple[bytes, bytes]], kind: str) -> list[tuple[bytes, bytes]]:
+    kept = [(name, value) for name, value in headers if name != b"content-type"]
+    return [*kept, (b"content-type", kind.encode("latin-1"))] if kind else kept
 
 
 def _length(headers: Headers) -> int | None:

@@ -31,12 +31,15 @@ class Form:
         files: for the name of each file what its content may be.
         most_bytes: of one field that is no file; files are limited by `limits.upload_mb`.
         most_files: in all.
+        finds_type: a body that begins as `multipart/form-data` does is taken as such, whatever the client calls it; see
+            `lib.web.guard.mistyped`.
     """
 
     fields: type[BaseModel]
     files: Mapping[str, frozenset[Kind]] = field(default_factory=dict)
     most_bytes: int = 256 * KILOBYTE
     most_files: int = 1
+    finds_type: bool = False
 
 
 @dataclass(frozen=True)

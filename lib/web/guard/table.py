@@ -71,7 +71,7 @@ TABLE: tuple[Row | Off, ...] = (
     Off("PUT", "/datastore/updatelabelinfo", "use PUT /datastore/label/info"),
     Off("GET", "/datastore/dataset", _NO_DATASET),
     Row("PUT", "/session/", A, queries.CreateSessionQuery,
-        Form(bodies.CreateSessionForm, {"files": _SESSIONS}, most_files=_MOST_SESSION_FILES)),
+        Form(bodies.CreateSessionForm, {"files": _SESSIONS}, most_files=_MOST_SESSION_FILES, finds_type=True)),
     Row("GET", "/session/{session_id}", A, queries.SessionQuery),
     Row("DELETE", "/session/{session_id}", A, queries.NoQuery),
     # Work in the background

@@ -125,7 +125,7 @@ def test_each_row_is_for_its_role_and_those_above(make, behind, row):
             if row.method == "HEAD":
                 assert not answer.content
             elif role is None:
-                assert answer.json() == {"detail": "log in first: this server answers only people it knows"}
+                assert answer.json() == {"detail": "log in first; if you just did, the name or the password was wrong"}
                 assert answer.headers["www-authenticate"] == 'Bearer realm="LiverLoop"'
             else:
                 assert answer.json()["detail"] == (
@@ -459,3 +459,14 @@ def test_what_annotators_change_beside_labels_is_noted(make, behind):
         ("label described", "user-annotator", {"label": "a", "tag": "final"}),
         ("sent to the PACS", "user-annotator", {"path": "studies"}),
     ]
+
+
+@pytest.mark.parametrize(("role", "status"), [(Role.ANNOTATOR, 200), (None, 415)])
+def test_a_form_under_the_type_of_the_request_before(make, behind, role, status):
+    """As MONAI Label's Python client sends it once it is logged in, and as no page of another server can."""
+    content, _ = encode_multipart_formdata({"files": ("a.nii.gz", NIFTI)})
+    made = make(logins=Users(are_needed=role is not None))
+    options = {"content": content, "headers": {"Content-Type": "application/json"}}
+    answer = made.asked("PUT", "/session/", role, base="http://127.0.0.1", **options)
+    assert answer.status_code == status, answer.text
+    assert [names for _, _, names, _ in behind.reached] == ([["files"]] if role else [])
