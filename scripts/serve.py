@@ -15,7 +15,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from lib.console import Parser, run
 from lib.venv import enter_environment
-from lib.web.environment import apply_environment, server_environment
+from lib.web.environment import apply_environment, server_environment, share_heaps
 from lib.web.launch import (
     announcement,
     check_address,
@@ -67,6 +67,7 @@ def main() -> int:
     tls = _checked_tls(arguments)
     app = check_app(arguments.app)
     # Before anything that counts threads is imported.
+    share_heaps()
     apply_environment(server_environment(os.environ, port=arguments.port))
     studies = None if arguments.studies is None else check_studies(arguments.studies, app, arguments.conf)
     settings = check_conf(app, arguments.conf)

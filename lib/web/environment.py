@@ -4,6 +4,7 @@ Each default below turns off something of MONAI Label 0.8.5 that breaks or slows
 one of these variables before the start keeps their value.
 """
 
+import ctypes
 import json
 import math
 import os
@@ -14,6 +15,8 @@ from typing import Any
 
 # What counts as an image in a studies folder; MONAI Label would also offer pictures and whole-slide scans.
 IMAGE_PATTERNS = ("*.nii.gz", "*.nii", "*.nrrd")
+_HEAPS = 2
+_M_ARENA_MAX = -8  # of <malloc.h>
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -61,6 +64,26 @@ def server_environment(
     if path[0] != folder:
         wanted["PATH"] = os.pathsep.join([folder, *(entry for entry in path if entry != folder)])
     return {name: value for name, value in wanted.items() if current.get(name) != value}
+
+
+def share_heaps(environment: Mapping[str, str] = os.environ) -> bool:
+    """Let all threads of this process share a few heaps of glibc.
+
+    Otherwise each of a busy server's threads gets one of its own, in which freed memory lies that no other can use, so
+    that the server grows for a long time.
+
+    Args:
+        environment: where `MALLOC_ARENA_MAX` is set already, glibc has seen it at the start.
+
+    Returns:
+        Whether it was done; other C libraries have no such thing.
+    """
+    if "MALLOC_ARENA_MAX" in environment or not sys.platform.startswith("linux"):
+        return False
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS))
+    except AttributeError:
+        return False
 
 
 def apply_environment(environment: Mapping[str, str]) -> None:

@@ -1,11 +1,12 @@
 import os
+import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
 
-from lib.web.environment import apply_environment, available_cores, server_environment
+from lib.web.environment import apply_environment, available_cores, server_environment, share_heaps
 
 
 def test_defaults_turn_off_what_breaks_the_loop():
@@ -38,6 +39,39 @@ def test_programs_of_the_environment_come_first_and_once(path):
     assert entries[0] == "/env/bin"
     assert entries.count("/env/bin") == 1
     assert "/usr/bin" in entries
+
+
+HEAPS = """
+import ctypes, sys, threading
+from lib.web.environment import share_heaps
+shared = sys.argv[1] == "shared" and share_heaps({})
+begin = threading.Barrier(12)
+def allocate():
+    begin.wait()
+    kept = [bytes(600 + n % 300) for n in range(20000)]
+    begin.wait()
+threads = [threading.Thread(target=allocate) for _ in range(12)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+libc = ctypes.CDLL(None)
+print(shared, flush=True)
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+libc.fflush(None)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heaps")
+def test_threads_share_heaps():
+    counts = {}
+    for kind in ("shared", "own"):
+        done = subprocess.run(
+            [sys.executable, "-c", HEAPS, kind], cwd=Path(__file__).parents[2], capture_output=True, text=True,
+            env={name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}, check=True,
+        )  # fmt: skip
+        assert done.stdout.startswith(f"{kind == 'shared'}\n")
+        counts[kind] = done.stdout.count("<heap nr=")
+    assert counts["shared"] <= 2 < counts["own"], counts
+    assert not share_heaps({"MALLOC_ARENA_MAX": "4"})
 
 
 def test_applying_twice_changes_nothing_more():
