@@ -18,7 +18,6 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
-from lib.dicomweb.forwarding import Forwarder
 from lib.errors import BadInputError, LiverLoopError, NotFoundError, StorageError, UnavailableError
 from lib.inference.batch import LiverTumorBatchInferTask
 from lib.inference.device import choose_device
@@ -38,29 +37,17 @@ from lib.training.registry import Registry
 from lib.training.task import LiverTumorTrainTask
 from lib.volume_io import read_grid
 from lib.web.answers import install_answers
+from lib.web.endpoints import install_endpoints
 from lib.web.environment import settle_environment
-from lib.web.front_page import install_front_page
 from lib.web.guard.handed_out import HandedOut
-from lib.web.guard.table import TABLE
-from lib.web.health import install_health
 from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
-from lib.web.job_requests import install_jobs
 from lib.web.jobs import begin_jobs, end_jobs, end_with_server, interrupted_jobs, running_jobs
-from lib.web.ledger_requests import install_ledger
 from lib.web.log import keep_private, keep_private_in_job
-from lib.web.login_requests import install_login, warn_unless_guarded
+from lib.web.login_requests import warn_unless_guarded
 from lib.web.logins import Logins
-from lib.web.lookup_requests import install_lookups
-from lib.web.metrics import Metrics, State, install_metrics
-from lib.web.model_requests import install_models
-from lib.web.ohif import install_ohif
-from lib.web.openapi import install_openapi
+from lib.web.metrics import Metrics, State
 from lib.web.origins import install_origins
-from lib.web.pacs_proxy import install_proxy
-from lib.web.removal_requests import install_removals
-from lib.web.requests import install_requests
 from lib.web.retraining import Retraining
-from lib.web.session_requests import install_sessions
 from lib.web.sessions import Sessions
 from lib.web.stopping import Stopping
 from lib.web.traffic import STOPPING, Traffic, TrafficMiddleware
@@ -219,7 +206,7 @@ class LiverLoopApp(MONAILabelApp):
         if version.tag == FINAL:
             self.retraining.notice_label()
 
-    def _stored_in_pacs(self, study_uid: str, authors: Mapping[str, str]) -> None:
+    def stored_in_pacs(self, study_uid: str, authors: Mapping[str, str]) -> None:
         """A viewer has just stored a SEG through this server: no need to find it, and who did is known."""
         if self.store is not None and self.store.segs is not None:
             self.store.segs.look_at_study(study_uid, authors)
@@ -329,30 +316,14 @@ class LiverLoopApp(MONAILabelApp):
         install_answers(server)
         install_origins(server)
         server.add_middleware(TrafficMiddleware, traffic=self.traffic)
-        install_front_page(server)
-        install_health(server, self.check_ready)
         self.metrics.watch(self._state)
-        install_metrics(server, self.metrics)
         if not self.stopping.install():
             logger.warning("the server is not run by uvicorn in its main thread: it stops without waiting for requests")
-        install_requests(server)
-        install_sessions(server)
-        install_lookups(server)
-        install_removals(server)
-        folder = "(studies folder)"
-        names = {Path(self.studies): folder} if self.store and not self.store.pacs_images else {}
-        install_jobs(server, self.jobs, {**names, Path(self.app_dir): "(app folder)"})
-        install_models(server)
-        images = self.store.pacs_images if self.store else None
-        install_proxy(server, Forwarder(images.pacs.settings) if images else None, self._stored_in_pacs)
-        install_ohif(server, self.settings.labels if images else None)
+        install_endpoints(server, self)
         self.registry.follow()
         if self.store is not None:
-            install_ledger(server)
             self.store.watch(self._found_in_pacs)
-        install_login(server, self.logins, server=self.settings.name, home="/ohif/" if images else "/")
         warn_unless_guarded(server)
-        install_openapi(server, TABLE if getattr(server.state, "guarded", False) else ())
         super().on_init_complete()
         keep_private()  # a log of its own has what it runs every minute
         self.retraining.begin()
