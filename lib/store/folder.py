@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import tempfile
+import threading
 import zipfile
 from enum import Enum
 from pathlib import Path
@@ -25,6 +26,7 @@ from lib.store.meaning import DECIDED
 from lib.store.opening import open_store
 from lib.store.store import Store
 from lib.store.to_correct import name_those_in_review
+from lib.volume import Grid
 from lib.volume_io import IMAGE_SUFFIXES, read_image, stem_of, suffix_of
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class FolderDatastore(Datastore):
 
     def __init__(self, path: str, settings: Settings, app_folder: str | Path | None = None) -> None:
         self.store: Store = open_store(path, settings, app_folder)
+        self._adding = threading.Lock()  # or the second of two images of one name would replace the first
 
     def name(self) -> str:
         """What the data set is called."""
@@ -212,6 +215,12 @@ class FolderDatastore(Datastore):
             suffix = suffix_of(path, IMAGE_SUFFIXES)
             grid = read_image(path, self.store.settings.limits.of_files()).grid
         fingerprint, sha256 = fingerprint_of(path), file_sha256(path)
+        with self._adding:
+            return self._add(image_id, path, suffix, grid, fingerprint, sha256, image_info or {})
+
+    def _add(
+        self, image_id: str, path: Path, suffix: str, grid: Grid, fingerprint: str, sha256: str, info: dict[str, Any]
+    ) -> str:
         target = self.store.layout.image(image_id, suffix)
         with self.store.ledger.reading() as connection:
             known = images.find(connection, image_id)
@@ -234,9 +243,9 @@ class FolderDatastore(Datastore):
                 images.note_changed(connection, image_id, FileState.of(target, suffix))
             else:
                 images.register(connection, [(image_id, FileState.of(target, suffix))])
-            images.note_info(connection, image_id, image_info or {})
+            images.note_info(connection, image_id, info)
             images.note_content(connection, image_id, grid, fingerprint, sha256)
-            record(connection, "image added", image_id, actor=str((image_info or {}).get("user") or UNKNOWN))
+            record(connection, "image added", image_id, actor=str((info).get("user") or UNKNOWN))
         return image_id
 
     def remove_image(self, image_id: str, by: str = ADMINISTRATOR) -> None:

@@ -38,8 +38,9 @@ def _note(kind: str, caller: Caller, address: str, detail: Mapping[str, str]) ->
     if store is None:
         return
     with store.ledger.writing() as connection:
-        told = plain(address)
-        record(connection, kind, actor=caller.name or f"anonymous@{told}", detail={**detail, "from": told})
+        told, actor = plain(address), caller.name or f"anonymous@{plain(address)}"
+        image = detail.get("image") or detail.get("label")  # a label is called by its image
+        record(connection, kind, image, detail.get("tag"), actor=actor, detail={**detail, "from": told})
 
 
 # MONAI Label would import all of `lib` a second time with the app, whose errors and callers the guard then didn't know.

@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import threading
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from lib import files
 from lib.datasets.lits import link_or_copy
 from lib.errors import BadInputError, NotFoundError, StorageError
 from lib.settings import Settings
-from lib.store import events
+from lib.store import events, folder
 from lib.store.folder import FolderDatastore
 from lib.store.label_store import LabelStore
 from lib.volume import Volume
@@ -175,6 +178,34 @@ def test_the_same_image_again_changes_nothing(opened, sent):
     store.save_label("a", str(put_label(sent / "label.nii.gz")), "final", {})
     assert store.add_image("a", str(sent / "x.nii.gz"), {}) == "a"
     assert store.get_labeled_images() == ["a"]
+
+
+def test_of_two_images_sent_at_once_under_one_id_one_is_refused(studies, opened, sent, monkeypatch):
+    store, meet, told = opened(), threading.Barrier(2), []
+    paths = [put_image(sent / f"{number}.nii.gz", number) for number in (1, 2)]
+    hashed = folder.file_sha256
+
+    def together(path):  # both are read before either is kept
+        found = hashed(path)
+        if Path(path) in paths and threading.current_thread() is not threading.main_thread():
+            with suppress(threading.BrokenBarrierError):
+                meet.wait(5)
+        return found
+
+    monkeypatch.setattr(folder, "file_sha256", together)
+
+    def add(path):
+        try:
+            told.append(store.add_image("a", str(path), {}))
+        except BadInputError as error:
+            told.append(str(error))
+
+    threads = [threading.Thread(target=add, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(told) == ["a", "there is already another image 'a'; upload this one under a different id"]
 
 
 def test_another_image_under_the_same_id_is_refused(studies, opened, sent):

@@ -61,7 +61,8 @@ class CheckedBody:
         self.refusal: BadInputError | None = None
         self.is_complete = False
         self._seen = 0
-        self._most = most_bytes if isinstance(body, Passed | Form) and _has_files(body) else _most_of(body)
+        self._is_upload = isinstance(body, Passed | Form) and _has_files(body)
+        self._most = most_bytes if self._is_upload else _most_of(body)
         # Where nothing may come, only what comes counts: MONAI Label's client, once logged in, sends the length of its
         # last body with every request, and then no body.
         if body is not None and length is not None and length > self._most:
@@ -94,7 +95,8 @@ class CheckedBody:
 
     def _too_large(self) -> TooLargeError:
         shown = f"{self._most // MEGABYTE} MB" if self._most >= MEGABYTE else f"{self._most} bytes"
-        return TooLargeError(f"the request is larger than {shown}, the most that is taken here (limits.upload_mb)")
+        setting = " (limits.upload_mb)" if self._is_upload else ""
+        return TooLargeError(f"the request is larger than {shown}, the most that is taken here{setting}")
 
 
 def _has_files(body: Form | Passed) -> bool:

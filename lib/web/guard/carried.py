@@ -54,7 +54,6 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 _GPUS = re.compile(r"all|[0-9]{1,3}(,[0-9]{1,3}){0,31}|")
-_UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*")
 _CHECKSUM = re.compile(r"([A-Za-z0-9-]{1,10}:)?[0-9A-Fa-f]{8,128}")
 _OWN_PAGE = re.compile(r"/(?![/\\])[!-\[\]-~]{0,1999}")  # of this server: no other host, no backslash
 
@@ -167,10 +166,8 @@ SessionId = Annotated[str, matching(_SESSION, "the session_id that PUT /session/
 # Also of a strategy or scoring method.
 ModelName = Annotated[str, matching(_NAME, "a name of at most 80 letters, digits, '_', '.' or '-'")]
 VersionId = Annotated[str, matching(VERSION_ID, "the id of a model version, 'published' or 'starter'")]
-Uid = Annotated[str, matching(_UID, "a DICOM UID: at most 64 digits and dots")]
 Checksum = Annotated[str, matching(_CHECKSUM, "a checksum such as 'SHA256:' and its hexadecimal digits")]
 OwnPage = Annotated[str, matching(_OWN_PAGE, "a page of this server such as '/ohif/'")]
-Words = Annotated[str, without_control(_LONGEST_WORDS)]
 Reason = Annotated[str, without_control(_LONGEST_WORDS, least=1)]
 OrEmpty = WrapValidator(_or_empty)  # beside one of the above: what an empty field of a form or query holds
 Device = Annotated[str | list[str], PlainValidator(_device)]  # as in `/info/`, where it is a list to choose from
