@@ -76,7 +76,7 @@ def main() -> int:
         studies = _samples()
     url = server_url(arguments.host, arguments.port, tls=tls is not None)
     print(f"starting MONAI Label with {app.name}; this takes about 10 seconds", flush=True)
-    threading.Thread(target=_announce, args=(url, studies, login), daemon=True).start()
+    threading.Thread(target=_announce, args=(url, studies, login, arguments.host), daemon=True).start()
     try:
         _serve(app, studies, tls, arguments)
     finally:
@@ -189,9 +189,9 @@ def _server_arguments(
     return ["--app", str(app), "--studies", studies, *address, *files, *ours, "--verbose", "INFO", *conf]
 
 
-def _announce(url: str, studies: str, login: str) -> None:
+def _announce(url: str, studies: str, login: str, host: str) -> None:
     if wait_until_ready(url):
-        print(f"\n{announcement(url, studies, login)}\n", flush=True)
+        print(f"\n{announcement(url, studies, login, host)}\n", flush=True)
 
 
 def _end_children() -> None:

@@ -128,20 +128,24 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+_EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
 def server_url(host: str, port: int, *, tls: bool = False) -> str:
     """The address to open on this machine; 0.0.0.0 and :: mean every address and are reached by loopback."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    shown = _EVERY.get(host, host)
     scheme = "https" if tls else "http"
     return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
 
 
-def announcement(url: str, studies: str, login: str = "nobody is asked to log in") -> str:
+def announcement(url: str, studies: str, login: str = "nobody is asked to log in", host: str = "127.0.0.1") -> str:
     """What to do next, as a block of lines for the terminal.
 
     Args:
         url: of the server.
         studies: a folder, or the address of a PACS.
         login: who must log in.
+        host: of `--host`.
     """
     remote = studies.startswith(("http://", "https://"))
     count = 0 if remote else len({path for pattern in IMAGE_PATTERNS for path in Path(studies).glob(pattern)})
@@ -150,6 +154,7 @@ def announcement(url: str, studies: str, login: str = "nobody is asked to log in
         f"LiverLoop is ready at {url}",
         f"  studies    {studies}" + ("" if remote else f" ({count} image{'' if count == 1 else 's'})"),
         f"  login      {login}",
+        *([f"  network    on other machines, this one's name in place of {_EVERY[host]}"] if host in _EVERY else []),
         f"  3D Slicer  module MONAI Label > MONAI Label server: {url} > Next Sample > Auto-Segmentation",
         f"  OHIF       {ohif}",
         "  own data   scripts/serve --studies DIR (CTs as .nii.gz, .nii or .nrrd)",

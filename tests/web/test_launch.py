@@ -227,6 +227,14 @@ def test_the_announcement_counts_images_once_and_says_what_to_enter(tmp_path):
     assert "  login      as ann\n" in told
 
 
+def test_on_a_network_its_name_is_to_be_used():
+    for host, address in (("0.0.0.0", "127.0.0.1"), ("::", "::1")):
+        line = f"  network    on other machines, this one's name in place of {address}"
+        assert line in announcement("https://x", "http://pacs/dicom-web", host=host).splitlines()
+    for host in ("127.0.0.1", "labels.example.org"):
+        assert "network" not in announcement("https://x", "http://pacs/dicom-web", host=host)
+
+
 @pytest.mark.parametrize("status", [200, 404])
 def test_readiness_is_seen(status):
     with web_server(status) as (url, seen):
