@@ -22,7 +22,7 @@ from tests.store.postgresql import postgresql_or_skip
 pytestmark = pytest.mark.server
 
 _SAVERS = 16
-_SAVING_S = 15
+_SAVING_S = 10
 _ASKING = 40
 _FREE = 50
 
