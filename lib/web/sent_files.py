@@ -3,19 +3,19 @@
 The framework would keep up to a megabyte of each in memory, and as many files open as there are.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 
 from lib.errors import BadInputError
 from lib.files import write_error
 from lib.limits import MEGABYTE
+from lib.web.form_parts import FormParts
 
 _MOST_OF_FIELDS = 65_536  # bytes of everything that is no file; it is not looked at
-_LONGEST_HEADER = 4096
 
 
 class SentFiles:
@@ -38,22 +38,9 @@ class SentFiles:
             raise BadInputError(msg)
         self.paths: list[Path] = []
         self._folder, self._most_files, self._most_bytes = folder, most_files, most_bytes
-        self._bytes, self._fields, self._has_ended = 0, 0, False
-        self._header, self._value, self._disposition = bytearray(), bytearray(), b""
+        self._bytes, self._fields = 0, 0
         self._file: BinaryIO | None = None
-        self._parser = MultipartParser(
-            options[b"boundary"],
-            {
-                "on_part_begin": self._begin_part,
-                "on_header_field": lambda data, start, end: self._add(self._header, data[start:end]),
-                "on_header_value": lambda data, start, end: self._add(self._value, data[start:end]),
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._begin_content,
-                "on_part_data": lambda data, start, end: self._add_content(data[start:end]),
-                "on_part_end": self.close,
-                "on_end": self._end,
-            },
-        )
+        self._parts = FormParts(options[b"boundary"], self)
 
     def feed(self, chunk: bytes) -> None:
         """The next bytes of the body.
@@ -63,13 +50,10 @@ class SentFiles:
             StorageError: the disk refused.
         """
         try:
-            self._parser.write(chunk)
-        except FormParserError as error:
-            msg = "the form can't be read: it is no valid multipart/form-data"
-            raise BadInputError(msg) from error
+            self._parts.feed(chunk)
+        except BadInputError:
+            raise
         except OSError as error:
-            if isinstance(error, BadInputError):
-                raise
             raise write_error(self._folder, error) from error
 
     def finish(self) -> list[Path]:
@@ -78,9 +62,7 @@ class SentFiles:
         Raises:
             BadInputError: it is not, or there are none.
         """
-        if not self._has_ended:
-            msg = "the form breaks off before its end; send it again"
-            raise BadInputError(msg)
+        self._parts.finish()
         if not self.paths:
             msg = "the form holds no file named 'files'; send the image, or the DICOM files of one series"
             raise BadInputError(msg)
@@ -96,23 +78,8 @@ class SentFiles:
                 with suppress(OSError):  # told by then
                     file.close()
 
-    def _begin_part(self) -> None:
-        self._disposition = b""
-
-    def _add(self, part: bytearray, data: bytes) -> None:
-        part += data
-        if len(part) > _LONGEST_HEADER:
-            msg = f"a part of the form has a header of more than {_LONGEST_HEADER} bytes"
-            raise BadInputError(msg)
-
-    def _end_header(self) -> None:
-        if bytes(self._header).lower() == b"content-disposition":
-            self._disposition = bytes(self._value)
-        self._header.clear()
-        self._value.clear()
-
-    def _begin_content(self) -> None:
-        _, options = parse_options_header(self._disposition)
+    def begin(self, options: Mapping[bytes, bytes]) -> None:
+        """See `PartReader`."""
         if b"filename" not in options:
             return
         if options.get(b"name") != b"files":
@@ -125,7 +92,8 @@ class SentFiles:
         self._file = path.open("xb")
         self.paths.append(path)
 
-    def _add_content(self, data: bytes) -> None:
+    def add(self, data: bytes) -> None:
+        """See `PartReader`."""
         if self._file is None:
             self._fields += len(data)
             if self._fields > _MOST_OF_FIELDS:
@@ -139,5 +107,6 @@ class SentFiles:
             raise BadInputError(msg)
         self._file.write(data)
 
-    def _end(self) -> None:
-        self._has_ended = True
+    def end(self) -> None:
+        """See `PartReader`."""
+        self.close()

@@ -4,16 +4,16 @@ Nothing is kept but small fields and the first bytes of each file: what a file i
 """
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 
 from lib.errors import BadInputError
 from lib.limits import MEGABYTE
 from lib.uploads import HEAD_BYTES, kind_of
+from lib.web.form_parts import FormParts
 from lib.web.guard.carried import checked
 from lib.web.guard.rows import Form, Json, Passed, Row
 
@@ -179,68 +179,28 @@ class _UrlencodedCheck:
 
 
 class _MultipartCheck:
-    """Uses the very parser that the framework uses, so that both see the same parts."""
-
     def __init__(self, body: Form, boundary: bytes) -> None:
         self._body = body
+        self._parts = FormParts(boundary, self)
         self._fields: list[tuple[str, str]] = []
         self._files = 0
-        self._has_ended = False
-        self._header = (bytearray(), bytearray())
-        self._disposition = b""
-        self._name: str | None = None
+        self._name = ""
         self._is_file = False
         self._is_named = False
         self._content = bytearray()  # of a field all, of a file the first bytes
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin_part,
-                "on_header_field": lambda data, start, end: self._add_header(0, data[start:end]),
-                "on_header_value": lambda data, start, end: self._add_header(1, data[start:end]),
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._begin_content,
-                "on_part_data": lambda data, start, end: self._add_content(data, start, end),
-                "on_part_end": self._end_part,
-                "on_end": self._end,
-            },
-        )
 
     def feed(self, chunk: bytes) -> None:
-        try:
-            self._parser.write(chunk)
-        except FormParserError:
-            msg = "the form can't be read: it is no valid multipart/form-data"
-            raise BadInputError(msg) from None
+        self._parts.feed(chunk)
 
     def finish(self) -> None:
-        if not self._has_ended:
-            msg = "the form breaks off before its end; send it again"
-            raise BadInputError(msg)
+        self._parts.finish()
         checked(self._body.fields, single(self._fields, "form"), "form")
 
-    def _begin_part(self) -> None:
+    def begin(self, options: Mapping[bytes, bytes]) -> None:
         if len(self._fields) + self._files >= _MOST_FIELDS + self._body.most_files:
             msg = f"the form has more than {_MOST_FIELDS + self._body.most_files} parts"
             raise BadInputError(msg)
-        self._disposition, self._name, self._is_file, self._is_named = b"", None, False, False
         self._content.clear()
-        self._clear_header()
-
-    def _clear_header(self) -> None:
-        for part in self._header:
-            part.clear()
-
-    def _add_header(self, which: int, data: bytes) -> None:
-        self._header[which].extend(data)  # the parser limits them
-
-    def _end_header(self) -> None:
-        if bytes(self._header[0]).lower() == b"content-disposition":
-            self._disposition = bytes(self._header[1])
-        self._clear_header()
-
-    def _begin_content(self) -> None:
-        _, options = parse_options_header(self._disposition)
         try:
             self._name = options[b"name"].decode()
         except (KeyError, UnicodeDecodeError):
@@ -249,27 +209,29 @@ class _MultipartCheck:
         self._is_file = b"filename" in options
         self._is_named = bool(options.get(b"filename"))
         if self._is_file:
-            if self._name not in self._body.files:
-                expected = f"expected {', '.join(self._body.files)}" if self._body.files else "none is taken here"
-                msg = f"the form has a file {self._name[:80]!r}; {expected}"
-                raise BadInputError(msg)
-            self._files += 1
-            if self._files > self._body.most_files:
-                msg = f"the form has more than {self._body.most_files} file{'s' if self._body.most_files > 1 else ''}"
-                raise BadInputError(msg)
+            self._begin_file()
 
-    def _add_content(self, data: bytes, start: int, end: int) -> None:
+    def _begin_file(self) -> None:
+        if self._name not in self._body.files:
+            expected = f"expected {', '.join(self._body.files)}" if self._body.files else "none is taken here"
+            msg = f"the form has a file {self._name[:80]!r}; {expected}"
+            raise BadInputError(msg)
+        self._files += 1
+        if self._files > self._body.most_files:
+            msg = f"the form has more than {self._body.most_files} file{'s' if self._body.most_files > 1 else ''}"
+            raise BadInputError(msg)
+
+    def add(self, data: bytes) -> None:
         if not self._is_file:
-            self._content += data[start:end]
+            self._content += data
             if len(self._content) > self._body.most_bytes:
                 raise _field_too_large(self._body)
         elif len(self._content) < HEAD_BYTES:
-            self._content += data[start : min(end, start + HEAD_BYTES - len(self._content))]
+            self._content += data[: HEAD_BYTES - len(self._content)]
             if len(self._content) == HEAD_BYTES:
                 self._check_kind()
 
-    def _end_part(self) -> None:
-        assert self._name is not None
+    def end(self) -> None:
         if self._is_file:
             if len(self._content) < HEAD_BYTES and (self._content or self._is_named):
                 self._check_kind()
@@ -281,7 +243,6 @@ class _MultipartCheck:
             raise BadInputError(msg) from None
 
     def _check_kind(self) -> None:
-        assert self._name is not None
         allowed = self._body.files[self._name]
         kind = kind_of(bytes(self._content))
         if kind not in allowed:
@@ -290,9 +251,6 @@ class _MultipartCheck:
             )
             msg = f"the file sent as {self._name!r} {found}; send {' or '.join(sorted(one.value for one in allowed))}"
             raise BadInputError(msg)
-
-    def _end(self) -> None:
-        self._has_ended = True
 
 
 def _field_too_large(body: Form) -> TooLargeError:
