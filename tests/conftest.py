@@ -21,6 +21,11 @@ settings.load_profile("shared machine")
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Files in tests' names would differ from process to process, as gzip keeps the time, and none could share them."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is better alone comes last, in a single process too."""
     put_last(items)

@@ -93,7 +93,6 @@ UNSIGNED = "it is not signed by RS256 or ES256"
         ({"typ": "ID"}, NO_ACCESS),
         ({"typ": "Refresh"}, NO_ACCESS),
     ],
-    ids=str,
 )
 def test_refused_claims(sso, check, changes, reason):
     assert refusal(check, sso.token(**changes)) == reason
