@@ -3,6 +3,7 @@
 import argparse
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -223,7 +224,8 @@ def _worked(
 
 
 def _wait(server: SoakServer, seconds: float) -> None:
-    with tqdm(total=round(seconds), desc="soaking", unit="s", leave=False) as bar:
+    often_s = 1.0 if sys.stderr.isatty() else 60.0  # a log keeps every state of the bar
+    with tqdm(total=round(seconds), desc="soaking", unit="s", leave=False, mininterval=often_s) as bar:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not server.has_ended():
             time.sleep(min(1.0, left))
