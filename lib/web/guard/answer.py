@@ -5,6 +5,7 @@ from typing import Any
 
 from lib.web.guard.bodies import CheckedBody
 from lib.web.guard.headers import security_headers
+from lib.web.request_ids import HEADER
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -31,7 +32,7 @@ class Answer:
             headers = list(message.get("headers", []))
             present = {name.decode("latin-1").lower() for name, _ in headers}
             headers += security_headers(self._scope["path"], self._scope["scheme"] == "https", present)
-            headers.append((b"x-request-id", self._identifier.encode()))
+            headers.append((HEADER.lower().encode(), self._identifier.encode()))
             message = {**message, "headers": headers}
         await self._send(message)
 

@@ -27,7 +27,7 @@ from lib.web.guard.table import WrongMethodError, find
 from lib.web.log import log_request
 from lib.web.log_lines import UNFORESEEN
 from lib.web.logins import Logins
-from lib.web.request_ids import new_request_id, request_id
+from lib.web.request_ids import HEADER, new_request_id, request_id
 from lib.web.traffic import METHODS, OTHER
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Guard:
         if self._site is None:
             self._site, self._lookups = self._get_site(), CapacityLimiter(_LOOKUPS)
         headers, began = Headers(scope=scope), time.perf_counter()
-        identifier = new_request_id(headers.get("x-request-id"))
+        identifier = new_request_id(headers.get(HEADER))
         request_id.set(identifier)
         answer = Answer(send, scope, identifier)
         caller, row, body = ANYBODY, None, None
