@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -58,6 +59,8 @@ class SharedSegmenter:
         self._settings, self._source = settings, source
         self._results = Results(settings.inference.cache_mb * 1_000_000)
         self._queue = EngineQueue(settings.inference.most_waiting)
+        # What has left the queue and is not kept yet; those who wait for it hold it.
+        self._unfinished: WeakValueDictionary[Key, _Once] = WeakValueDictionary()
 
     def segment(
         self,
@@ -135,6 +138,9 @@ class SharedSegmenter:
 
     def _make(self, path: Path, key: Key, model: Model, once: bool, give_way: GiveWay) -> "_Once":
         """What needs the engine; the rest is done when its value is asked for."""
+        unfinished = self._unfinished.get(key)  # first: once that is gone, it is kept
+        if unfinished is not None:
+            return unfinished
         kept = self._results.get(key)  # made while this one waited
         if kept is not None:
             return _Once(partial(_served, kept, model))
@@ -152,7 +158,10 @@ class SharedSegmenter:
             give_way()
             image = _without_voxels(image.shape, image.affine)  # the next one can have its memory
         keep = not once and content_of(path) == key.content  # else it changed while it was read
-        return _Once(partial(self._finish, raw, image, key, model, watch, keep, made is not None))
+        once_made = _Once(partial(self._finish, raw, image, key, model, watch, keep, made is not None))
+        if keep:
+            self._unfinished[key] = once_made
+        return once_made
 
     def _make_whole(self, path: Path, key: Key, model: Model, give_way: GiveWay) -> "_Once":
         """With nobody waiting who could finish it."""

@@ -208,6 +208,31 @@ def test_many_who_ask_for_one_image_at_once_share_the_work(shared, image, settin
         same(each, served[0].segmentation)
 
 
+def test_who_asks_while_the_first_is_being_cleaned_waits_for_that(shared, image, runs, monkeypatch):
+    """Between the network and the kept result there is a moment in which neither queue nor results know of it."""
+    finish, cleaning, go_on = module.finish, threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        cleaning.set()
+        assert go_on.wait(LONG_S)
+        return finish(*arguments)
+
+    def pack_later(_shared, *_):
+        assert go_on.wait(LONG_S)
+
+    monkeypatch.setattr(module, "finish", slow)
+    monkeypatch.setattr(SharedSegmenter, "_keep_raw", pack_later)
+    with ThreadPoolExecutor(2) as clients:
+        first = clients.submit(shared.segment, image, PLAIN, CPU, client="first")
+        assert cleaning.wait(LONG_S)
+        second = clients.submit(shared.segment, image, PLAIN, CPU, client="second")
+        while not second.running():
+            pass
+        threading.Timer(0.3, go_on.set).start()
+        same(second.result(LONG_S), first.result(LONG_S).segmentation)
+    assert len(runs) == 1
+
+
 def test_who_may_not_keep_still_gets_answers(make, image, runs):
     shared = make(cache_mb=0)
     for _ in range(2):
