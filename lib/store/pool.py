@@ -5,11 +5,12 @@ passed over, so that a walk gets longer by the images in people's hands, not by 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Select, exists, select, true, tuple_, update
 
+from lib.case_scores import CaseScores
 from lib.store import leases
 from lib.store.layout import FINAL
 from lib.store.leases import REVIEW, Lease
@@ -35,11 +36,20 @@ class Candidate:
             its final label changed, None if it was compared with nothing.
         last_served: seconds since the epoch when it was last handed out, 0 if never; for a review never means not since
             its final label was saved.
+        scores: what a model shows of it; None while it has not been scored.
+        model_version: which model.
+        patient: a key of the patient, the same for all images of one; None where that is not known.
+        stands_for: how many images of the pool this one represents, at least 1: the pool is too large to look at all,
+            so that some of those looked at are a random sample of the others.
     """
 
     image_id: str
     score: float | None = None
     last_served: float = 0.0
+    scores: CaseScores | None = field(default=None, compare=False)
+    model_version: str | None = None
+    patient: str | None = None
+    stands_for: float = 1.0
 
 
 def candidates(
