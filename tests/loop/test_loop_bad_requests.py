@@ -191,7 +191,7 @@ def test_a_training_of_models_that_are_not_there_is_refused(server):
     answer = server.ask("POST", "/train/", json={"spleen": {"max_epochs": 1}})
     assert answer == (404, f"there is no model to train 'spleen'; choose one of {MODEL}")
     answer = server.ask("POST", "/scoring/", json={"beauty": {}})
-    assert answer == (404, "there is no scoring method 'beauty'; choose one of dice, uncertainty")
+    assert answer == (404, "there is no scoring method 'beauty'; choose one of dice, scores")
 
 
 def test_training_without_labels_is_refused_before_it_starts(server, client):
@@ -211,9 +211,9 @@ def test_training_without_labels_is_refused_before_it_starts(server, client):
         (
             "POST",
             "/activelearning/best",
-            "there is no strategy 'best'; choose one of random, first, uncertainty, review",
+            "there is no strategy 'best'; choose one of hybrid, class_balanced, entropy, bald, diversity, foreground_random, random, first, review",
         ),
-        ("POST", "/scoring/beauty", "there is no scoring method 'beauty'; choose one of dice, uncertainty"),
+        ("POST", "/scoring/beauty", "there is no scoring method 'beauty'; choose one of dice, scores"),
     ],
 )
 def test_an_unknown_name_is_told_with_the_known_ones(server, method, path, reason):

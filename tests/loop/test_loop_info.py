@@ -1,5 +1,6 @@
 import pytest
 
+from lib.settings import Settings
 from tests.loop.running_server import MODEL
 
 pytestmark = pytest.mark.server
@@ -18,14 +19,14 @@ def test_info_has_labels_as_a_list_and_each_models_as_a_dict_in_index_order(clie
 
 def test_info_offers_the_strategies_scoring_methods_and_devices(client, cases):
     info = client.info()
-    assert list(info["strategies"]) == ["random", "first", "uncertainty", "review"]
-    assert list(info["scoring"]) == ["dice", "uncertainty"]
+    assert list(info["strategies"]) == list(Settings().active_learning.strategies)
+    assert list(info["scoring"]) == ["dice", "scores"]
     assert "cpu" in info["models"][MODEL]["config"]["device"]
     assert "cpu" in info["trainers"][MODEL]["config"]["device"]
     assert info["datastore"]["total"] >= len(cases)
 
 
-@pytest.mark.parametrize("strategy", ["random", "first", "uncertainty"])
+@pytest.mark.parametrize("strategy", ["random", "first", "hybrid"])
 def test_each_strategy_names_an_image_of_the_pool_and_why(client, server, cases, strategy):
     sample = client.next_sample(strategy, {"skip": "to ask for another"})
     assert sample["id"] in cases
