@@ -1,27 +1,26 @@
 """The next image for an annotator: what they have already, or one that a strategy chooses among those nobody has."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection
 
 from lib.activelearning.strategies import STRATEGIES
 from lib.errors import BusyError, StorageError, UnavailableError
 from lib.store import leases, pool
 from lib.store.events import SERVER
 from lib.store.leases import REVIEW, Lease
-from lib.store.pool import Candidate, Order
-from lib.store.schema import images as images_table
+from lib.store.pool import Candidate
 from lib.store.store import Store
 
 # Where to look for candidates; further ones where the first has none.
-_ORDERS: dict[str, tuple[Order, ...]] = {
+_WALKS: dict[str, tuple[str, ...]] = {
     "random": ("turn",),
     "first": ("name",),
-    "uncertainty": ("score", "turn"),
+    "uncertainty": ("highest:entropy", "turn"),
     "review": ("review",),
 }
 _MOST_TRIES = 32  # images that turn out unfit when they are to be handed out
@@ -110,7 +109,7 @@ def _put_back(store: Store, given: _Given, why: str, *, in_its_place: bool = Fal
     with store.ledger.writing() as connection:
         leases.free(connection, image_id, actor=SERVER, why=why)
         if in_its_place and given.place:
-            connection.execute(update(images_table).where(images_table.c.image_id == image_id).values(given.place))
+            pool.put_back(connection, image_id, given.place)
 
 
 def _labelled_in_the_pacs(store: Store, lease: Lease) -> str | None:
@@ -153,8 +152,7 @@ def _chosen(
     if not candidates:
         return _last_resort(connection, strategy, client_id, seconds, at_hand)
     choice = STRATEGIES[strategy](candidates, rng)
-    columns = (images_table.c.served_at, images_table.c.to_review)
-    place = connection.execute(select(*columns).where(images_table.c.image_id == choice.image_id)).mappings().one()
+    place = pool.place_of(connection, choice.image_id)
     lease = leases.acquire(
         connection,
         choice.image_id,
@@ -164,7 +162,7 @@ def _chosen(
         score=choice.score,
         seconds=seconds,
     )
-    return _Given(lease, dict(place))
+    return _Given(lease, place)
 
 
 def _candidates(
@@ -174,16 +172,21 @@ def _candidates(
     rng: np.random.Generator,
     at_hand: Callable[[str], bool] | None,
 ) -> list[Candidate]:
-    for order in _ORDERS[strategy]:
-        start = float(rng.random())
+    for walk in _WALKS[strategy]:
+        limit, sample = (pool.ENOUGH, pool.SAMPLE) if at_hand is None else (_MOST_AT_HAND, _MOST_AT_HAND)
         found = pool.candidates(
-            connection, order, model_version=model_version, start=start, fetched=at_hand is not None,
-            limit=pool.ENOUGH if at_hand is None else _MOST_AT_HAND,
-        )  # fmt: skip
+            connection,
+            [walk],
+            model_version=model_version,
+            start=float(rng.random()),
+            fetched=at_hand is not None,
+            limit=limit,
+            sample=sample,
+        )
         if at_hand is not None:
             found = [one for one in found if at_hand(one.image_id)][: pool.ENOUGH]
         if found:
-            return found
+            return [one if one.model_version == model_version else replace(one, scores=None) for one in found]
     return []
 
 

@@ -44,13 +44,13 @@ def random(candidates: Sequence[Candidate], rng: np.random.Generator) -> Choice:
 def uncertainty(candidates: Sequence[Candidate], rng: np.random.Generator) -> Choice:
     """The image the current model is least sure of; at random while none is scored."""
     waiting = _waited_longest(candidates)
-    scored = [candidate for candidate in waiting if candidate.score is not None]
+    scored = {one.image_id: one.scores.entropy for one in waiting if one.scores is not None}
     if not scored:
         choice = random(waiting, rng)
         return Choice(choice.image_id, f"{choice.reason}; none has an uncertainty score of the current model yet")
-    best = max(scored, key=lambda candidate: (candidate.score or 0.0, candidate.image_id))
-    reason = f"of the scored images, the model is least sure of this one (score {best.score:.4f})"
-    return Choice(best.image_id, reason, best.score)
+    score, best = max((score, image_id) for image_id, score in scored.items())
+    reason = f"of the scored images, the model is least sure of this one (score {score:.4f})"
+    return Choice(best, reason, score)
 
 
 def review(candidates: Sequence[Candidate], rng: np.random.Generator) -> Choice:

@@ -16,13 +16,14 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from lib.activelearning.next_image import next_sample
 from lib.activelearning.strategies import DESCRIPTIONS, STRATEGIES
 from lib.activelearning.uncertainty import uncertainty_score
+from lib.case_scores import CaseScores
 from lib.errors import BadInputError, LiverLoopError
 from lib.inference.device import choose_device
 from lib.inference.model import Model, ModelSource
 from lib.looked_at import both_judged
 from lib.metrics.overlap import Overlap
 from lib.settings import Settings
-from lib.store import images, pool
+from lib.store import images, scores
 from lib.store.leases import REVIEW
 from lib.store.pool import Candidate
 from lib.store.store import Store
@@ -168,14 +169,9 @@ def _not_scored(store: Store | None, datastore: Datastore, version: str) -> Iter
             if _noted(datastore.get_image_info(image_id), SCORE_KEY).get("model_version") != version:
                 yield image_id
         return
-    after = ""
-    while True:
-        with store.ledger.reading() as connection:
-            page = pool.not_scored(connection, version, after)
-        if not page:
-            return
-        yield from page
-        after = page[-1]
+    with store.ledger.reading() as connection:
+        waiting = scores.waiting(connection, version, 1_000_000)
+    yield from waiting
 
 
 def _note_score(store: Store | None, datastore: Datastore, image_id: str, score: float, version: str) -> None:
@@ -186,7 +182,7 @@ def _note_score(store: Store | None, datastore: Datastore, image_id: str, score:
         return
     with store.ledger.writing() as connection:
         images.note_info(connection, image_id, stored)
-        images.note_score(connection, image_id, score, version)
+        scores.note(connection, image_id, version, CaseScores(entropy=score, classes={}))
 
 
 def _candidate(image_id: str, info: dict[str, Any], version: str) -> Candidate:
@@ -194,7 +190,8 @@ def _candidate(image_id: str, info: dict[str, Any], version: str) -> Candidate:
     value = score.get("score") if score.get("model_version") == version else None
     served = [_noted(info, "strategy", name).get("ts") for name in _noted(info, "strategy")]
     times = [float(at) for at in served if isinstance(at, int | float)]
-    return Candidate(image_id, float(value) if isinstance(value, int | float) else None, max(times, default=0.0))
+    known = CaseScores(entropy=float(value), classes={}) if isinstance(value, int | float) else None
+    return Candidate(image_id, last_served=max(times, default=0.0), scores=known)
 
 
 def _noted(info: dict[str, Any], *keys: str) -> dict[str, Any]:
