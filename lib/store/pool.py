@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, exists, select, true, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, not_, select, true, update
 
 from lib.case_scores import CaseScores
 from lib.store import leases, scores, walks
@@ -100,6 +100,13 @@ def can_keep(connection: Connection, lease: Lease) -> bool:
     """Whether a leased image is still one to be labelled, or reviewed if it was leased for that."""
     condition = REVIEWABLE if lease.strategy == REVIEW else images.c.open
     return bool(connection.scalar(select(exists().where(images.c.image_id == lease.image_id, condition))))
+
+
+def is_free(connection: Connection, image_id: str, *, for_review: bool) -> bool:
+    """Whether an image can be handed out, to be labelled or reviewed; expired leases must have been freed."""
+    here = exists().where(images.c.image_id == image_id, REVIEWABLE if for_review else images.c.open)
+    held = exists().where(leases_table.c.image_id == image_id)
+    return bool(connection.scalar(select(and_(here, not_(held)))))
 
 
 def in_hands(connection: Connection, *, for_review: bool) -> list[Lease]:
