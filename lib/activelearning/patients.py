@@ -1,31 +1,46 @@
-"""Images of one patient teach a model much the same, so they are not handed out one right after the other."""
+"""The rule of patients: annotators see different ones, as the next image of the same shows little that is new."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+import heapq
+from collections import deque
+from collections.abc import Mapping, Sequence
 
 from lib.activelearning.strategy import Choice
-from lib.store.pool import Candidate
+
+APART = 2
+"""A patient is passed over who was among so many handed out last, while another is there."""
 
 
-def apart(ranking: Sequence[Choice], candidates: Mapping[str, Candidate], recent: Collection[str]) -> list[Choice]:
-    """Pass over the images of some patients while another image is left that nobody was given yet.
+def in_turn(
+    ranking: Sequence[Choice], patients: Mapping[str, str | None], recent: Sequence[str | None]
+) -> list[Choice]:
+    """Put a ranking in an order in which patients take turns; otherwise it stays as it is.
+
+    The first k of the result are a batch of k images to which the rule applies as well.
 
     Args:
-        ranking: by a strategy, the best first.
-        candidates: by image id. Those that were handed out before keep their places in the ranking.
-        recent: keys of the patients whose images were handed out last.
-
-    Returns:
-        The same images; the reason of the one that comes first now says what it came before.
+        ranking: the best first.
+        patients: by image the key of its patient; None, or no entry, where that is not known, which counts as another
+            patient each time.
+        recent: patients of the images handed out, the last at the end.
     """
-    fresh = [one for one in ranking if not candidates[one.image_id].last_served]
-    late = [one for one in fresh if candidates[one.image_id].patient in recent]
-    others = [one for one in fresh if candidates[one.image_id].patient not in recent]
-    if not late or not others:
-        return list(ranking)
-    passed = next(place for place, one in enumerate(fresh) if one is others[0])
-    if passed:
-        what = "an image" if passed == 1 else f"{passed} images"
-        others[0] = replace(others[0], reason=f"{others[0].reason}; before {what} of patients just handed out")
-    waiting = iter([*others, *late])
-    return [one if candidates[one.image_id].last_served else next(waiting) for one in ranking]
+    waiting: dict[str | int, deque[int]] = {}
+    for place, choice in enumerate(ranking):
+        key = patients.get(choice.image_id)
+        waiting.setdefault(place if key is None else key, deque()).append(place)
+    # The best image of each patient, the best patient first.
+    heads = [(places[0], patient) for patient, places in waiting.items()]
+    last: deque[str | int | None] = deque(recent, maxlen=APART)
+    result: list[Choice] = []
+    while heads:
+        passed = []
+        while heads and heads[0][1] in last:
+            passed.append(heapq.heappop(heads))
+        place, patient = heapq.heappop(heads) if heads else passed.pop(0)
+        for head in passed:
+            heapq.heappush(heads, head)
+        result.append(ranking[place])
+        last.append(patient)
+        waiting[patient].popleft()
+        if waiting[patient]:
+            heapq.heappush(heads, (waiting[patient][0], patient))
+    return result

@@ -1,13 +1,13 @@
-"""The pool as a strategy ranks it: what is read from the ledger for that, and the rules that hold for every strategy."""
+"""The pool as a strategy ranks it: what is read from the ledger for that, and the rule that holds for every strategy."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sqlalchemy import Connection
 
 from lib.activelearning.history import History
-from lib.activelearning.patients import apart
+from lib.activelearning.patients import APART, in_turn
 from lib.activelearning.strategy import Choice, Strategy
 from lib.store import images, leases, pool, scores
 from lib.store.patients import Patients
@@ -15,7 +15,6 @@ from lib.store.pool import Candidate
 from lib.store.store import Store
 
 _MOST_AT_HAND = 1000  # images that were fetched once, to find among them some that still are here
-_LAST = 2  # images whose patients come later
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,24 @@ def rank_pool(
         if not found:
             return Ranking([], {})
         history = _history(connection, store, strategy, model_version)
-        last = leases.last_handed_out(connection, _LAST)
-        recent = set(patients.keys(connection, last).values())
-    choices = strategy.rank(found, history, rng)
+        last = leases.last_handed_out(connection, APART)
+        whose = patients.keys(connection, last)
     candidates = {one.image_id: one for one in found}
-    return Ranking(apart(choices, candidates, recent), candidates)
+    choices = strategy.rank(found, history, rng)
+    return Ranking(_with_turns(choices, candidates, [whose.get(one) for one in reversed(last)]), candidates)
+
+
+def _with_turns(
+    choices: Sequence[Choice], candidates: Mapping[str, Candidate], recent: Sequence[str | None]
+) -> list[Choice]:
+    """Patients take turns among the images that nobody was given yet, which come before the others."""
+    fresh = [one for one in choices if not candidates[one.image_id].last_served]
+    ordered = in_turn(fresh, {one.image_id: candidates[one.image_id].patient for one in fresh}, recent)
+    passed = fresh.index(ordered[0]) if ordered else 0
+    if passed:
+        what = "an image" if passed == 1 else f"{passed} images"
+        ordered[0] = replace(ordered[0], reason=f"{ordered[0].reason}; before {what} of patients just handed out")
+    return [*ordered, *(one for one in choices if candidates[one.image_id].last_served)]
 
 
 def _candidates(

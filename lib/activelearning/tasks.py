@@ -1,4 +1,4 @@
-"""MONAI Label's strategy and scoring interfaces: thin shells around `next_image`, `strategies` and `scoring_run`.
+"""MONAI Label's strategy and scoring interfaces: thin shells around `next_image`, `strategies` and `score_all`.
 
 They use the ledger of a folder or a PACS. Over a datastore without one, which keeps no scores, there are only the
 strategies that need none.
@@ -14,12 +14,15 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from lib.activelearning.history import History
 from lib.activelearning.next_image import next_sample
+from lib.activelearning.score_all import score_all
+from lib.activelearning.score_keeper import ScoreKeeper
 from lib.activelearning.strategies import STRATEGIES
 from lib.activelearning.strategy import BY_NAME, BY_TURN
 from lib.activelearning.told import told
 from lib.errors import BadInputError, LiverLoopError
 from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
+from lib.inference.overlapped import workers_for
 from lib.inference.shared import SharedSegmenter
 from lib.looked_at import both_judged
 from lib.metrics.overlap import Overlap
@@ -112,9 +115,14 @@ class ScoresScoring(ScoringMethod):
         if store is None:
             msg = "scores are kept in a ledger; this datastore has none"
             raise BadInputError(msg)
-        keeper = ScoreKeeper(store, self._settings)
+        keeper, device = ScoreKeeper(store, self._settings), choose_device(_device(request))
         segmenter = SharedSegmenter(self._settings, self._source, keeper.watch)
-        ...
+        try:
+            return score_all(
+                store, keeper, self._source, lambda path: segmenter.score(path, device), workers_for(device)
+            )
+        finally:
+            segmenter.close()
 
 
 class DiceScoring(ScoringMethod):
