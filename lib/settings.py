@@ -168,7 +168,8 @@ class ActiveLearningSettings(_Section):
 
     strategies: tuple[str, ...] = Field(
         default=(
-            "hybrid", "class_balanced", "entropy", "bald", "diversity", "foreground_random", "random", "first", "review",
+            "hybrid", "class_balanced", "entropy", "bald", "diversity", "foreground_random",
+            "random", "first", "review",
         ),
         min_length=1,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The pool as a strategy ranks it: what is read from the ledger for that, and the rule that holds for every strategy."""
+"""The pool as a strategy ranks it: what is read from the ledger for that, and the rule for all strategies."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -115,12 +115,10 @@ class ScoresScoring(ScoringMethod):
         if store is None:
             msg = "scores are kept in a ledger; this datastore has none"
             raise BadInputError(msg)
-        keeper, device = ScoreKeeper(store, self._settings), choose_device(_device(request))
+        keeper = ScoreKeeper(store, self._settings)
         segmenter = SharedSegmenter(self._settings, self._source, keeper.watch)
         try:
-            return score_all(
-                store, keeper, self._source, lambda path: segmenter.score(path, device), workers_for(device)
-            )
+            return score_all(store, keeper, self._source, segmenter.score, workers_for(choose_device()))
         finally:
             segmenter.close()
 
@@ -169,9 +167,3 @@ def _noted(info: dict[str, Any], *keys: str) -> dict[str, Any]:
         found = info.get(key)
         info = found if isinstance(found, dict) else {}
     return info
-
-
-def _device(request: dict[str, Any]) -> str | None:
-    device = request.get("device")
-    first = device[0] if isinstance(device, list) and device else device
-    return str(first) if first else None
