@@ -1,7 +1,7 @@
 """The next image for an annotator: what they have already, or one that a strategy chooses among those nobody has."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from lib.activelearning.ranking import Ranking, rank_pool
 from lib.activelearning.strategies import STRATEGIES
 from lib.activelearning.strategy import Strategy
-from lib.activelearning.words import where_to_look
+from lib.activelearning.words import sentences
 from lib.errors import BusyError, StorageError, UnavailableError
 from lib.store import leases, pool
 from lib.store.events import SERVER
@@ -157,10 +157,10 @@ class _Asked:
                 continue
             place = pool.place_of(connection, choice.image_id)
             known = ranking.candidates[choice.image_id].scores
-            where = where_to_look(known) if known else ""
+            why = (choice.reason, *(sentences(replace(known, flags=())) if known else ()))
             lease = leases.acquire(
                 connection, choice.image_id, self.client_id, strategy=self.strategy.name,
-                reason=f"{choice.reason}; {where}" if where else choice.reason, score=choice.score, part=choice.part,
+                reason="; ".join(why), score=choice.score, part=choice.part,
                 slices=known.spans if known else (), seconds=self._seconds,
             )  # fmt: skip
             return _Given(lease, place)

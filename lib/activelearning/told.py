@@ -35,7 +35,7 @@ def told(store: Store, lease: Lease, model_version: str | None) -> dict[str, Any
         "reason": lease.reason,
         "score": lease.score,
         "slices": [{"label": span.label, "first": span.first, "last": span.last} for span in lease.slices],
-        "flags": [SENTENCES.get(flag, flag) for flag in flags],
+        "flags": [SENTENCES.get(flag, flag.replace("_", " ")) for flag in flags],
         "campaign": {
             "labelled": labelled,
             "planned": planned,

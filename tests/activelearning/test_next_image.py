@@ -236,12 +236,12 @@ def test_scores_of_the_model_in_force_come_first_then_those_of_others(studies):
 def test_the_lease_keeps_why_and_where_to_look_whatever_is_scored_later(studies):
     studies.register("a", "b")
     spans = (Span("tumor", 41, 48, 0.5), Span("liver", 90, 95, 0.3), Span("tumor", 60, 63, 0.2))
-    score_as(studies, "a", 0.5, "v1", spans=spans, lesions=2)
+    score_as(studies, "a", 0.5, "v1", spans=spans, lesions=2, ml={"tumor": 3.0})
     first = studies.ask("anna", "entropy")
     assert first.slices == spans
     assert first.reason == (
-        "the highest uncertainty (mean entropy 0.5) of the images scored; tumor uncertain on slices 41-48 and 60-63, "
-        "liver on 90-95, 2 lesion candidates"
+        "the highest uncertainty (mean entropy 0.5) of the images scored; tumor border uncertain on slices "
+        "41-48 and 60-63, perhaps liver on slices 90-95, two lesion candidates"
     )
     score_as(studies, "a", 0.1, "v2", spans=spans[1:2])
     again = studies.ask("anna", "entropy", model_version="v2")

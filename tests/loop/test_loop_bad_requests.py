@@ -211,7 +211,7 @@ def test_training_without_labels_is_refused_before_it_starts(server, client):
         (
             "POST",
             "/activelearning/best",
-            "there is no strategy 'best'; choose one of hybrid, class_balanced, entropy, bald, diversity, foreground_random, random, first, review",
+            f"there is no strategy 'best'; choose one of {', '.join(Settings().active_learning.strategies)}",
         ),
         ("POST", "/scoring/beauty", "there is no scoring method 'beauty'; choose one of dice, scores"),
     ],

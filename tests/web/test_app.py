@@ -201,7 +201,7 @@ def test_names_that_are_not_known_are_told_with_those_that_are(make_app):
     )
     assert refused(NotFoundError, app.infer, {"model": ["x"], "image": "a"}).startswith("there is no model \"['x']\"")
     assert refused(NotFoundError, app.next_sample, {"strategy": "best"}) == (
-        "there is no strategy 'best'; choose one of hybrid, class_balanced, entropy, bald, diversity, foreground_random, random, first, review"
+        f"there is no strategy 'best'; choose one of {', '.join(app.settings.active_learning.strategies)}"
     )
     assert refused(NotFoundError, app.check_scoring, "best") == (
         "there is no scoring method 'best'; choose one of dice, scores"
