@@ -1,7 +1,7 @@
 """The pool as a strategy ranks it: what is read from the ledger for that, and the rule for all strategies."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from sqlalchemy import Connection
@@ -60,21 +60,13 @@ def rank_pool(
         last = leases.last_handed_out(connection, APART)
         whose = patients.keys(connection, last)
     candidates = {one.image_id: one for one in found}
-    choices = strategy.rank(found, history, rng)
-    return Ranking(_with_turns(choices, candidates, [whose.get(one) for one in reversed(last)]), candidates)
-
-
-def _with_turns(
-    choices: Sequence[Choice], candidates: Mapping[str, Candidate], recent: Sequence[str | None]
-) -> list[Choice]:
-    """Patients take turns among the images that nobody was given yet, which come before the others."""
-    fresh = [one for one in choices if not candidates[one.image_id].last_served]
-    ordered = in_turn(fresh, {one.image_id: candidates[one.image_id].patient for one in fresh}, recent)
-    passed = fresh.index(ordered[0]) if ordered else 0
-    if passed:
-        what = "an image" if passed == 1 else f"{passed} images"
-        ordered[0] = replace(ordered[0], reason=f"{ordered[0].reason}; before {what} of patients just handed out")
-    return [*ordered, *(one for one in choices if candidates[one.image_id].last_served)]
+    choices = in_turn(
+        strategy.rank(found, history, rng),
+        {one.image_id: one.patient for one in found},
+        [whose.get(image_id) for image_id in reversed(last)],
+        again={one.image_id for one in found if one.last_served},
+    )
+    return Ranking(choices, candidates)
 
 
 def _candidates(

@@ -46,6 +46,17 @@ class ScoreKeeper:
             found = scores.waiting(connection, model_version, limit, fetched=fetched)
         return [image_id for image_id in found if not fetched or self._store.images.is_at_hand(image_id)]
 
+    def path(self, image_id: str) -> Path:
+        """The file of an image as it is here, of which a PACS is not asked whether it has another one.
+
+        Raises:
+            NotFoundError: the image is gone.
+            StorageError: the ledger can't be read.
+        """
+        with self._store.ledger.reading() as connection:
+            image = images.get(connection, image_id)
+        return self._store.layout.image(image_id, image.file.suffix)
+
     def score(self, image_id: str, path: Path, model_version: str, segment: Callable[[str], object]) -> str | None:
         """Have an image scored by the model in force.
 

@@ -4,6 +4,7 @@ import json
 import pytest
 from monailabel.client.client import MONAILabelClientException
 
+from lib.settings import Settings
 from tests.loop.running_server import MODEL
 from tests.loop.studies import manifest
 
