@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lib.activelearning.score_keeper import ScoreKeeper
-from lib.errors import LiverLoopError
+from lib.errors import LiverLoopError, ModelError
 from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
 from lib.store import scores, trainings
@@ -54,7 +54,7 @@ class IdleScoring:
         self._segment, self._is_idle = segment, is_idle
         self.enabled = enabled and keeper is not None and ledger is not None
         self._over = threading.Event()
-        self._state = "nothing was looked at yet"
+        self._state = "has not begun"
         self._obstacle: str | None = None
         self._lock = threading.Lock()
         self._counted_s = counted_s
@@ -68,6 +68,16 @@ class IdleScoring:
     def end(self) -> None:
         """Begin with no further image: the server is being stopped. What is at work ends with the segmenter."""
         self._over.set()
+
+    def look(self) -> float:
+        """`step`; what is in the way is logged and told by `info`."""
+        try:
+            pause = self.step()
+        except Exception as error:
+            self._hold_up(error)
+            return _LOOK_S
+        self._obstacle = None
+        return pause
 
     def step(self) -> float:
         """Score the next image if there is one and the server has nothing else to do.
@@ -123,7 +133,10 @@ class IdleScoring:
         """
         if self._ledger is None:
             return None
-        version = self._source.version if self._source.path_or_none else None
+        try:
+            version = self._source.version if self._source.path_or_none else None
+        except ModelError:
+            version = None
         with self._lock:
             known = self._counted
             if known is None or known[1] != version or time.monotonic() - known[0] > self._counted_s:
@@ -135,12 +148,7 @@ class IdleScoring:
     def _work(self) -> None:
         pause = 0.0
         while not self._over.wait(pause):
-            try:
-                pause = self.step()
-                self._obstacle = None
-            except Exception as error:
-                pause = _LOOK_S
-                self._hold_up(error)
+            pause = self.look()
 
     def _hold_up(self, error: Exception) -> None:
         """Log what is in the way once, not at each look."""

@@ -103,6 +103,10 @@ def test_conf_changes_what_the_app_offers(make_app):
 
 def test_wrong_settings_stop_the_start_with_one_line(make_app):
     assert refused(SettingsError, make_app, {"bogus": "1"}).startswith("--conf: unknown key bogus")
+    assert refused(SettingsError, make_app, {"active_learning.strategies": "[first, best]"}) == (
+        "app.yaml: active_learning.strategies: there is no strategy 'best'; choose from bald, class_balanced, "
+        "diversity, entropy, first, foreground_random, hybrid, random, review"
+    )
 
 
 def test_a_damaged_studies_folder_stops_the_start(make_app, studies):
