@@ -94,7 +94,7 @@ class SharedSegmenter:
         model, key = self._asked(path, postprocessing, device)
         known = self._known(key, model)  # kept, or just being cleaned
         if known is not None:
-            return known.value()
+            return known.value()._replace(cached=True)
         if background:
             return self._one_of_many(path, postprocessing, model)
         work = partial(self._make, Path(path), key, model, once)
