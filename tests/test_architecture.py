@@ -21,7 +21,7 @@ SHELLS = {
     "web/session_requests.py", "web/front_page.py", "web/health.py", "web/metrics.py", "web/login_requests.py",
     "web/removal_requests.py", "web/openapi.py", "web/endpoints.py",
     "store/folder.py", "benchmarks/stock_store.py", "benchmarks/soak_people.py", "benchmarks/soak_annotator.py",
-    "inference/task.py",
+    "benchmarks/monai_scoring.py", "inference/task.py",
     "inference/batch.py", "training/task.py", "activelearning/tasks.py", "doctor.py",
 }  # fmt: skip
 FILES = sorted(path.relative_to(LIB) for path in LIB.rglob("*.py") if path.name != "__init__.py")
