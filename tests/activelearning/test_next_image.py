@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import insert, update
 
 from lib.activelearning import next_image
+from lib.case_scores import CaseScores
 from lib.errors import BusyError, UnavailableError
-from lib.store import images, leases, pool
+from lib.store import images, leases, pool, scores
 from lib.store.events import history
 from lib.store.schema import images as images_table
 from lib.store.schema import labels, versions
@@ -40,6 +41,10 @@ def save_final(connection, image_id, change):
     connection.execute(insert(labels).values(image_id=image_id, tag="final", suffix=".nii.gz", version_id=key))
     connection.execute(update(images_table).where(images_table.c.image_id == image_id).values(to_review=change))
     images.reckon(connection, [image_id])
+
+
+def note_score(connection, image_id, score, version):
+    scores.note(connection, image_id, version, CaseScores(score, {}))
 
 
 def end_time_of(studies, image_id):
@@ -89,7 +94,7 @@ def test_no_strategy_brings_a_skipped_image_back_before_the_others(studies, stra
     studies.register(*"abcdef")
     with studies.ledger.writing() as connection:
         for score, name in enumerate("abc"):
-            images.note_score(connection, name, score, "v1")
+            note_score(connection, name, score, "v1")
     order = [studies.ask("anna", strategy, skip=True).image_id for _ in range(6)]
     assert sorted(order) == list("abcdef")
     if strategy == "uncertainty":
@@ -210,9 +215,9 @@ def test_where_no_image_is_free_a_client_gets_what_it_has_by_another_strategy(st
 def test_uncertainty_goes_by_the_model_in_force(studies):
     studies.register("a", "b", "c")
     with studies.ledger.writing() as connection:
-        images.note_score(connection, "b", 0.2, "v1")
-        images.note_score(connection, "c", 0.1, "v1")
-        images.note_score(connection, "a", 0.9, "v0")
+        note_score(connection, "b", 0.2, "v1")
+        note_score(connection, "c", 0.1, "v1")
+        note_score(connection, "a", 0.9, "v0")
     lease = studies.ask("anna", "uncertainty")
     assert (lease.image_id, lease.score) == ("b", 0.2)
     assert "(score 0.2000)" in lease.reason

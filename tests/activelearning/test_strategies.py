@@ -10,6 +10,7 @@ from lib.activelearning.strategies import (
     review,
     uncertainty,
 )
+from lib.case_scores import CaseScores
 from lib.store.pool import Candidate
 
 
@@ -45,7 +46,7 @@ def test_random_is_fair():
 
 
 def test_uncertainty_takes_the_highest_score_of_those_not_handed_out_yet():
-    choice = uncertainty([*POOL, Candidate("d", 0.3)], rng())
+    choice = uncertainty([*POOL, Candidate("d", scores=CaseScores(0.3, {}))], rng())
     assert choice == Choice("d", "of the scored images, the model is least sure of this one (score 0.3000)", 0.3)
 
 
@@ -68,7 +69,7 @@ def test_review_takes_the_most_changed_that_was_not_handed_out_for_that():
 
 
 def test_a_score_of_zero_is_a_score():
-    assert uncertainty([Candidate("a"), Candidate("b", 0.0)], rng()).image_id == "b"
+    assert uncertainty([Candidate("a"), Candidate("b", scores=CaseScores(0.0, {}))], rng()).image_id == "b"
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
