@@ -22,12 +22,11 @@ def test_whose_a_case_is(case, pattern, patient_id, expected):
     assert patient_of(case, pattern, patient_id) == expected
 
 
-def test_images_of_a_patient_have_one_key_which_does_not_tell_who_it_is(ledger):
+def test_images_of_a_patient_have_one_key_which_does_not_tell_who_it_is(shared_ledger, undone):
     infos = {"x1": {"PatientID": "4711"}, "x2": {"PatientID": 4711}, "p7_a": {}, "p7_b": {"PatientID": ""}, "other": {}}
-    with ledger.writing() as connection:
-        images.register(connection, [(name, FileState(".nii.gz", 1, 1)) for name in infos], infos)
-        patients = Patients.of(ledger, connection, r"^(p\d+)_")
-        keys = patients.keys(connection, [*infos, "unheard of"])
+    images.register(undone, [(name, FileState(".nii.gz", 1, 1)) for name in infos], infos)
+    patients = Patients.of(shared_ledger, undone, r"^(p\d+)_")
+    keys = patients.keys(undone, [*infos, "unheard of"])
     assert keys.keys() == infos.keys()
     assert keys["x1"] == keys["x2"]
     assert keys["p7_a"] == keys["p7_b"]
