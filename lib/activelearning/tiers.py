@@ -134,6 +134,15 @@ def waited_longest(turns: Turns, rng: np.random.Generator) -> list[Choice]:
     return [Choice(turns.served[index].image_id, reason, part="again") for index in order]
 
 
+def images(stands_for: Iterable[float]) -> str:
+    """How many images candidates stand for in all, in words; roughly if some stand for others."""
+    weights = list(stands_for)
+    total = float(sum(weights))
+    if all(weight == 1 for weight in weights):
+        return f"{total:,.0f} image{'s' * (total != 1)}"
+    return f"about {float(f'{total:.2g}'):,.0f} images"
+
+
 def _highest(place: int) -> str:
     if place == 1:
         return "the highest"
