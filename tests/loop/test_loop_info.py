@@ -1,7 +1,7 @@
 import pytest
 
 from lib.settings import Settings
-from tests.loop.running_server import MODEL
+from tests.loop.running_server import MODEL, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -32,7 +32,21 @@ def test_each_strategy_names_an_image_of_the_pool_and_why(client, server, cases,
     assert sample["id"] in cases
     assert sample["path"] == str(server.studies / f"{sample['id']}.nii.gz")
     assert sample["reason"]
-    assert sample["score"] is None  # none is scored yet
+    assert sample["campaign"]["planned"] == 100
+
+
+def test_a_server_with_nothing_to_do_scores_its_pool(client, server):
+    def told():
+        return client.info()["scores"]
+
+    wait_until(lambda: told()["waiting"] == 0, "the scores of the pool")
+    wait_until(lambda: told()["state"] == "every image that is at hand is scored", "the end of it")
+    assert told()["current"] > 0
+    sample = client.next_sample("entropy", {})
+    assert sample["score"] > 0
+    assert sample["slices"]
+    assert "uncertain on slices" in sample["reason"]
+    assert f'liverloop_images_scored{{by="current"}} {told()["current"]:.1f}' in server.ask("GET", "/metrics").reason
 
 
 def test_who_asks_again_gets_the_same_image_and_who_skips_it_another(client, server):

@@ -393,7 +393,7 @@ def test_while_the_pacs_is_down(orthanc, store, caplog):
     assert store.images.ensure_fit(uid(other)) is None
 
 
-@pytest.mark.parametrize("strategy", ["first", "random", "uncertainty"])
+@pytest.mark.parametrize("strategy", ["first", "random", "entropy"])
 def test_while_the_pacs_is_down_what_was_fetched_is_handed_out(orthanc, pacs, store, strategy):
     def ask(client):
         return next_sample(store, strategy, client, model_version="v1", rng=np.random.default_rng(0)).image_id
