@@ -16,7 +16,6 @@ from lib.errors import BusyError, StorageError, UnavailableError
 from lib.store import leases, pool
 from lib.store.events import SERVER
 from lib.store.leases import REVIEW, Lease
-from lib.store.patients import Patients
 from lib.store.store import Store
 
 _MOST_TRIES = 32  # images that turn out unfit when they are to be handed out
@@ -108,7 +107,11 @@ class _Asked:
     rng: np.random.Generator
 
     def kept(self, skip: bool | str) -> _Given | None:
-        """What the client has by this strategy already, unless it is to be skipped; what nobody has is free then."""
+        """What the client has by this strategy already, unless it is to be skipped; leases that are over are freed."""
+        with self.store.ledger.reading() as connection:
+            mine = leases.held_by(connection, self.client_id, self.strategy.name)
+            if not (mine or leases.has_expired(connection)):
+                return None
         with self.store.ledger.writing() as connection:
             held = self._held(connection, skip)
             if held is None:
@@ -121,13 +124,10 @@ class _Asked:
         Ranking takes longer than handing out, so that it is done before; who is given an image meanwhile has it, and
         the next of the ranking is taken here.
         """
-        with self.store.ledger.writing() as connection:
-            patients = Patients.of(self.store.ledger, connection, self.store.settings.training.patient_pattern)
         for _ in range(_MOST_RANKINGS):
             ranking = rank_pool(
-                self.store, self.strategy, patients,
-                model_version=self.model_version, at_hand=at_hand, rng=self.rng,
-            )  # fmt: skip
+                self.store, self.strategy, model_version=self.model_version, at_hand=at_hand, rng=self.rng
+            )
             with self.store.ledger.writing() as connection:
                 given = self._held(connection, skip=False)  # asked for twice at once
                 given = given or self._claimed(connection, ranking)

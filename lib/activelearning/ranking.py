@@ -12,6 +12,7 @@ from lib.activelearning.strategy import Choice, Strategy
 from lib.store import images, leases, pool, scores
 from lib.store.patients import Patients
 from lib.store.pool import Candidate
+from lib.store.splits import SALT
 from lib.store.store import Store
 
 _MOST_AT_HAND = 1000  # images that were fetched once, to find among them some that still are here
@@ -33,7 +34,6 @@ class Ranking:
 def rank_pool(
     store: Store,
     strategy: Strategy,
-    patients: Patients,
     *,
     model_version: str | None,
     at_hand: Callable[[str], bool] | None,
@@ -44,7 +44,6 @@ def rank_pool(
     Args:
         store: the studies folder.
         strategy: which one.
-        patients: tells whose images are whose.
         model_version: the model in force.
         at_hand: whether an image need not be fetched, where only such ones are wanted.
         rng: for random choices.
@@ -52,6 +51,7 @@ def rank_pool(
     Raises:
         StorageError: the ledger can't be read.
     """
+    patients = _patients(store)
     with store.ledger.reading() as connection:
         found = _candidates(connection, strategy, patients, model_version, at_hand, float(rng.random()))
         if not found:
@@ -67,6 +67,16 @@ def rank_pool(
         again={one.image_id for one in found if one.last_served},
     )
     return Ranking(choices, candidates)
+
+
+def _patients(store: Store) -> Patients:
+    pattern = store.settings.training.patient_pattern
+    with store.ledger.reading() as connection:
+        salt = store.ledger.fact(connection, SALT)
+    if salt is not None:
+        return Patients(pattern, salt)
+    with store.ledger.writing() as connection:
+        return Patients.of(store.ledger, connection, pattern)
 
 
 def _candidates(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, tuple_, update
 
 from lib.case_scores import Span
 from lib.store import scores
@@ -161,6 +161,11 @@ def free(connection: Connection, image_id: str, *, actor: str, why: str, kind: s
     detail = {"client_id": lease.client_id, "strategy": lease.strategy, "why": why}
     record(connection, kind, image_id, actor=actor, detail=detail)
     return lease
+
+
+def has_expired(connection: Connection) -> bool:
+    """Whether the time of any lease is over."""
+    return bool(connection.scalar(select(exists().where(leases.c.expires_at <= time.time()))))
 
 
 def expire(connection: Connection) -> int:
