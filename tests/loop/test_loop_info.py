@@ -46,6 +46,7 @@ def test_a_server_with_nothing_to_do_scores_its_pool(client, server):
     assert sample["score"] > 0
     assert sample["slices"]
     assert "uncertain on slices" in sample["reason"]
+    assert server.ask("DELETE", f"/ledger/leases/{sample['id']}").status == 200
     assert f'liverloop_images_scored{{by="current"}} {told()["current"]:.1f}' in server.ask("GET", "/metrics").reason
 
 
