@@ -9,7 +9,7 @@ from lib.anatomy.spec import Resection
 from lib.phantom import draw_spec, render
 
 PLAIN = draw_spec(
-    4, shape=(64, 64, 20), spacing=(5.4, 5.4, 10.0), phase="portal", tumors=0, orientation="LPS", tilt=0.0
+    4, shape=(64, 64, 12), spacing=(5.4, 5.4, 16.0), phase="portal", tumors=0, orientation="LPS", tilt=0.0
 )
 QUIET = replace(PLAIN.scan, noise=0.0, shading=0.0, streaks=0.0, circular=False, roll=0.0)
 RIGHT = Resection((-30.0, -10.0, 0.0), (-1.0, 0.0, 0.0), 0, 0.0)

@@ -11,7 +11,7 @@ from lib.phantom import render
 from lib.simulation.kinds import KINDS, OPERATIONS, Grid, phantom_of
 
 KIND = {kind.name: kind for kind in KINDS}
-SEEDS = (3, 14, 15)
+SEEDS = (3, 14)
 GRID = Grid()
 
 
@@ -85,7 +85,7 @@ def test_a_steatotic_liver_is_far_darker_than_the_spleen_and_its_lesions_are_not
 def inside(spec, **changes):
     """Which points of a fixed grid lie in the liver."""
     anatomy = anatomy_of(spec.seed, spec.body, replace(spec.liver, **changes))
-    axes = [np.linspace(low, high, 24) for low, high in zip(Liver.LOW, Liver.HIGH, strict=True)]
+    axes = [np.linspace(low, high, 18) for low, high in zip(Liver.LOW, Liver.HIGH, strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     return points, anatomy.liver_at(points * anatomy.scale) < 0
 

@@ -6,7 +6,7 @@ from lib.simulation.pool_picture import draw_kinds_picture
 
 def test_the_picture_shows_each_kind_with_its_outlines(tmp_path):
     path = tmp_path / "kinds.png"
-    draw_kinds_picture(path, examples=1, grid=Grid(size=40, slices=6, slice_mm=34.0))
+    draw_kinds_picture(path, examples=1, grid=Grid(size=32, slices=4, slice_mm=50.0))
     picture = Image.open(path)
     assert picture.format == "PNG"
     width, height = picture.size
