@@ -1,9 +1,8 @@
 """Whose an image is: by DICOM where that says so, else by its name."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -11,7 +10,7 @@ from lib.store import splits
 from lib.store.ledger import Ledger
 from lib.store.schema import images
 
-PATIENT_ID = "PatientID"  # what of the noted about an image is DICOM's
+PATIENT_ID = images.c.info["PatientID"].as_string().label("patient_id")  # by DICOM, as it is noted about an image
 
 
 def patient_of(case: str, pattern: str = "", patient_id: str | None = None) -> str:
@@ -52,17 +51,16 @@ class Patients:
         """Those of a ledger; needs a transaction."""
         return cls(pattern, splits.salt_of(ledger, connection))
 
-    def key(self, image_id: str, info: Mapping[str, Any]) -> str:
+    def key(self, image_id: str, patient_id: str | None) -> str:
         """What stands for the patient of an image; where nothing is known, for the image alone.
 
         Args:
             image_id: of the image.
-            info: what is noted about it.
+            patient_id: of DICOM, if that is noted about the image.
         """
-        known = info.get(PATIENT_ID)
-        return splits.key_of(patient_of(image_id, self.pattern, str(known) if known else None), self.salt)
+        return splits.key_of(patient_of(image_id, self.pattern, str(patient_id) if patient_id else None), self.salt)
 
     def keys(self, connection: Connection, image_ids: Sequence[str]) -> dict[str, str]:
         """`{image id: key}` of a few images that the ledger knows."""
-        query = select(images.c.image_id, images.c.info).where(images.c.image_id.in_(image_ids))
-        return {row.image_id: self.key(row.image_id, row.info) for row in connection.execute(query)}
+        query = select(images.c.image_id, PATIENT_ID).where(images.c.image_id.in_(image_ids))
+        return {row.image_id: self.key(row.image_id, row.patient_id) for row in connection.execute(query)}

@@ -4,7 +4,7 @@ A choice costs the same among a thousand or a million images, see `lib.store.wal
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, not_, select, true, update
@@ -14,7 +14,7 @@ from lib.store import leases, scores, walks
 from lib.store.layout import FINAL
 from lib.store.leases import REVIEW, Lease
 from lib.store.listing import chunks
-from lib.store.patients import Patients
+from lib.store.patients import PATIENT_ID, Patients
 from lib.store.schema import FETCHED, REVIEWABLE, images, labels, versions
 from lib.store.schema import leases as leases_table
 from lib.store.versions import Version
@@ -92,8 +92,8 @@ def candidates(
         for found in _walked(connection, walk, only, model_version, start, limit, sample):
             for image_id in found.image_ids:
                 stands_for[image_id] = min(found.stands_for, stands_for.get(image_id, found.stands_for))
-    known = _looked_up(connection, list(stands_for), only, patients)
-    return [replace(known[one], stands_for=weight) for one, weight in stands_for.items() if one in known]
+    known = _looked_up(connection, stands_for, only, patients)
+    return [known[image_id] for image_id in stands_for if image_id in known]
 
 
 def can_keep(connection: Connection, lease: Lease) -> bool:
@@ -172,13 +172,13 @@ def _walked(
 
 
 def _looked_up(
-    connection: Connection, image_ids: Sequence[str], only: ColumnElement[bool], patients: Patients | None
+    connection: Connection, stands_for: Mapping[str, float], only: ColumnElement[bool], patients: Patients | None
 ) -> dict[str, Candidate]:
     """What is known of images, by their keys alone."""
-    scored = scores.of_images(connection, image_ids, profile=False)
-    columns = [images.c.image_id, images.c.served_at, *([images.c.info] if patients else [])]
+    scored = scores.of_images(connection, list(stands_for), profile=False)
+    columns = (images.c.image_id, images.c.served_at, PATIENT_ID)
     found = {}
-    for chunk in chunks(image_ids, _MOST_IN_A_LIST):
+    for chunk in chunks(stands_for, _MOST_IN_A_LIST):
         for row in connection.execute(select(*columns).where(images.c.image_id.in_(chunk), images.c.open, only)):
             known = scored.get(row.image_id)
             found[row.image_id] = Candidate(
@@ -186,7 +186,8 @@ def _looked_up(
                 last_served=row.served_at,
                 scores=known.scores if known else None,
                 model_version=known.model_version if known and known.scores else None,
-                patient=patients.key(row.image_id, row.info) if patients else None,
+                patient=patients.key(row.image_id, row.patient_id) if patients else None,
+                stands_for=stands_for[row.image_id],
             )
     return found
 

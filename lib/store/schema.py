@@ -208,9 +208,10 @@ scores = Table(
     Column("seconds", Double, comment="that it took; none: it was a by-product of a segmentation"),
     Column("problem", Text, comment="why it can't be scored; there are no figures then"),
     Column("figures", _Json, comment="of lib.case_scores without the next one"),
-    Column("profile", _Json, comment="the uncertainty of each slice, which is read for one image at a time only"),
     Column("embedding", LargeBinary, comment="float16, little endian"),
     Column("open", Boolean, nullable=False, comment="as in `images`"),
+    # Last, as it is long: what is read of many images lies before it.
+    Column("profile", _Json, comment="the uncertainty of each slice, which is read for one image at a time only"),
     comment="what a model shows of an image; kept when that is labelled, see lib.store.scores",
 )
 _TO_SCORE_AGAIN = scores.c.open == true()

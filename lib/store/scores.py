@@ -79,13 +79,17 @@ def note(
     Raises:
         BadInputError: a score is not finite.
     """
-    figures = found.figures()
-    row = {
-        "profile": {key: figures.pop(key) for key in _PROFILE},
-        "figures": figures,
-        "embedding": None if found.embedding is None else found.embedding.astype(_HALF).tobytes(),
-    }
-    _replace(connection, image_id, model_version, seconds, row, _ranked(found))
+    note_many(connection, {image_id: found}, model_version, seconds)
+
+
+def note_many(
+    connection: Connection, found: Mapping[str, CaseScores], model_version: str, seconds: float | None = None
+) -> None:
+    """`note` for many images by their ids, with less work for each."""
+    for chunk in chunks(found.items(), _MOST_IN_A_LIST):
+        rows = {image_id: _row(one) for image_id, one in chunk}
+        ranked = {image_id: _ranked(one) for image_id, one in chunk}
+        _replace(connection, model_version, seconds, rows, ranked)
 
 
 def note_problem(
@@ -100,7 +104,7 @@ def note_problem(
         problem: why not, in words.
         seconds: that it took to find out.
     """
-    _replace(connection, image_id, model_version, seconds, {"problem": problem}, {})
+    _replace(connection, model_version, seconds, {image_id: {"problem": problem}}, {image_id: {}})
 
 
 def forget(connection: Connection, image_ids: Sequence[str]) -> None:
@@ -203,27 +207,44 @@ def embeddings_of_known(
 
 def _replace(
     connection: Connection,
-    image_id: str,
     model_version: str,
     seconds: float | None,
-    values: Mapping[str, Any],
-    ranked: Mapping[str, float | None],
+    rows: Mapping[str, Mapping[str, Any]],
+    ranked: Mapping[str, Mapping[str, float | None]],
 ) -> None:
-    query = select(images.c.open, images.c.served_at, images.c.shuffle).where(images.c.image_id == image_id)
-    image = connection.execute(query).one_or_none()
-    if image is None:
-        return
+    """Write rows by their images' ids, as many as one statement may hold, and by what those images are found."""
+    ids = list(rows)
+    query = select(images.c.image_id, images.c.open, images.c.served_at, images.c.shuffle)
+    known = connection.execute(query.where(images.c.image_id.in_(ids))).all()
     for table in (scores, rankings):
-        connection.execute(delete(table).where(table.c.image_id == image_id))
-    row = {"image_id": image_id, "model_version": model_version, "scored_at": time.time(), "seconds": seconds}
-    connection.execute(insert(scores).values({**row, **values, "open": image.open}))
-    entry = {"image_id": image_id, "model_version": model_version, "fresh": image.open and image.served_at == 0}
+        connection.execute(delete(table).where(table.c.image_id.in_(ids)))
+    common = {"model_version": model_version, "scored_at": time.time(), "seconds": seconds}
+    new = [{**common, **rows[image.image_id], "image_id": image.image_id, "open": image.open} for image in known]
     entries = [
-        {**entry, "kind": kind, "value": image.shuffle if value is None else value} for kind, value in ranked.items()
+        {
+            "image_id": image.image_id,
+            "model_version": model_version,
+            "fresh": image.open and image.served_at == 0,
+            "kind": kind,
+            "value": image.shuffle if value is None else value,
+        }
+        for image in known
+        for kind, value in ranked[image.image_id].items()
     ]
+    if new:
+        connection.execute(insert(scores), new)
     if entries:
         connection.execute(insert(rankings), entries)
-    connection.execute(update(images).where(images.c.image_id == image_id, ~images.c.scored).values(scored=True))
+    connection.execute(update(images).where(images.c.image_id.in_(ids), ~images.c.scored).values(scored=True))
+
+
+def _row(found: CaseScores) -> dict[str, Any]:
+    figures = found.figures()
+    return {
+        "profile": {key: figures.pop(key) for key in _PROFILE},
+        "figures": figures,
+        "embedding": None if found.embedding is None else found.embedding.astype(_HALF).tobytes(),
+    }
 
 
 def _ranked(found: CaseScores) -> dict[str, float | None]:

@@ -153,15 +153,13 @@ def _ranked(
 
 def _versions(connection: Connection, kind: str) -> Iterator[str]:
     """The models with a ranking of a kind; there are few."""
-    place = tuple_(rankings.c.kind, rankings.c.model_version)
-    behind = ""
-    while True:
-        walk = select(rankings.c.kind, rankings.c.model_version).where(_FRESH, place > tuple_(kind, behind))
-        row = connection.execute(walk.order_by(rankings.c.kind, rankings.c.model_version).limit(1)).one_or_none()
-        if row is None or row.kind != kind:
-            return
-        behind = row.model_version
+    version = rankings.c.model_version
+    walk = select(version).where(_FRESH, rankings.c.kind == kind).order_by(version).limit(1)
+    behind = connection.scalar(walk)
+    while behind is not None:
         yield behind
+        # Not as a pair with the kind: from that SQLite would go through all those of the version before.
+        behind = connection.scalar(walk.where(version > behind))
 
 
 def _nobodys(connection: Connection, walk: Select[Any], limit: int) -> list[Any]:

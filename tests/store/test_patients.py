@@ -32,5 +32,5 @@ def test_images_of_a_patient_have_one_key_which_does_not_tell_who_it_is(shared_l
     assert keys["p7_a"] == keys["p7_b"]
     assert len(set(keys.values())) == 3
     assert not [key for key in keys.values() if "4711" in key or "p7" in key]
-    assert patients.key("p7_c", {}) == keys["p7_a"]
-    assert Patients("", patients.salt).key("p7_a", {}) != keys["p7_a"]
+    assert patients.key("p7_c", None) == keys["p7_a"]
+    assert Patients("", patients.salt).key("p7_a", None) != keys["p7_a"]

@@ -200,7 +200,7 @@ def test_what_a_candidate_shows(shared_ledger, connection):
     assert (seen.lesions, seen.flags, with_scores.model_version) == (3, ("dark",), "v1")
     np.testing.assert_allclose(seen.embedding, embedding, atol=5e-4)
     assert (without.scores, without.model_version, without.last_served) == (None, None, 0.0)
-    assert with_scores.patient == without.patient == patients.key("p1", {})
+    assert with_scores.patient == without.patient == patients.key("p1", None)
 
 
 def test_by_turn_from_a_starting_point_and_around(connection, open_images):
