@@ -19,7 +19,7 @@ from lib.activelearning.score_keeper import ScoreKeeper
 from lib.activelearning.strategies import STRATEGIES
 from lib.activelearning.strategy import BY_NAME, BY_TURN
 from lib.activelearning.told import told
-from lib.errors import BadInputError, LiverLoopError
+from lib.errors import BadInputError, LiverLoopError, SettingsError
 from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
 from lib.inference.overlapped import workers_for
@@ -91,6 +91,23 @@ class StrategyTask(Strategy):
         what = "versions of labels" if self._strategy.name == REVIEW else "scores"
         msg = f"the strategy {self._strategy.name} needs a ledger, which keeps {what}; this datastore has none"
         raise BadInputError(msg)
+
+
+def strategy_tasks(settings: Settings, source: ModelSource) -> dict[str, Strategy]:
+    """The strategies that `app.yaml` names, the default first.
+
+    Raises:
+        SettingsError: there is no strategy of such a name.
+    """
+    chosen = settings.active_learning.strategies
+    unknown = [name for name in chosen if name not in STRATEGIES]
+    if unknown:
+        msg = (
+            f"app.yaml: active_learning.strategies: there is no strategy {unknown[0]!r}; choose from "
+            f"{', '.join(STRATEGIES)}"
+        )
+        raise SettingsError(msg)
+    return {name: StrategyTask(name, source) for name in chosen}
 
 
 class ScoresScoring(ScoringMethod):

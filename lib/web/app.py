@@ -18,9 +18,8 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.score_keeper import ScoreKeeper
-from lib.activelearning.strategies import STRATEGIES
-from lib.activelearning.tasks import DiceScoring, ScoresScoring, StrategyTask
-from lib.errors import BadInputError, LiverLoopError, NotFoundError, SettingsError, StorageError, UnavailableError
+from lib.activelearning.tasks import DiceScoring, ScoresScoring, strategy_tasks
+from lib.errors import BadInputError, LiverLoopError, NotFoundError, StorageError, UnavailableError
 from lib.inference.batch import LiverTumorBatchInferTask
 from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
@@ -158,15 +157,7 @@ class LiverLoopApp(MONAILabelApp):
         Raises:
             SettingsError: there is no strategy of such a name.
         """
-        chosen = self.settings.active_learning.strategies
-        unknown = [name for name in chosen if name not in STRATEGIES]
-        if unknown:
-            msg = (
-                f"app.yaml: active_learning.strategies: there is no strategy {unknown[0]!r}; choose from "
-                f"{', '.join(STRATEGIES)}"
-            )
-            raise SettingsError(msg)
-        return {name: StrategyTask(name, self.source) for name in chosen}
+        return strategy_tasks(self.settings, self.source)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """The scoring methods of `app.yaml`."""

@@ -21,7 +21,7 @@ from lib.activelearning.strategy import BY_TURN, WITH_FOREGROUND, Choice, Strate
 from lib.activelearning.tiers import images, in_tiers
 from lib.store.pool import Candidate
 
-_SAME = 1e-3  # a cosine distance that nobody would see in the images
+_SAME = 1e-6  # a cosine distance that may come from keeping embeddings in half precision
 
 
 def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Generator) -> list[Choice]:

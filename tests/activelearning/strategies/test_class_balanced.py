@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,13 @@ def test_reasons_say_by_what_with_how_much_chance_and_how_high():
     assert second.reason == "drawn by tumor uncertainty: higher than in 99% of about 1,200 images"
 
 
+def test_the_highest_of_a_sample_is_not_said_to_be_the_highest_of_all():
+    pool = [image(name, score, stands_for=50.0) for name, score in (("a", 0.1), ("b", 0.2))]
+    assert rank(pool, late(picked=FOR_TUMOR), rng())[0].reason == (
+        "drawn by tumor uncertainty: higher than in 50% of about 100 images"
+    )
+
+
 def test_near_duplicates_are_passed_over_while_others_are_left():
     angles = {"a": 0.0, "twin of a": 0.01, "b": 0.5, "c": 1.0, "d": 1.5}
     pool = [
@@ -110,6 +118,11 @@ def test_near_duplicates_are_passed_over_while_others_are_left():
     assert [one.image_id for one in ranking] == ["a", "b", "c", "d", "twin of a"]
     assert ranking[1].reason.endswith(" of 5 images; passing over 1 much like images chosen before")
     assert "passing" not in ranking[0].reason + ranking[-1].reason
+
+    earlier = [replace(one, model_version="v0") for one in pool[1:]]
+    assert [one.image_id for one in ranked([pool[0], *earlier], history, rng(), without_alike=True)] == [
+        "a", "b", "c", "d", "twin of a",
+    ]  # fmt: skip
 
     known = late(picked=history.picked, embeddings=np.array([[0.0, 2.0]], np.float32))
     pool.append(image("twin of what is labelled", 0.99, embedding=np.array([0.0, 1.0], np.float32)))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,15 @@ def test_images_without_an_embedding_come_last_at_random(pool):
     assert rank(without, History("v1"), rng())[0].reason == (
         "drawn at random: none has features to compare of the current model yet"
     )
+
+
+def test_images_scored_by_an_earlier_model_are_to_be_unlike_those_before_them():
+    current = [image("now", [1, 0])]
+    earlier = [image("like it", [1, 0.1]), image("like it too", [1, -0.1]), image("unlike it", [0, 1])]
+    earlier = [replace(one, model_version="v0") for one in earlier]
+    ranking = rank([*current, *earlier], History("v1"), rng())
+    assert names(ranking)[:2] == ["now", "unlike it"]
+    assert ranking[1].reason == "unlike all ranked before it (distance 1); scored by an earlier model"
 
 
 def test_a_copy_of_what_is_labelled_comes_last_and_says_so(pool):
