@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from lib.activelearning.scoring import ScoringWatch
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 _OF_THE_IMAGE = (LiverLoopError, OSError, MemoryError, RuntimeError)  # as in `lib.inference.overlapped`
 _NOT_OF_THE_IMAGE = (ModelError, StorageError)
+_MOST_FETCHED = 1000  # images of a PACS, of which some were removed again
 
 
 class ScoreKeeper:
@@ -35,16 +37,18 @@ class ScoreKeeper:
 
         Args:
             model_version: of the model.
-            limit: at most so many are looked at.
-            at_hand: only those whose file is here.
+            limit: at most so many.
+            at_hand: only those whose file is here, as far as it is among many that were fetched once.
 
         Raises:
             StorageError: the ledger can't be read.
         """
         fetched = at_hand and not self._store.images.in_folder
         with self._store.ledger.reading() as connection:
-            found = scores.waiting(connection, model_version, limit, fetched=fetched)
-        return [image_id for image_id in found if not fetched or self._store.images.is_at_hand(image_id)]
+            if not fetched:
+                return scores.waiting(connection, model_version, limit)
+            found = scores.waiting(connection, model_version, max(limit, _MOST_FETCHED), fetched=True)
+        return list(islice(filter(self._store.images.is_at_hand, found), limit))
 
     def path(self, image_id: str) -> Path:
         """The file of an image as it is here, of which a PACS is not asked whether it has another one.

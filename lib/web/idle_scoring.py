@@ -101,7 +101,7 @@ class IdleScoring:
             self._state = "waits for the end of a training"
             return _LOOK_S
         version = self._source.version
-        found = keeper.waiting(version, at_hand=True)
+        found = keeper.waiting(version, limit=1, at_hand=True)
         if not found:
             self._state = "every image that is at hand is scored"
             return _LOOK_S

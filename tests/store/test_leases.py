@@ -109,8 +109,11 @@ def test_freed_once(connection, clock):
 def test_a_lease_ends_when_its_time_is_over(connection, clock):
     give(connection, "a", "anna", seconds=10)
     give(connection, "b", "bob", seconds=11)
+    assert not leases.has_expired(connection)
     clock.now += 10
+    assert leases.has_expired(connection)
     assert leases.expire(connection) == 1
+    assert not leases.has_expired(connection)
     assert [lease.image_id for lease in leases.list_all(connection)] == ["b"]
     assert happened(connection, "a")[0] == (
         "lease expired", "a", "server", {"client_id": "anna", "strategy": "random", "why": "its time was over"},

@@ -297,6 +297,20 @@ def test_what_can_be_kept(connection, open_images):
     assert not pool.can_keep(connection, review)
 
 
+def test_what_is_free(connection, open_images):
+    def free(for_review):
+        every = ("a", "b", "c", "excluded", "unfit", "gone", "labelled", "leased", "unknown")
+        return [name for name in every if pool.is_free(connection, name, for_review=for_review)]
+
+    assert free(for_review=False) == ["a", "b", "c"]
+    assert free(for_review=True) == ["labelled"]
+    give(connection, "b")
+    give(connection, "labelled", strategy="review")
+    assert free(for_review=False) == ["a", "c"]
+    assert free(for_review=True) == []
+    assert images.count_labelled(connection) == 1
+
+
 def test_whose_hands_they_are_in(connection, open_images):
     review = give(connection, "labelled", strategy="review")
     lease = leases.of_image(connection, "leased")
