@@ -17,6 +17,7 @@ from lib.activelearning.corrections import LAST, LITTLE, Lately, by_version, las
 from lib.activelearning.gain import CONFIDENCE, Curve, GateHistory, Point, fit_curve, points_of
 from lib.errors import UnavailableError
 from lib.store import campaign as facts
+from lib.store import scores
 from lib.store.campaign import Progress, SavedLabel
 from lib.store.layout import FINAL
 from lib.store.store import Store
@@ -227,7 +228,7 @@ def campaign_of(
     """
     with store.ledger.reading() as connection:
         progress = facts.progress(connection)
-        scored = facts.scored_by(connection, model_version) if model_version else 0
+        scored = scores.counts(connection, model_version).current if model_version else 0
         saved = facts.saved_labels(connection, corrections_only=corrections_only)
     corrections = last_of_each(saved)
     outlooks = (outlook_of(name, history, corrections, progress.labelled) for name in store.settings.label_indices())

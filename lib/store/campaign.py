@@ -64,12 +64,6 @@ def progress(connection: Connection) -> Progress:
     return Progress(*(int(connection.scalar(query) or 0) for query in (labelled, *counts)))
 
 
-def scored_by(connection: Connection, model_version: str) -> int:
-    """How many of the images that wait to be labelled a version of the model has scored."""
-    query = select(func.count()).select_from(images).where(images.c.open, images.c.score_version == model_version)
-    return int(connection.scalar(query) or 0)
-
-
 def saved_labels(connection: Connection, *, corrections_only: bool = False) -> list[SavedLabel]:
     """Every version of the final labels that a person saved, the oldest first.
 

@@ -1,7 +1,6 @@
 import pytest
 
 from lib.store import campaign
-from lib.store.images import note_score
 from tests.store.campaign_site import run_campaign
 
 
@@ -39,12 +38,3 @@ def test_corrections_only(store):
     with store.ledger.reading() as connection:
         saved = campaign.saved_labels(connection, corrections_only=True)
     assert [(one.image_id, one.number) for one in saved] == [("a", 1), ("b", 1), ("b", 2)]
-
-
-def test_scored(store):
-    with store.ledger.writing() as connection:
-        for image_id, version in (("a", "v2"), ("d", "v2"), ("e", "v1")):
-            note_score(connection, image_id, 0.5, version)
-        # One of both by v2 is labelled already.
-        assert campaign.scored_by(connection, "v2") == 1
-        assert campaign.scored_by(connection, "v3") == 0
