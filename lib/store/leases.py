@@ -88,7 +88,8 @@ def acquire(
     """
     now = time.time()
     lease = Lease(image_id, client_id, strategy, reason, score, now, now, now + seconds, part, tuple(slices))
-    connection.execute(insert(leases).values(asdict(lease)))
+    spans = [asdict(span) for span in slices] or None
+    connection.execute(insert(leases).values({**asdict(lease), "slices": spans}))
     served: dict[str, float] = {"served_at": now}
     if strategy == REVIEW:
         served["to_review"] = -now  # behind those that were not handed out yet, and those handed out before

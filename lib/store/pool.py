@@ -22,8 +22,8 @@ from lib.store.walks import Drawn
 
 NAME, TURN, FOR_REVIEW, FOREGROUND, HIGHEST = "name", "turn", "review", "foreground", "highest:"
 HIGHEST_OF_EACH_CLASS = f"{HIGHEST}{scores.CLASS}*"
-ENOUGH = 64  # candidates of a walk in an order
-SAMPLE = 192  # of a walk that draws at random
+ENOUGH = 48  # candidates of a walk in an order; a few hundred together are read in some milliseconds
+SAMPLE = 128  # of a walk that draws at random
 _MOST_IN_A_LIST = 500  # of the values that one statement may hold
 
 

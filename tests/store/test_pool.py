@@ -394,7 +394,7 @@ def plans(ledger, action):
 @pytest.mark.parametrize("walk", WALKS)
 def test_every_walk_follows_an_index(many, walk):
     def choose(connection):
-        assert len(candidates(connection, walk, model_version="v1", start=0.99, sample=50)) >= 50
+        assert len(candidates(connection, walk, model_version="v1", start=0.99, limit=50, sample=50)) >= 50
 
     steps = plans(many, choose)
     assert all("INDEX" in step or "PRIMARY KEY" in step for step in steps), steps  # neither a whole table nor sorted
