@@ -104,8 +104,7 @@ class Alike:
 
     def take(self, index: int) -> None:
         """Count one of the candidates as known from now on."""
-        if self._has_one[index]:
-            self._nearest = np.minimum(self._nearest, self._between[:, index])
+        self._nearest = np.minimum(self._nearest, self._between[:, index])
 
 
 def _usable(scores: CaseScores | None) -> NDArray[np.float32]:

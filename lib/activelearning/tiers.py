@@ -108,7 +108,7 @@ def highest_first(
         values = [(number(one.scores), one.image_id) for one in tier if one.scores is not None]
         return [
             Choice(image_id, reason.format(place=_highest(place), value=f"{found:.3g}"), found, part)
-            for place, (found, image_id) in enumerate(sorted(values, key=lambda pair: (-pair[0], pair[1])), 1)
+            for place, (found, image_id) in enumerate(sorted(values, key=lambda pair: -pair[0]), 1)
         ]
 
     return in_tiers(
