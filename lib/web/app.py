@@ -37,6 +37,7 @@ from lib.training.registry import Registry
 from lib.training.task import LiverTumorTrainTask
 from lib.volume_io import read_grid
 from lib.web.answers import install_answers
+from lib.web.campaign import CampaignStats
 from lib.web.endpoints import install_endpoints
 from lib.web.environment import settle_environment
 from lib.web.guard.handed_out import HandedOut
@@ -101,6 +102,7 @@ class LiverLoopApp(MONAILabelApp):
             self.traffic, self.settings.server.stop_seconds, self._end_jobs, self._infers[model].close
         )
         self._figures = LedgerFigures(self.store.ledger) if self.store else None
+        self._campaign = CampaignStats(self.store, lambda: self.registry) if self.store else None
         access = self.settings.access
         self.handed_out = HandedOut()
         self.logins = Logins(access, Accounts(self.store.ledger, access.token_hours) if self.store else None)
@@ -157,9 +159,10 @@ class LiverLoopApp(MONAILabelApp):
         """What clients show of the app, and how things stand with inference and retraining."""
         inference = self._infers[self.settings.model_name].shared.info()
         told = super().info()
+        campaign = self._campaign.told() if self._campaign else {}
         # Of figures that don't exist yet clients make a training that is at 100 %.
-        stats = {name: figures for name, figures in told["train_stats"].items() if figures}
-        told |= {"train_stats": stats, "inference": inference, "retraining": self.retraining.info()}
+        stats = {name: figures | campaign for name, figures in told["train_stats"].items() if figures}
+        told |= {"train_stats": stats, "inference": inference, "retraining": self.retraining.info(), **campaign}
         interrupted = interrupted_jobs()
         return told | ({"interrupted": interrupted} if interrupted else {})
 

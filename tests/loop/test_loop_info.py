@@ -14,6 +14,8 @@ def test_info_has_labels_as_a_list_and_each_models_as_a_dict_in_index_order(clie
     assert model["config"] | {"result_extension": ".nrrd", "result_dtype": "uint8"} == model["config"]
     assert not model["config"]["result_compress"]
     assert "background" not in str(info)
+    assert info["campaign"]["advice"] == "too early to say"
+    assert list(info["campaign"]["classes"]) == info["labels"]
 
 
 def test_info_offers_the_strategies_scoring_methods_and_devices(client, cases):
