@@ -1,6 +1,6 @@
 """How well some images stand for others, by what the network makes of them."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,21 +23,24 @@ def distances(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray
 
 def features(candidates: Sequence[Candidate]) -> int:
     """The length of the embeddings that can be compared, which is that of most candidates; 0 if none has one."""
-    found = Counter(_usable(one.scores).size for one in candidates)
-    return max((size for size in found if size), key=lambda size: (found[size], size), default=0)
+    found = {length: len(rows) for length, (rows, _) in _usable(candidates).items()}
+    return max(found, key=lambda length: (found[length], length), default=0)
 
 
 def has_embedding(scores: CaseScores | None, length: int) -> bool:
     """Whether there is an embedding of this length, made of numbers, that points anywhere."""
-    return 0 < length == _usable(scores).size
+    found = None if scores is None else scores.embedding
+    if found is None or found.shape != (length,):
+        return False
+    return bool(np.isfinite(found).all() and found.any())
 
 
 def embeddings(candidates: Sequence[Candidate], length: int) -> NDArray[np.float32]:
     """Of candidates, float32 `(N, length)`; zero where there is none of this length."""
     found = np.zeros((len(candidates), length), np.float32)
-    for row, one in zip(found, candidates, strict=True):
-        if has_embedding(one.scores, length):
-            row[:] = _usable(one.scores)
+    usable = _usable(candidates).get(length)
+    if usable is not None:
+        found[usable[0]] = usable[1]
     return found
 
 
@@ -89,29 +92,35 @@ class Alike:
     """
 
     def __init__(self, own: NDArray[np.floating], taken: NDArray[np.floating]) -> None:
-        self._has_one = own.any(1)
-        self._between = distances(own, own)
-        self._nearest = distances(own, taken).min(1, initial=FARTHEST)
-        among = self._between[np.ix_(self._has_one, self._has_one)]
+        has_one = own.any(1)
+        between = distances(own, own)
+        nearest = distances(own, taken).min(1, initial=FARTHEST)
+        among = between[np.ix_(has_one, has_one)]
         np.fill_diagonal(among, np.inf)
-        self._limit = ALIKE * float(np.median(among.min(1))) if len(among) > 1 else 0.0
-
-    @property
-    def found(self) -> NDArray[np.bool_]:
+        limit = ALIKE * float(np.median(among.min(1))) if len(among) > 1 else 0.0
+        self._near = has_one & (limit > between.T)  # row i: who is a near duplicate of i
+        self.found: NDArray[np.bool_] = has_one & (nearest < limit)
         """Of the candidates `(N,)`."""
-        near: NDArray[np.bool_] = self._has_one & (self._nearest < self._limit)
-        return near
 
     def take(self, index: int) -> None:
         """Count one of the candidates as known from now on."""
-        self._nearest = np.minimum(self._nearest, self._between[:, index])
+        self.found |= self._near[index]
 
 
-def _usable(scores: CaseScores | None) -> NDArray[np.float32]:
-    found = None if scores is None else scores.embedding
-    if found is None or found.ndim != 1 or not np.isfinite(found).all() or not found.any():
-        return np.zeros(0, np.float32)
-    return found
+def _usable(candidates: Sequence[Candidate]) -> dict[int, tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """By length the embeddings that are made of numbers and point anywhere, and which candidates they are of."""
+    found: defaultdict[int, list[tuple[int, NDArray[np.float32]]]] = defaultdict(list)
+    for place, one in enumerate(candidates):
+        embedding = None if one.scores is None else one.scores.embedding
+        if embedding is not None and embedding.ndim == 1:
+            found[embedding.size].append((place, embedding))
+    usable = {}
+    for length, each in found.items():
+        rows = np.stack([embedding for _, embedding in each])
+        good = np.isfinite(rows).all(1) & rows.any(1)
+        if good.any():
+            usable[length] = np.array([place for place, _ in each])[good], rows[good]
+    return usable
 
 
 def _unit(rows: NDArray[np.floating]) -> NDArray[np.float64]:

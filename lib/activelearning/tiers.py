@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lib.activelearning.history import History
 from lib.activelearning.strategy import Choice
@@ -134,11 +135,14 @@ def waited_longest(turns: Turns, rng: np.random.Generator) -> list[Choice]:
     return [Choice(turns.served[index].image_id, reason, part="again") for index in order]
 
 
-def images(stands_for: Iterable[float]) -> str:
-    """How many images candidates stand for in all, in words; roughly if some stand for others."""
-    weights = list(stands_for)
-    total = float(sum(weights))
-    if all(weight == 1 for weight in weights):
+def images(stands_for: NDArray[np.floating]) -> str:
+    """How many images candidates stand for in all, in words; roughly if some stand for others.
+
+    Args:
+        stands_for: of each, `(N,)`.
+    """
+    total = float(stands_for.sum())
+    if (stands_for == 1).all():
         return f"{total:,.0f} image{'s' * (total != 1)}"
     return f"about {float(f'{total:.2g}'):,.0f} images"
 

@@ -3,7 +3,7 @@
 A choice costs the same among a thousand or a million images, see `lib.store.walks`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,12 +84,13 @@ def candidates(
         is about the number of images that can be handed out.
     """
     only = FETCHED if fetched else true()
+    held = walks.in_hands(connection)
     if FOR_REVIEW in chosen:
-        return _for_review(connection, walks.for_review(connection, only, limit), patients)
+        return _for_review(connection, walks.for_review(connection, only, limit, held), patients)
     # Who is found twice is as likely to be found as by the walk that leaves fewer out.
     stands_for: dict[str, float] = {}
     for walk in chosen:
-        for found in _walked(connection, walk, only, model_version, start, limit, sample):
+        for found in _walked(connection, walk, only, model_version, start, limit, sample, held):
             for image_id in found.image_ids:
                 stands_for[image_id] = min(found.stands_for, stands_for.get(image_id, found.stands_for))
     known = _looked_up(connection, stands_for, only, patients)
@@ -157,18 +158,19 @@ def _walked(
     start: float,
     limit: int,
     sample: int,
+    held: Collection[str],
 ) -> Iterator[Drawn]:
     if walk == NAME:
-        yield Drawn(walks.by_name(connection, only, limit))
+        yield Drawn(walks.by_name(connection, only, limit, held))
     elif walk == TURN:
-        yield walks.by_turn(connection, only, start, sample)
+        yield walks.by_turn(connection, only, start, sample, held)
     elif walk == FOREGROUND:
-        yield walks.with_foreground(connection, model_version, start, sample)
+        yield walks.with_foreground(connection, model_version, start, sample, held)
     elif walk == HIGHEST_OF_EACH_CLASS:
         for kind in walks.classes(connection):
-            yield Drawn(walks.highest(connection, kind, model_version, limit))
+            yield Drawn(walks.highest(connection, kind, model_version, limit, held))
     else:
-        yield Drawn(walks.highest(connection, walk.removeprefix(HIGHEST), model_version, limit))
+        yield Drawn(walks.highest(connection, walk.removeprefix(HIGHEST), model_version, limit, held))
 
 
 def _looked_up(

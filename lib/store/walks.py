@@ -9,7 +9,7 @@ statistics, PostgreSQL takes what equals something for few rows, and would fetch
 nothing is joined: images that an index of another table leads to are looked up by their keys.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
@@ -49,23 +49,30 @@ class Drawn:
         return cls(ids, max(1.0, (1 - 1 / limit) / width) if width else 1.0)
 
 
-def by_name(connection: Connection, only: ColumnElement[bool], limit: int) -> list[str]:
+def in_hands(connection: Connection) -> set[str]:
+    """The leased images, which are the `held` of a walk."""
+    return set(connection.scalars(select(leases.c.image_id)))
+
+
+def by_name(connection: Connection, only: ColumnElement[bool], limit: int, held: Collection[str]) -> list[str]:
     """Those not handed out yet, by name, behind them the others, the least recently first."""
     walk = select(images.c.image_id).where(_OPEN, only).order_by(images.c.served_at, images.c.image_id)
-    return [row.image_id for row in _nobodys(connection, walk, limit)]
+    return [row.image_id for row in _nobodys(connection, walk, limit, held)]
 
 
-def by_turn(connection: Connection, only: ColumnElement[bool], start: float, limit: int) -> Drawn:
+def by_turn(
+    connection: Connection, only: ColumnElement[bool], start: float, limit: int, held: Collection[str]
+) -> Drawn:
     """A random sample of those that waited longest since they were handed out, where the never handed out are equal."""
     walk = select(images.c.image_id, images.c.served_at, images.c.shuffle).where(_OPEN, only)
     walk = walk.order_by(images.c.served_at, images.c.shuffle)
-    oldest = [row.served_at for row in _nobodys(connection, walk, 1)]
+    oldest = [row.served_at for row in _nobodys(connection, walk, 1, held)]
     if not oldest:
         return Drawn([])
     place = tuple_(images.c.served_at, images.c.shuffle)
 
     def equals(begin: float) -> list[tuple[float, str]]:
-        found = _nobodys(connection, walk.where(place >= tuple_(*oldest, begin)), limit)
+        found = _nobodys(connection, walk.where(place >= tuple_(*oldest, begin)), limit, held)
         return [(row.shuffle, row.image_id) for row in found if row.served_at == oldest[0]]
 
     behind = equals(start)
@@ -73,19 +80,22 @@ def by_turn(connection: Connection, only: ColumnElement[bool], start: float, lim
     return Drawn.of([*behind, *around], start, limit)
 
 
-def for_review(connection: Connection, only: ColumnElement[bool], limit: int) -> dict[str, float]:
+def for_review(
+    connection: Connection, only: ColumnElement[bool], limit: int, held: Collection[str]
+) -> dict[str, float]:
     """`{image id: place}` of those with a final label that nobody has reviewed, the most changed first, behind them
     those that were handed out for review already, the least recently first.
     """
     walk = select(images.c.image_id, images.c.to_review).where(REVIEWABLE, only).order_by(images.c.to_review.desc())
-    return {row.image_id: row.to_review for row in _nobodys(connection, walk, limit)}
+    return {row.image_id: row.to_review for row in _nobodys(connection, walk, limit, held)}
 
 
-def highest(connection: Connection, kind: str, model_version: str | None, limit: int) -> list[str]:
+def highest(
+    connection: Connection, kind: str, model_version: str | None, limit: int, held: Collection[str]
+) -> list[str]:
     """Those with the highest score of a kind, not handed out yet; where a model has scored fewer than `limit`, behind
     them those with the highest score by any other.
     """
-    held = _held(connection)
     found: list[str] = []
     if model_version is not None:
         rows = _ranked(connection, kind, (model_version,), limit + len(held))
@@ -102,11 +112,12 @@ def highest(connection: Connection, kind: str, model_version: str | None, limit:
     return found
 
 
-def with_foreground(connection: Connection, model_version: str | None, start: float, limit: int) -> Drawn:
+def with_foreground(
+    connection: Connection, model_version: str | None, start: float, limit: int, held: Collection[str]
+) -> Drawn:
     """A random sample of those in which a model saw something, not handed out yet; where it saw that in fewer than
     `limit`, and of those in which any other did.
     """
-    held = _held(connection)
 
     def places(version: str) -> list[tuple[float, str]]:
         most = limit + len(held)
@@ -162,12 +173,7 @@ def _versions(connection: Connection, kind: str) -> Iterator[str]:
         behind = connection.scalar(walk.where(version > behind))
 
 
-def _nobodys(connection: Connection, walk: Select[Any], limit: int) -> list[Any]:
+def _nobodys(connection: Connection, walk: Select[Any], limit: int, held: Collection[str]) -> list[Any]:
     """The first rows of a walk whose images are not leased."""
-    held = _held(connection)
     rows = connection.execute(walk.limit(limit + len(held)))
     return [row for row in rows if row.image_id not in held][:limit]
-
-
-def _held(connection: Connection) -> set[str]:
-    return set(connection.scalars(select(leases.c.image_id)))

@@ -8,7 +8,7 @@ proportional to its score, which keeps choices apart while the model knows littl
 An image that stands for m others gets log(m) / beta on top: the maximum of m equal ones is shifted by that.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,26 +50,23 @@ def ranked(
     taken = [known(history, length)]
 
     def order(tier: list[Candidate]) -> list[Choice]:
-        values = _values(tier)
         stands_for = np.array([one.stands_for for one in tier])
-        orders = {part: _drawn(scores, stands_for, beta, rng) for part, scores in values.items()}
+        parts = {part: _Part(part, values, stands_for, beta, rng) for part, values in _values(tier).items()}
         shares = class_shares(_classes(tier))
         own = embeddings(tier, length)
         alike = Alike(own, np.concatenate(taken))
-        left = np.ones(len(tier), bool)
+        left, like = [True] * len(tier), alike.found.tolist()
         ranking = []
         for _ in tier:
             part = next_part(shares, picked)
-            waiting = orders[part][left[orders[part]]]
-            unlike = np.flatnonzero(~alike.found[waiting])
-            passed = int(unlike[0]) if len(unlike) else 0
-            best = int(waiting[passed])
-            reason = _reason(part, values[part], stands_for, best, beta)
+            best, passed = parts[part].next(left, like)
+            reason = parts[part].reason(best)
             if passed:
                 reason += f"; passing over {passed} much like images chosen before"
-            ranking.append(Choice(tier[best].image_id, reason, float(values[part][best]), part))
+            ranking.append(Choice(tier[best].image_id, reason, parts[part].values[best], part))
             left[best] = False
             alike.take(best)
+            like = alike.found.tolist()
             picked[part] += 1
         taken.append(own)
         return ranking
@@ -89,22 +86,60 @@ def _values(tier: Sequence[Candidate]) -> dict[str, NDArray[np.float64]]:
     return {part: np.nan_to_num(np.array(values, np.float64), posinf=0.0) for part, values in found.items()}
 
 
-def _drawn(
-    values: NDArray[np.float64], stands_for: NDArray[np.float64], beta: float, rng: np.random.Generator
-) -> NDArray[np.intp]:
-    """Indices in the order in which they are drawn without replacement."""
-    noise = (np.log(stands_for) + rng.gumbel(size=len(values))) / beta
-    return np.argsort(-(np.log(np.maximum(values, _NOTHING)) + noise))
+class _Part:
+    """Candidates in the order in which one part of the strategy draws them, without replacement.
 
+    Args:
+        name: of the part.
+        scores: that it goes by, `(N,)`.
+        stands_for: how many images each candidate stands for, `(N,)`.
+        beta: how little chance there is.
+        rng: for the chance.
 
-def _reason(part: str, values: NDArray[np.float64], stands_for: NDArray[np.float64], index: int, beta: float) -> str:
-    what = f"{part.removeprefix('class:')} uncertainty" if part != "entropy" else "uncertainty"
-    of_all = f"of {images(stands_for)}"
-    if stands_for[index] == 1 and values[index] >= values.max():
-        return f"the highest {what} {of_all}"
-    chance = ", early in the campaign with much chance" if beta < _MUCH_CHANCE else ""
-    lower = min(99, int(100 * stands_for[values < values[index]].sum() / stands_for.sum()))
-    return f"drawn by {what}{chance}: higher than in {lower}% {of_all}"
+    Attributes:
+        values: the scores.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        scores: NDArray[np.float64],
+        stands_for: NDArray[np.float64],
+        beta: float,
+        rng: np.random.Generator,
+    ) -> None:
+        noise = (np.log(stands_for) + rng.gumbel(size=len(scores))) / beta
+        order = np.argsort(-(np.log(np.maximum(scores, _NOTHING)) + noise))
+        self.values: list[float] = scores.tolist()
+        self._order: deque[int] = deque(order.tolist())
+        self._what = f"{name.removeprefix('class:')} uncertainty" if name != "entropy" else "uncertainty"
+        self._of_all = f"of {images(stands_for)}"
+        self._chance = ", early in the campaign with much chance" if beta < _MUCH_CHANCE else ""
+        ascending = np.argsort(scores)
+        below = np.concatenate([[0.0], np.cumsum(stands_for[ascending])])
+        lower = below[np.searchsorted(scores[ascending], scores)]
+        self._percent = np.minimum(99, 100 * lower / stands_for.sum()).astype(int).tolist()
+        self._is_highest = ((stands_for == 1) & (scores >= scores.max())).tolist()
+
+    def next(self, left: Sequence[bool], like: Sequence[bool]) -> tuple[int, int]:
+        """Which is next of those `left`, and how many were passed over for it; one that is `like` others only if all
+        are.
+        """
+        while not left[self._order[0]]:
+            self._order.popleft()
+        passed = 0
+        for index in self._order:
+            if left[index]:
+                if not like[index]:
+                    return index, passed
+                passed += 1
+        return self._order[0], 0
+
+    def reason(self, index: int) -> str:
+        """Why a candidate was drawn."""
+        if self._is_highest[index]:
+            return f"the highest {self._what} {self._of_all}"
+        return f"drawn by {self._what}{self._chance}: higher than in {self._percent[index]}% {self._of_all}"
 
 
 STRATEGY = Strategy(
