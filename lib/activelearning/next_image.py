@@ -186,11 +186,14 @@ class _Asked:
 
 
 def _put_back(store: Store, given: _Given, why: str, *, in_its_place: bool = False) -> None:
-    """Take an image back that could not be handed out; unless it is to keep its place, it comes last now."""
+    """Take an image back that could not be handed out; unless it is to keep its place, it comes last now.
+
+    What somebody has labelled meanwhile has no lease any more and stays where that has put it.
+    """
     image_id = given.lease.image_id
     with store.ledger.writing() as connection:
-        leases.free(connection, image_id, actor=SERVER, why=why)
-        if in_its_place and given.place:
+        freed = leases.free(connection, image_id, actor=SERVER, why=why, uncounted=True)
+        if freed and in_its_place and given.place:
             pool.put_back(connection, image_id, given.place)
 
 

@@ -142,7 +142,15 @@ def renew(connection: Connection, image_id: str, client_id: str, seconds: float)
     return bool(connection.execute(query.values(renewed_at=now, expires_at=now + seconds)).rowcount)
 
 
-def free(connection: Connection, image_id: str, *, actor: str, why: str, kind: str = "lease freed") -> Lease | None:
+def free(
+    connection: Connection,
+    image_id: str,
+    *,
+    actor: str,
+    why: str,
+    kind: str = "lease freed",
+    uncounted: bool = False,
+) -> Lease | None:
     """Take an image back.
 
     Args:
@@ -151,6 +159,7 @@ def free(connection: Connection, image_id: str, *, actor: str, why: str, kind: s
         actor: who does that.
         why: in words.
         kind: of the event.
+        uncounted: its choice no longer counts in `picked`, as nobody could be given the image.
 
     Returns:
         What ended, None if nobody had the image.
@@ -161,6 +170,9 @@ def free(connection: Connection, image_id: str, *, actor: str, why: str, kind: s
     connection.execute(delete(leases).where(leases.c.image_id == image_id))
     detail = {"client_id": lease.client_id, "strategy": lease.strategy, "why": why}
     record(connection, kind, image_id, actor=actor, detail=detail)
+    if uncounted:
+        here = (picks.c.strategy == lease.strategy, picks.c.part == lease.part, picks.c.count > 0)
+        connection.execute(update(picks).where(*here).values(count=picks.c.count - 1))
     return lease
 
 

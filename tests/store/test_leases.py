@@ -64,6 +64,10 @@ def test_choices_are_counted_by_part(connection):
         leases.free(connection, name, actor="anna", why="skipped")
     assert leases.picked(connection, "hybrid") == {"x": 2, "y": 1}
     assert leases.picked(connection, "first") == {"": 1}
+    leases.acquire(connection, "a", "anna", strategy="hybrid", reason="", score=None, seconds=60, part="x")
+    for _ in range(2):  # the second time there is nothing to take back
+        leases.free(connection, "a", actor="LiverLoop", why="unreadable", uncounted=True)
+    assert leases.picked(connection, "hybrid") == {"x": 2, "y": 1}
 
 
 def test_what_was_handed_out_last(connection):
