@@ -2,14 +2,19 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from lib.activelearning.scoring import ScoringWatch
+from sqlalchemy import Connection
+
+from lib.activelearning.scoring import Note, ScoringWatch
 from lib.case_scores import CaseScores
-from lib.errors import BadInputError, LiverLoopError, ModelError, StorageError
+from lib.errors import BadInputError, LiverLoopError, ModelError, NotFoundError, StorageError
 from lib.settings import Settings
 from lib.store import images, scores
+from lib.store.images import FileState
 from lib.store.store import Store
 from lib.volume_io import stem_of
 
@@ -18,6 +23,19 @@ logger = logging.getLogger(__name__)
 _OF_THE_IMAGE = (LiverLoopError, OSError, MemoryError, RuntimeError)  # as in `lib.inference.overlapped`
 _NOT_OF_THE_IMAGE = (ModelError, StorageError)
 _MOST_FETCHED = 1000  # images of a PACS, of which some were removed again
+
+
+@dataclass(frozen=True)
+class _State:
+    """Of an image, by which it is told whether scores are still those of its content, and needed.
+
+    Args:
+        file: as the ledger has it.
+        scored: by which model it was scored last, and when; None: never.
+    """
+
+    file: FileState
+    scored: tuple[str, float] | None
 
 
 class ScoreKeeper:
@@ -30,7 +48,9 @@ class ScoreKeeper:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
-        self.watch = ScoringWatch(settings, self._note, self._is_wanted)
+        self._watched: dict[str, str] = {}  # by image the model, until its scores have come
+        self._not_kept: dict[str, str] = {}  # by image why
+        self.watch = ScoringWatch(settings, self._who_wants)
 
     def waiting(self, model_version: str, limit: int = 64, *, at_hand: bool = False) -> list[str]:
         """Ids of images that a model has still to score, those first that none has scored yet.
@@ -71,56 +91,86 @@ class ScoreKeeper:
             segment: segments a file, watched by `watch`.
 
         Returns:
-            Why it can't be; that is kept, so that this model does not try again. None if it was, or has no need any
-            more.
+            Why it can't be; that is kept, so that this model does not try again, unless the file or the ledger was only
+            out of reach. None if it was, or has no need any more, or is another image now.
 
         Raises:
             ModelError: the model can't be used.
             StorageError: disk or ledger refused, or the segmenter is being stopped.
         """
-        before = self._last(image_id)
+        before = self._wanted(str(path), model_version)
+        if before is None:
+            return None
+        self._not_kept.pop(image_id, None)
         try:
             segment(str(path))
-            if self._last(image_id) != before or not self._is_wanted(str(path), model_version):
-                return None
+            problem = self._not_kept.pop(image_id, None)
+            if problem is not None or self._watched.pop(image_id, None) != model_version:
+                return problem
             problem = "no scores came of its segmentation; the log says why"
         except _NOT_OF_THE_IMAGE:
             raise
+        except NotFoundError as error:  # moved, or removed as a PACS's volume may be; that is noticed elsewhere
+            return str(error)
         except _OF_THE_IMAGE as error:
             problem = str(error) if isinstance(error, LiverLoopError) else f"{type(error).__name__}: {error}"
             if isinstance(error, BadInputError):
                 self._store.images.note_if_unreadable(image_id)
         with self._store.ledger.writing() as connection:
+            if _state(connection, image_id) != before:
+                return None
             scores.note_problem(connection, image_id, model_version, problem)
         logger.warning("not scored: %s: %s", image_id, problem)
         return problem
 
-    def _is_wanted(self, path: str, model_version: str) -> bool:
-        """Whether a file is an image of the store that waits for a label and that this model has not tried to score."""
+    def _wanted(self, path: str, model_version: str) -> _State | None:
+        """The state of an image of the store that waits for a label and that this model has not tried to score; None
+        of other files.
+
+        Raises:
+            StorageError: the ledger can't be read.
+        """
         if Path(path).parent != self._store.layout.studies:  # sent along with a request
-            return False
+            return None
+        image_id = stem_of(path)
+        with self._store.ledger.reading() as connection:
+            image = images.find(connection, image_id)
+            if image is None or image.labelled or image.problem is not None or image.excluded is not None:
+                return None
+            state = _state(connection, image_id)
+        return None if state and state.scored and state.scored[0] == model_version else state
+
+    def _who_wants(self, path: str, model_version: str) -> Note | None:
         image_id = stem_of(path)
         try:
-            with self._store.ledger.reading() as connection:
-                image = images.find(connection, image_id)
-                known = scores.of_images(connection, [image_id], profile=False).get(image_id)
+            state = self._wanted(path, model_version)
         except StorageError as error:  # no reason not to segment it
-            logger.warning("%s is not scored while it is segmented: %s", image_id, error)
-            return False
-        if image is None or image.labelled or image.problem is not None or image.excluded is not None:
-            return False
-        return known is None or known.model_version != model_version
+            self._keep_not(image_id, f"the ledger can't be read: {error}")
+            return None
+        if state is None:
+            return None
+        self._watched[image_id] = model_version
+        return partial(self._note, image_id, model_version, state)
 
-    def _last(self, image_id: str) -> tuple[str, float] | None:
-        """By which model an image was scored last, and when."""
-        with self._store.ledger.reading() as connection:
-            known = scores.of_images(connection, [image_id], profile=False).get(image_id)
-        return None if known is None else (known.model_version, known.scored_at)
-
-    def _note(self, path: str, model_version: str, found: CaseScores, seconds: float) -> None:
-        image_id = stem_of(path)
+    def _note(self, image_id: str, model_version: str, before: _State, found: CaseScores, seconds: float) -> None:
+        """Keep scores, unless the image is another one by now, or was scored by somebody else meanwhile."""
         try:
             with self._store.ledger.writing() as connection:
-                scores.note(connection, image_id, model_version, found, seconds)
+                if _state(connection, image_id) == before:
+                    scores.note(connection, image_id, model_version, found, seconds)
+        except StorageError as error:
+            self._keep_not(image_id, str(error))
         except LiverLoopError as error:
             logger.warning("the scores of %s are not kept: %s", image_id, error)
+            return
+        self._watched.pop(image_id, None)
+
+    def _keep_not(self, image_id: str, problem: str) -> None:
+        logger.warning("the scores of %s are not kept: %s", image_id, problem)
+        self._not_kept[image_id] = problem
+
+
+def _state(connection: Connection, image_id: str) -> _State | None:
+    image = images.find(connection, image_id)
+    known = scores.of_images(connection, [image_id], profile=False).get(image_id)
+    return None if image is None else _State(image.file, known and (known.model_version, known.scored_at))

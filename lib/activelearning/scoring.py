@@ -25,7 +25,7 @@ _MOST_WORK = 0.25  # of segmenting: a dropout pass, and encoding before the firs
 _COARSE_MM = 3.0  # pixels in which the pieces of a liver are counted
 
 Note = Callable[[CaseScores, float], None]
-NoteCase = Callable[[str, str, CaseScores, float], None]
+WhoWants = Callable[[str, str], Note | None]
 
 
 class ScoringWatch:
@@ -33,19 +33,17 @@ class ScoringWatch:
 
     Args:
         settings: the app's settings.
-        note: told path, model version, scores and the seconds that these took, at the end of each case.
-        wanted: whether the scores of a path by a model version are.
+        who_wants: gives for a path and a model version who is told the scores and the seconds that these took, at the
+            end of the case; None where nobody wants them.
     """
 
-    def __init__(self, settings: Settings, note: NoteCase, wanted: Callable[[str, str], bool]) -> None:
-        self._settings, self._note, self._wanted = settings, note, wanted
+    def __init__(self, settings: Settings, who_wants: WhoWants) -> None:
+        self._settings, self._who_wants = settings, who_wants
 
     def __call__(self, path: str, image: Volume, model: Model) -> Observer | None:
         """See `lib.inference.observer.Watch`."""
-        if not self._wanted(path, model.version):
-            return None
-        note = self._note
-        return CaseObserver(image, model, self._settings, lambda *scored: note(path, model.version, *scored))
+        note = self._who_wants(path, model.version)
+        return None if note is None else CaseObserver(image, model, self._settings, note)
 
 
 class CaseObserver:

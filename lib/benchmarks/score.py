@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lib.activelearning.scoring import ScoringWatch
+from lib.activelearning.scoring import Note, ScoringWatch
 from lib.benchmarks.counts import check_counts
 from lib.benchmarks.infer import small_image, volume_file
 from lib.benchmarks.machine import describe_machine
@@ -108,11 +108,11 @@ def _measured(
     for way, strategies in _STRATEGIES.items():
         chosen = settings.active_learning.model_copy(update={"strategies": strategies})
 
-        def note(path: str, version: str, scores: CaseScores, seconds: float, way: str = way) -> None:
-            scored[way, path] = scores
+        def who_wants(path: str, version: str, way: str = way) -> Note:
+            return lambda scores, seconds: scored.update({(way, path): scores})
 
         own = settings.model_copy(update={"active_learning": chosen})
-        segmenters[way] = SharedSegmenter(own, source, ScoringWatch(own, note, lambda path, version: True))
+        segmenters[way] = SharedSegmenter(own, source, ScoringWatch(own, who_wants))
     runs: dict[tuple[str, Path], list[dict[str, float]]] = {(way, path): [] for path in paths for way in segmenters}
     try:
         for segmenter in segmenters.values():  # what a process prepares once is no part of a case

@@ -126,7 +126,8 @@ def note_if_unreadable(ledger: Ledger, layout: Layout, image_id: str) -> str | N
     except BadInputError as error:
         if _note_problem(ledger, image, str(error)):
             with ledger.writing() as connection:
-                leases.free(connection, image_id, actor=SERVER, why=f"the image can't be used: {error}")
+                why = f"the image can't be used: {error}"
+                leases.free(connection, image_id, actor=SERVER, why=why, uncounted=True)
         return str(error)
     except NotFoundError:
         _note_gone(ledger, image)

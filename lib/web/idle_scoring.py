@@ -1,11 +1,13 @@
 """The server scores images that wait for a label while nobody needs it.
 
-A thread takes one image after the other, those first that no model has scored yet, and has the segmenter that serves
+A thread takes one image after the other, of the first few of those that no model has scored yet, or whose scores are
+the oldest, one at random, so that several servers on one ledger seldom take the same. It has the segmenter that serves
 the annotators look at it, where it stops between slices as soon as somebody waits. Scores are in the ledger after each
 image, so that nothing is lost when the server is stopped.
 """
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +24,8 @@ from lib.store.scores import Counts
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 5.0  # after everything is scored, or with something in the way: new images and models come unannounced
-_GIVE_WAY_S = 0.5  # while the server has other things to do
+_GIVE_WAY_S = 0.5  # while the server has other things to do, or after an image that can't be scored
+_FIRST = 8  # images that wait, of which one is taken
 _COUNTED_S = 10.0  # for `/info` and `/metrics`, which are asked for every few seconds
 
 
@@ -101,15 +104,16 @@ class IdleScoring:
             self._state = "waits for the end of a training"
             return _LOOK_S
         version = self._source.version
-        found = keeper.waiting(version, limit=1, at_hand=True)
+        found = keeper.waiting(version, limit=_FIRST, at_hand=True)
         if not found:
             self._state = "every image that is at hand is scored"
             return _LOOK_S
         self._source.get(choose_device())
         self._source.wait()  # its engines are timed in the background, where this would disturb
         self._state = "scoring"
-        keeper.score(found[0], keeper.path(found[0]), version, self._segment)
-        return 0.0
+        image_id = random.choice(found)
+        problem = keeper.score(image_id, keeper.path(image_id), version, self._segment)
+        return 0.0 if problem is None else _GIVE_WAY_S
 
     def info(self) -> dict[str, Any]:
         """How things stand, as JSON: `state` in words and, by the model that scored them last, how many images there

@@ -253,7 +253,7 @@ def test_parts_of_a_strategy_are_counted(studies, problems):
     studies.register(*names)
     for number, name in enumerate(names):
         score_as(studies, name, 0.1 + number / 100, "v1", classes={"liver": 0.3, "tumor": 0.1})
-    problems.update({name: "no CT" for name in names[::4]})  # put back, so that their choices don't count
+    problems.update(dict.fromkeys(names[::4], "no CT"))  # put back, so that their choices don't count
     given = [studies.ask("anna", "class_balanced", skip=True).part for _ in range(12)]
     assert {part: given.count(part) for part in given} == {"class:liver": 4, "class:tumor": 4, "entropy": 4}
 

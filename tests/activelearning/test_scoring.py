@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,16 +10,18 @@ from lib.activelearning.score_keeper import ScoreKeeper
 from lib.activelearning.strategies import STRATEGIES
 from lib.activelearning.tasks import DiceScoring, ScoresScoring, StrategyTask
 from lib.case_scores import CaseScores
-from lib.errors import BadInputError, UnavailableError
+from lib.errors import BadInputError, NotFoundError, StorageError, UnavailableError
 from lib.inference.model import ModelSource, new_network
 from lib.labels import NOT_LOOKED_AT
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings
 from lib.store import images, scores
+from lib.store.images import FileState
 from lib.volume import Volume
 from lib.volume_io import write_image, write_label
 
 AFFINE = np.diag([-1.0, -1.0, 3.0, 1.0])
+CPU = torch.device("cpu")
 
 
 class Studies:
@@ -198,7 +201,12 @@ def test_only_images_that_wait_for_this_model_are_watched(keeper, folder, source
     assert watches(tmp_path / "b.nii.gz")
 
 
-def test_an_image_that_gives_no_scores_is_not_tried_again(keeper, folder, tmp_path):
+def watched(keeper, source):
+    """A segmenter whose observer never gets to its end."""
+    return lambda path: keeper.watch(path, Volume(np.zeros((20, 24, 4), np.int16), AFFINE), source.get(CPU))
+
+
+def test_an_image_that_gives_no_scores_is_not_tried_again(keeper, folder, source, tmp_path):
     def fail(path):
         raise MemoryError("too large")
 
@@ -206,7 +214,8 @@ def test_an_image_that_gives_no_scores_is_not_tried_again(keeper, folder, tmp_pa
     assert path == tmp_path / "a.nii.gz"
     assert keeper.waiting("v1", at_hand=True) == ["a", "b", "broken"]
     assert keeper.score("a", path, "v1", fail) == "MemoryError: too large"
-    assert keeper.score("b", keeper.path("b"), "v1", str) == "no scores came of its segmentation; the log says why"
+    problem = keeper.score("b", keeper.path("b"), "v1", watched(keeper, source))
+    assert problem == "no scores came of its segmentation; the log says why"
     assert keeper.waiting("v1") == ["broken"]
     assert keeper.waiting("v2") == ["broken", "a", "b"]
     with folder.store.ledger.reading() as connection:
@@ -221,6 +230,52 @@ def test_what_another_model_scored_meanwhile_stays(keeper, folder):
     assert keeper.score("a", keeper.path("a"), "v1", publish) is None
     with folder.store.ledger.reading() as connection:
         assert scores.of_images(connection, ["a"])["a"].model_version == "v2"
+
+
+def test_what_a_newer_model_scored_before_stays(keeper, folder, source):
+    """This server has not noticed yet that another has published it."""
+    with folder.store.ledger.writing() as connection:
+        scores.note(connection, "a", "v1", CaseScores(0.1, {"tumor": 0.1}))
+    assert keeper.score("a", keeper.path("a"), "v0", watched(keeper, source)) is None
+    with folder.store.ledger.reading() as connection:
+        assert scores.of_images(connection, ["a"])["a"].scores.entropy == 0.1
+
+
+def observed(keeper, source, meanwhile):
+    """A segmenter of an image to which something happens while it is segmented."""
+
+    def segment(path):
+        observer = keeper.watch(path, Volume(np.zeros((20, 24, 4), np.int16), AFFINE), source.get(CPU))
+        meanwhile(Path(path))
+        observer.finished(np.zeros((4, 24, 20), np.uint8), 0, lambda: None)
+
+    return segment
+
+
+def test_scores_of_what_was_replaced_meanwhile_are_dropped(keeper, folder, source):
+    def replace(path):
+        with folder.store.ledger.writing() as connection:
+            images.note_changed(connection, "a", FileState(".nii.gz", 2, 2))
+
+    assert keeper.score("a", keeper.path("a"), "v1", observed(keeper, source, replace)) is None
+    assert keeper.waiting("v1") == ["a", "b", "broken"]
+    assert keeper.score("a", keeper.path("a"), "v1", observed(keeper, source, str)) is None
+    assert keeper.waiting("v1") == ["b", "broken"]
+
+
+def test_what_is_only_out_of_reach_blames_no_image(keeper, folder, source, monkeypatch, caplog):
+    def full(*arguments):
+        raise StorageError("the disk is full")
+
+    def gone(path):
+        raise NotFoundError("there is no file a.nii.gz")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scores, "note", full)
+        assert keeper.score("a", keeper.path("a"), "v1", observed(keeper, source, str)) == "the disk is full"
+    assert "the scores of a are not kept: the disk is full" in caplog.text
+    assert keeper.score("a", keeper.path("a"), "v1", gone) == "there is no file a.nii.gz"
+    assert keeper.waiting("v1") == ["a", "b", "broken"]
 
 
 def test_a_server_that_stops_blames_no_image(keeper):
