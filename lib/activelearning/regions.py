@@ -1,5 +1,6 @@
 """Where uncertainty counts: what was predicted, with a margin; and how much of it lies there."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from lib.transforms.box import bounding_box
 
 MARGIN_MM = 5.0
+_MOST_VALUES = 1_200_000  # of one slice's maps: those of more classes, or larger slices, are of every 2nd pixel, or 3rd
 _TINY = 1e-12  # keeps the logarithm of 0 finite; 0 x ln 0 is 0
 
 
@@ -124,8 +126,8 @@ class _Slice:
     """What is known of one slice.
 
     Args:
-        maps: float16 `(1 + C, Y', X')`, entropy and entropy x probability of each foreground class; None where nothing
-            was found near.
+        maps: float16 `(1 + C, Y', X')`, entropy and entropy x probability of each foreground class, of the pixels whose
+            row and column are multiples of the map's step; None where nothing was found near.
         top: row of the slice where `maps` begin.
         left: likewise, column.
         found: rows and columns of the slice that hold what the network takes for foreground.
@@ -143,6 +145,29 @@ class _Slice:
     settled: bool = False
 
 
+class _Room:
+    """Memory for what is kept of many slices, apart from what is soon free again.
+
+    Between large arrays that come and go, small ones that stay would keep the gaps from being used again: a case of a
+    thousand slices took 1.5 GB more than it holds. Blocks are so large that the system gives them by themselves, and
+    what is not used yet of one takes no memory.
+    """
+
+    _BLOCK = 64 << 20  # bytes
+
+    def __init__(self) -> None:
+        self._block, self._used = torch.empty(0, dtype=torch.float16), 0
+
+    def copied(self, maps: torch.Tensor) -> torch.Tensor:
+        """A copy of float16 maps."""
+        count = maps.numel()
+        if self._used + count > self._block.numel():
+            self._block, self._used = torch.empty(max(count, self._BLOCK // 2), dtype=torch.float16), 0
+        kept = self._block[self._used : self._used + count].view(maps.shape)
+        self._used += count
+        return kept.copy_(maps)
+
+
 class UncertaintyMap:
     """Entropy of a case, kept where it may be asked for: around what was found in a slice or in those near it.
 
@@ -156,6 +181,9 @@ class UncertaintyMap:
         self._shape, self._count = shape, 1 + foreground
         self._reach, *self._margins = (_pixels(MARGIN_MM, length) for length in spacing)
         self._slices: dict[int, _Slice] = {}
+        self._step = math.ceil(math.sqrt(self._count * shape[1] * shape[2] / _MOST_VALUES))
+        self._sums = np.zeros((shape[0], self._count))
+        self._room = _Room()
 
     @property
     def nbytes(self) -> int:
@@ -165,21 +193,24 @@ class UncertaintyMap:
     def clear(self) -> None:
         """Forget all."""
         self._slices.clear()
+        self._room = _Room()
 
     def see(
         self, first: int, rows: slice, columns: slice, classes: NDArray[np.uint8], probabilities: NDArray[np.float32]
     ) -> None:
         """Take in a part of the slices from `first` on; arguments as of `lib.inference.observer`."""
         top, left = rows.indices(self._shape[1])[0], columns.indices(self._shape[2])[0]
+        down, right = -top % self._step, -left % self._step
         for z, found, chances in zip(range(first, first + len(classes)), classes, probabilities, strict=True):
-            maps = torch.from_numpy(_maps(chances))
+            maps = torch.from_numpy(_maps(chances[:, down :: self._step, right :: self._step]))
+            self._sums[z] = maps.sum(dim=(1, 2)).numpy()  # pairwise, so that float32 is exact enough
             self._slices[z] = _Slice(
                 maps=maps.half(),
-                top=top,
-                left=left,
+                top=top + down,
+                left=left + right,
                 found=_box(found, top, left),
-                sums=maps.sum(dim=(1, 2)).double().numpy(),  # pairwise, so that float32 is exact enough
-                pixels=found.size,
+                sums=self._sums[z],
+                pixels=maps[0].numel(),
             )
         for z in range(first - self._reach, first + len(classes) + self._reach):
             self._settle(z)
@@ -195,7 +226,7 @@ class UncertaintyMap:
                 sums[z] = known.sums
                 pixels += known.pixels
             elif z in region.slices and known.maps is not None:
-                sums[z], counted = _sums_in(known, region, z)
+                sums[z], counted = _sums_in(known, region, z, self._step)
                 pixels += counted
         if not pixels:
             return Uncertainty(np.zeros(self._count), 0, np.zeros((self._count - 1, 0)))
@@ -203,7 +234,7 @@ class UncertaintyMap:
         each = np.zeros((last - first + 1, self._count))
         for z, values in sums.items():
             each[z - first] = values
-        return Uncertainty(each.sum(axis=0) / pixels, first, each[:, 1:].T)
+        return Uncertainty(each.sum(axis=0) / pixels, first, each[:, 1:].T * self._step**2)
 
     def _settle(self, z: int) -> None:
         """Cut a slice to what may be needed, once all slices within reach are known."""
@@ -221,11 +252,11 @@ class UncertaintyMap:
         starts = [known.top, known.left]
         cut = []
         for axis, (start, more) in enumerate(zip(starts, self._margins, strict=True)):
-            first = max(0, min(box[axis].start for box in boxes) - more - start)
-            last = max(0, max(box[axis].stop for box in boxes) + more - start)
+            first = max(0, (min(box[axis].start for box in boxes) - more - start) // self._step)
+            last = max(0, -(-(max(box[axis].stop for box in boxes) + more - start) // self._step))
             cut.append(slice(first, last))
-            starts[axis] = start + first
-        known.maps = known.maps[:, cut[0], cut[1]].clone()
+            starts[axis] = start + first * self._step
+        known.maps = self._room.copied(known.maps[:, cut[0], cut[1]])
         known.top, known.left = starts
 
 
@@ -259,20 +290,18 @@ def _box(part: NDArray[np.uint8] | NDArray[np.bool_], top: int, left: int) -> tu
     return first, second
 
 
-def _sums_in(known: _Slice, region: Region, z: int) -> tuple[NDArray[np.float64], int]:
-    """Sums of a slice's maps over the region, and over how many pixels."""
+def _sums_in(known: _Slice, region: Region, z: int, step: int) -> tuple[NDArray[np.float64], int]:
+    """Sums of a slice's maps over the region, and over how many of their pixels."""
     assert known.maps is not None
-    count, height, width = known.maps.shape
-    rows = slice(max(known.top, region.rows.start), min(known.top + height, region.rows.stop))
-    columns = slice(max(known.left, region.columns.start), min(known.left + width, region.columns.stop))
-    if rows.start >= rows.stop or columns.start >= columns.stop:
-        return np.zeros(count), 0
-    mask = region.mask(z)[
-        rows.start - region.rows.start : rows.stop - region.rows.start,
-        columns.start - region.columns.start : columns.stop - region.columns.start,
-    ]
-    maps = known.maps[
-        :, rows.start - known.top : rows.stop - known.top, columns.start - known.left : columns.stop - known.left
-    ]
+    count, *sides = known.maps.shape
+    cuts, places = [], []  # of the region, in the maps and in its own rows and columns
+    for start, size, there in zip((known.top, known.left), sides, (region.rows, region.columns), strict=True):
+        first, last = max(0, -((start - there.start) // step)), min(size, -((start - there.stop) // step))
+        if first >= last:
+            return np.zeros(count), 0
+        cuts.append(slice(first, last))
+        places.append(slice(start + first * step - there.start, start + (last - 1) * step - there.start + 1, step))
+    mask = region.mask(z)[places[0], places[1]]
     inside = torch.from_numpy(np.ascontiguousarray(mask))
-    return (maps.float() * inside).sum(dim=(1, 2)).double().numpy(), int(np.count_nonzero(mask))
+    maps = known.maps[:, cuts[0], cuts[1]].float()
+    return (maps * inside).sum(dim=(1, 2)).double().numpy(), int(np.count_nonzero(mask))

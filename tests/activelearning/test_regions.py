@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
+from lib.activelearning import regions
 from lib.activelearning.regions import Region, UncertaintyMap, dilated
 
 LN3, LN2 = np.log(3), np.log(2)
@@ -149,3 +150,25 @@ def test_slices_between_that_were_not_looked_at_count_nothing():
     assert result.means[0] == pytest.approx(LN2, rel=NEAR)
     assert (result.slices[0] > 0).tolist() == [True, False, False, False, True]
     assert result.first_slice == 2
+
+
+def test_of_many_classes_every_other_pixel_is_kept(monkeypatch):
+    monkeypatch.setattr(regions, "_MOST_VALUES", 3 * 40 * 50 / 4)
+    shape, spacing = (6, 40, 50), (3.0, 1.0, 1.0)
+    probabilities = np.random.default_rng(0).dirichlet([1, 1, 1], shape).transpose(0, 3, 1, 2).astype(np.float32)
+    label = cube(shape, slice(2, 5), slice(15, 20), slice(21, 30))
+    region = Region(label, spacing)
+    entropy = -(probabilities * np.log(probabilities)).sum(1)
+    kept = [((entropy[z] * probabilities[z, 1])[region.rows, region.columns], region.mask(z)) for z in region.slices]
+    first = [-side.start % 2 for side in (region.rows, region.columns)]
+    sums = [(values * mask)[first[0] :: 2, first[1] :: 2].sum() for values, mask in kept]
+    pixels = sum(mask[first[0] :: 2, first[1] :: 2].sum() for _, mask in kept)
+    for rows, columns in ((ALL, ALL), (slice(7, 33), slice(9, 45))):
+        seen = UncertaintyMap(shape, spacing, 2)
+        seen.see(0, rows, columns, label[:, rows, columns], probabilities[:, :, rows, columns])
+        result = seen.over(region)
+        assert result.means[1] == pytest.approx(sum(sums) / pixels, rel=1e-3)
+        assert result.slices[0] == pytest.approx(4 * np.array(sums), rel=1e-3)
+    everywhere = -(probabilities * np.log(probabilities)).sum(1)[:, ::2, ::2]
+    seen.see(0, ALL, ALL, label, probabilities)
+    assert seen.over(None).means[0] == pytest.approx(everywhere.mean(), rel=1e-4)
