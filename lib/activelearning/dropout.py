@@ -13,6 +13,7 @@ from lib.inference.device import Precision, autocast
 from lib.inference.engine import STRIDE
 from lib.inference.predict import padded
 from lib.inference.queue import GiveWay
+from lib.networks.unet import MulticlassUNet
 from lib.transforms.lookup import look_up, slice_levels
 from lib.transforms.windowing import Channel, channel_tables
 
@@ -55,8 +56,8 @@ def bald(
     """Mean mutual information between prediction and weights in the regions of a few slices.
 
     Dropout stays on for several passes; where they agree, however unsure each is, the value is low; where they
-    disagree it is high (Houlsby et al., arXiv 1112.5745; Gal et al., arXiv 1506.02142). A network with `encode` and
-    `decode` encodes each slice once, without dropout, and only decodes it several times.
+    disagree it is high (Houlsby et al., arXiv 1112.5745; Gal et al., arXiv 1506.02142). A `MulticlassUNet`
+    encodes each slice once, without dropout, and only decodes it several times.
 
     Args:
         network: with dropout layers; not changed, as other threads may be segmenting with it.
@@ -72,9 +73,9 @@ def bald(
     """
     network = copy.deepcopy(network).eval()
     drops = _replaced(network)
-    encode, decode = getattr(network, "encode", None), getattr(network, "decode", None)
-    if encode is None or decode is None:
-        encode, decode = nn.Identity(), network
+    # By its class: MONAI's have methods of these names that mean other things.
+    apart = isinstance(network, MulticlassUNet)
+    encode, decode = (network.encode, network.decode) if apart else (nn.Identity(), network)
     device = next(network.parameters()).device
     total, pixels = 0.0, 0
     for look in looks:

@@ -173,4 +173,5 @@ class ScoreKeeper:
 def _state(connection: Connection, image_id: str) -> _State | None:
     image = images.find(connection, image_id)
     known = scores.of_images(connection, [image_id], profile=False).get(image_id)
-    return None if image is None else _State(image.file, known and (known.model_version, known.scored_at))
+    scored = None if known is None else (known.model_version, known.scored_at)
+    return None if image is None else _State(image.file, scored)

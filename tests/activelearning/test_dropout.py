@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from lib.activelearning.dropout import Look, bald, mutual_information
+from lib.networks.factory import build_network
 from lib.networks.unet import MulticlassUNet
 from lib.transforms.windowing import DEFAULT_CHANNELS
 
@@ -46,16 +47,21 @@ class Plain(nn.Module):
         return self.dropout(self.scale * image)
 
 
-class Halves(Plain):
-    """In halves, each with dropout."""
+class Halves(MulticlassUNet):
+    """Notes how often each half is used."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(filters=(4, 4, 8, 8, 8))
+        self.calls = Calls()
 
     def encode(self, image):
         self.calls.append("encode")
-        return [self.dropout(self.scale * image)]
+        return super().encode(image)
 
     def decode(self, features):
         self.calls.append(("decode", len(features[0])))
-        return self.dropout(features[0])
+        return super().decode(features)
 
 
 def test_mutual_information_by_hand():
@@ -129,6 +135,12 @@ def test_a_network_that_is_whole_is_run_as_often_as_there_are_passes():
     assert value(network, passes=3) > 1e-6
     assert network.calls == [(False, False, (3, 3, 48, 48))] * 2
     assert network.training
+
+
+def test_halves_of_another_network_mean_something_else():
+    """SegResNet gives what it encoded twice."""
+    network = build_network("SegResNet", 3, 3, {"init_filters": 8, "dropout_prob": 0.5})
+    assert value(network, look()) > 1e-6
 
 
 @pytest.mark.parametrize("kind", [nn.Dropout, nn.Dropout2d])
