@@ -23,6 +23,7 @@ from lib.store.walks import Drawn
 NAME, TURN, FOR_REVIEW, FOREGROUND, HIGHEST = "name", "turn", "review", "foreground", "highest:"
 HIGHEST_OF_EACH_CLASS = f"{HIGHEST}{scores.CLASS}*"
 ENOUGH = 48  # candidates of a walk in an order; a few hundred together are read in some milliseconds
+_FEW = 8  # at least, of each class; where there are many, all together give about as many as two would
 SAMPLE = 128  # of a walk that draws at random
 _MOST_IN_A_LIST = 500  # of the values that one statement may hold
 
@@ -167,8 +168,10 @@ def _walked(
     elif walk == FOREGROUND:
         yield walks.with_foreground(connection, model_version, start, sample, held)
     elif walk == HIGHEST_OF_EACH_CLASS:
-        for kind in walks.classes(connection):
-            yield Drawn(walks.highest(connection, kind, model_version, limit, held))
+        kinds = walks.classes(connection)
+        few = min(limit, max(_FEW, 2 * limit // max(1, len(kinds))))
+        for kind in kinds:
+            yield Drawn(walks.highest(connection, kind, model_version, few, held))
     else:
         yield Drawn(walks.highest(connection, walk.removeprefix(HIGHEST), model_version, limit, held))
 

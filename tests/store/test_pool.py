@@ -134,6 +134,14 @@ def test_the_highest_of_each_class(connection):
     assert candidates(connection, "highest:class:spleen", model_version="v1") == []
 
 
+def test_many_classes_give_few_candidates_each(connection):
+    register(connection, *"abcdefghijkl")
+    for place, name in enumerate("abcdefghijkl"):
+        note(connection, name, 0.5, **{f"organ {number}": place / 10 for number in range(26)})
+    found = candidates(connection, "highest:class:*", model_version="v1", limit=10)
+    assert sorted(names(found)) == list("efghijkl")
+
+
 def test_an_image_is_found_again_once_it_waits_again(connection):
     register(connection, "a")
     note(connection, "a")
