@@ -1,8 +1,9 @@
 """How much a network's own dropout changes what it says (BALD)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,9 +74,10 @@ def bald(
     """
     network = copy.deepcopy(network).eval()
     drops = _replaced(network)
-    # By its class: MONAI's have methods of these names that mean other things.
-    apart = isinstance(network, MulticlassUNet)
-    encode, decode = (network.encode, network.decode) if apart else (nn.Identity(), network)
+    encode: Callable[[Tensor], Any] = nn.Identity()
+    decode: Callable[[Any], Tensor] = network
+    if isinstance(network, MulticlassUNet):  # MONAI's have methods of these names that mean other things
+        encode, decode = network.encode, network.decode
     device = next(network.parameters()).device
     total, pixels = 0.0, 0
     for look in looks:

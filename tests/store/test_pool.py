@@ -137,7 +137,8 @@ def test_the_highest_of_each_class(connection):
 def test_many_classes_give_few_candidates_each(connection):
     register(connection, *"abcdefghijkl")
     for place, name in enumerate("abcdefghijkl"):
-        note(connection, name, 0.5, **{f"organ {number}": place / 10 for number in range(26)})
+        organs = {f"organ {number}": place / 10 for number in range(26)}
+        scores.note(connection, name, "v1", CaseScores(0.5, organs))
     found = candidates(connection, "highest:class:*", model_version="v1", limit=10)
     assert sorted(names(found)) == list("efghijkl")
 
