@@ -4,21 +4,15 @@ from typing import get_args
 
 import numpy as np
 
-from lib.anatomy.body import Anatomy, anatomy_of
+from lib.anatomy.body import anatomy_of
+from lib.anatomy.lesions import draw_lesions
 from lib.anatomy.shapes import Triple
-from lib.anatomy.spec import Body, Lesion, LesionKind, LiverShape, PhantomSpec, Phase, Scan, Tissue
+from lib.anatomy.spec import Body, LiverShape, PhantomSpec, Phase, Scan, Tissue
 from lib.errors import BadInputError
 
 _LIVER_Z = (-125.0, 95.0)  # mm: the range that holds a common liver
 _ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "LPI", "RAI", "PSL", "ASR", "SPL")
 _ORIENTATION_SHARES = (0.4, 0.22, 0.14, 0.08, 0.04, 0.04, 0.03, 0.03, 0.02)
-_KINDS = ("hypo", "iso", "hyper")
-# Metastases and washed-out tumors are dark in most phases; those fed by arteries shine before the liver does.
-_KIND_SHARES = {"native": (0.81, 0.05, 0.14), "arterial": (0.35, 0.05, 0.6), "portal": (0.81, 0.05, 0.14)}
-_OTHER_KIND_SHARES = {"native": (0.72, 0.1, 0.18), "arterial": (0.4, 0.1, 0.5), "portal": (0.72, 0.1, 0.18)}
-# HU by which lesions are darker and brighter than the parenchyma
-_HYPODENSE = {"native": (9, 30), "arterial": (12, 45), "portal": (25, 75)}
-_HYPERDENSE = {"native": (10, 28), "arterial": (25, 75), "portal": (18, 60)}
 
 
 def draw_spec(
@@ -50,11 +44,11 @@ def draw_spec(
     """
     _check(seed, shape, spacing, phase, tumors, orientation)
     rng = np.random.default_rng([seed, 0])
-    body, liver = _draw_body(rng), _draw_liver(rng)
-    tissue = _draw_tissue(rng, phase)
-    scan = _draw_scan(rng, body, shape, spacing, orientation, noise, tilt)
+    body, liver = draw_body(rng), draw_liver(rng)
+    tissue = draw_tissue(rng, phase)
+    scan = draw_scan(rng, body, shape, spacing, orientation, noise, tilt)
     anatomy = anatomy_of(seed, body, liver)
-    lesions = _draw_lesions(rng, anatomy, scan, tissue, tumors)
+    lesions = draw_lesions(rng, anatomy, scan, tissue, tumors)
     return PhantomSpec(seed, scan, body, liver, tissue, lesions)
 
 
@@ -88,7 +82,8 @@ def _check(
             raise BadInputError(msg)
 
 
-def _draw_body(rng: np.random.Generator) -> Body:
+def draw_body(rng: np.random.Generator) -> Body:
+    """A trunk."""
     half_width = float(np.clip(rng.normal(170, 19), 128, 222))
     big = (half_width - 170) / 19
     return Body(
@@ -110,7 +105,8 @@ def _draw_body(rng: np.random.Generator) -> Body:
     )
 
 
-def _draw_liver(rng: np.random.Generator) -> LiverShape:
+def draw_liver(rng: np.random.Generator) -> LiverShape:
+    """A liver of which nothing was taken out."""
     riedel = rng.random() < 0.12
     return LiverShape(
         tip=rng.uniform(-150, -130) if riedel else rng.uniform(-122, -78),
@@ -128,7 +124,8 @@ def _draw_liver(rng: np.random.Generator) -> LiverShape:
     )
 
 
-def _draw_tissue(rng: np.random.Generator, phase: Phase | None) -> Tissue:
+def draw_tissue(rng: np.random.Generator, phase: Phase | None) -> Tissue:
+    """HU in a phase; None draws native or portal."""
     native = rng.random() < 0.3
     if phase is None:
         phase = "native" if native else "portal"
@@ -171,7 +168,7 @@ def _draw_tissue(rng: np.random.Generator, phase: Phase | None) -> Tissue:
     )  # fmt: skip
 
 
-def _draw_scan(
+def draw_scan(
     rng: np.random.Generator,
     body: Body,
     shape: tuple[int, int, int] | None,
@@ -180,6 +177,7 @@ def _draw_scan(
     noise: float | None,
     tilt: float | None,
 ) -> Scan:
+    """How a body is scanned; what is None is drawn. The arguments are those of `draw_spec`."""
     columns, rows = shape[:2] if shape else (512, 512)
     view = float(np.clip(2 * body.half_width * rng.uniform(0.92, 1.35), 320, 500))
     cover = rng.uniform(235, 330) if rng.random() < 0.6 else rng.uniform(330, 520)
@@ -236,101 +234,3 @@ def _middle_height(rng: np.random.Generator, body: Body, length: float) -> float
         return high - cut - length / 2 if rng.random() < 0.5 else low + cut + length / 2
     # trunk above or below: more often below
     return (low + high) / 2 + spare * (0.5 - rng.beta(2.2, 1.4))
-
-
-def _draw_lesions(
-    rng: np.random.Generator, anatomy: Anatomy, scan: Scan, tissue: Tissue, tumors: int | None
-) -> tuple[Lesion, ...]:
-    if tumors is None:
-        tumors = 0 if rng.random() < 0.3 else int(np.clip(np.ceil(rng.exponential(3.2)), 1, 12))
-    if tumors == 0:
-        return ()
-    common = str(rng.choice(_KINDS, p=_KIND_SHARES[tissue.phase]))
-    contrast = rng.uniform(0.7, 1.2)
-    typical = np.exp(rng.uniform(np.log(8), np.log(45)))
-    centers, depths = _candidates(rng, anatomy, scan)
-    lesions: list[Lesion] = []
-    for _ in range(tumors):
-        if len(centers) == 0:
-            break
-        diameter = float(np.clip(typical * np.exp(rng.normal(0, 0.55)), 5, 60))
-        radius = diameter / 2
-        # most lie wholly inside; every fourth touches or bulges the surface
-        near = rng.random() < 0.27
-        fits = depths > (0.2 * radius if near else 0.75 * radius)
-        apart = np.ones(len(centers), bool)
-        for other in lesions:
-            apart &= np.linalg.norm(centers - np.array(other.center), axis=1) > 0.8 * (radius + max(other.radii))
-        choice = np.flatnonzero(fits & apart)
-        if near and len(choice):
-            choice = choice[depths[choice] < 0.9 * radius + 2] if (depths[choice] < 0.9 * radius + 2).any() else choice
-        if len(choice) == 0:
-            choice = np.flatnonzero(apart & (depths > 1.5))
-            radius = min(radius, 6.0)
-            if len(choice) == 0:
-                continue
-        center = centers[rng.choice(choice)]
-        kind = common if rng.random() < 0.85 else str(rng.choice(_KINDS, p=_OTHER_KIND_SHARES[tissue.phase]))
-        lesions.append(_draw_lesion(rng, center, radius, kind, contrast, tissue, near))  # type: ignore[arg-type]
-    return tuple(lesions)
-
-
-def _candidates(rng: np.random.Generator, anatomy: Anatomy, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
-    """Points in the liver and in the scan, with their depths under the liver's surface in mm."""
-    matrix, origin = scan.index_to_patient()
-    index = rng.uniform(0.04, 0.96, (6000, 3)) * (np.array(scan.shape) - 1)
-    # half of the points in the box of the whole liver, so that scans of the whole trunk have enough of them
-    points = index @ matrix.T + origin
-    low, high = np.array([-125, -95, -140]) * anatomy.scale, np.array([95, 80, 90]) * anatomy.scale
-    more = rng.uniform(low, high, (9000, 3))
-    at = np.linalg.solve(matrix, (more - origin).T).T / np.maximum(np.array(scan.shape) - 1, 1)
-    points = np.concatenate([points, more[((at > 0.03) & (at < 0.97)).all(axis=1)]])
-    depths = -anatomy.liver_at(points)
-    return points[depths > 1], depths[depths > 1]
-
-
-def _draw_lesion(
-    rng: np.random.Generator,
-    center: np.ndarray,
-    radius: float,
-    kind: LesionKind,
-    contrast: float,
-    tissue: Tissue,
-    near: bool,
-) -> Lesion:
-    if kind == "iso":
-        radius = min(radius, 14.0)  # larger ones show by what they push aside, which a phantom does not have
-    small = radius < 6
-    strength = 0.5 if tissue.phase == "native" else 1.0  # of what contrast medium shows
-    if kind == "hypo":
-        difference = -contrast * rng.uniform(*_HYPODENSE[tissue.phase])
-        # fat can't make a lesion darker than water is; a fatty liver shows them less or as bright
-        difference = max(difference, -5 - tissue.parenchyma) if tissue.parenchyma > 5 else -4.0
-    elif kind == "hyper":
-        difference = contrast * rng.uniform(*_HYPERDENSE[tissue.phase])
-    else:
-        difference = rng.uniform(-6, 6)
-    radii = rng.uniform(0.75, 1.25, 3)
-    radii *= radius / radii.mean()
-    rim = 0.0
-    if rng.random() < (0.9 if kind == "iso" else 0.25):
-        rim = float(rng.uniform(12, 45) * (1 if rng.random() < 0.75 else -0.8))
-        rim *= strength
-    necrotic = kind != "iso" and not small and rng.random() < 0.3
-    core = float(-rng.uniform(8, 45) * strength) if necrotic else 0.0
-    core = max(core, 2 - tissue.parenchyma - difference) if core and tissue.parenchyma + difference > 2 else 0.0
-    calcified = rng.random() < 0.05
-    return Lesion(
-        center=(float(center[0]), float(center[1]), float(center[2])),
-        radii=(float(radii[0]), float(radii[1]), float(radii[2])),
-        kind=kind,
-        difference=float(difference),
-        irregularity=float(rng.uniform(0.04, 0.22)),
-        softness=float(rng.uniform(1.0, 4.5) if rng.random() < 0.8 else rng.uniform(4, 9)),
-        heterogeneity=float(rng.uniform(6 if kind == "iso" else 1, 9) * strength),
-        rim=rim,
-        rim_width=float(rng.uniform(1.5, 4)),
-        core=core,
-        calcification=float(rng.uniform(180, 500)) if calcified else 0.0,
-        bulges=bool(near and rng.random() < 0.5),
-    )

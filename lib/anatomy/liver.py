@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lib.anatomy.shapes import Field, Triple, Waves, ellipsoid, smooth_max, smooth_min
-from lib.anatomy.spec import Body, LiverShape
+from lib.anatomy.spec import Body, LiverShape, Resection
 
 _GAP = 1.2  # mm of peritoneum and fat between liver and wall, on average: mostly the liver touches the wall
 _DIAPHRAGM = 2.0  # mm
@@ -68,7 +68,16 @@ class Liver:
         liver = smooth_max(smooth_max(liver, cavity + gap, 6), dome + np.float32(_DIAPHRAGM), 5)
         for hollow, blend in self._hollows(x, y, z):
             liver = smooth_max(liver, -hollow, blend)
+        if s.resection is not None:
+            liver = smooth_max(liver, self.cut(s.resection, x, y, z), 3)
         return liver
+
+    def cut(self, resection: Resection, x: Field, y: Field, z: Field) -> Field:
+        """Distance to the face of a resection, negative on the side that is left."""
+        (a, b, c), (u, v, w) = resection.middle, resection.normal
+        plane = np.float32(u) * (x - np.float32(a)) + np.float32(v) * (y - np.float32(b))
+        plane += np.float32(w) * (z - np.float32(c))
+        return plane + 2 * self._space.at(x, y, z)
 
     def gallbladder(self, x: Field, y: Field, z: Field) -> Field:
         """Distance to the gall bladder."""

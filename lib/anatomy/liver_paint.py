@@ -7,6 +7,7 @@ import numpy as np
 from lib.anatomy.body import Anatomy, Nodes
 from lib.anatomy.canvas import Box, Canvas
 from lib.anatomy.liver import Liver, Segment
+from lib.anatomy.resection_paint import paint_resection
 from lib.anatomy.shapes import Field, Waves, capsule, ellipse, ellipsoid, smooth_max
 from lib.anatomy.spec import Lesion, Tissue
 
@@ -36,6 +37,8 @@ def paint_liver(canvas: Canvas, nodes: Nodes, anatomy: Anatomy, tissue: Tissue, 
         for number, lesion in enumerate(lesions):
             _paint_lesion(canvas, nodes, anatomy, tissue, lesion, number, box, surface)
     _beside(canvas, nodes, anatomy, tissue)
+    if anatomy.liver.shape.resection is not None:
+        paint_resection(canvas, nodes, anatomy, tissue, anatomy.liver.shape.resection)
 
 
 def _vessel_field(segments: Sequence[Segment], nodes: Nodes, box: Box) -> Field:

@@ -59,8 +59,9 @@ class Noise:
     """Correlated noise, shading and streaks; every slice has its own stream, so slabs can be of any size."""
 
     def __init__(self, seed: int, scan: Scan) -> None:
-        self._seed, self._scan = seed, scan
-        rng = np.random.default_rng([seed, 3])
+        self._scan = scan
+        self._seed = [seed, 7, scan.series] if scan.series else [seed]
+        rng = np.random.default_rng([*self._seed, 3])
         columns, rows = scan.shape[:2]
         x = (np.arange(columns) - columns / 2) * scan.spacing[0]
         y = (np.arange(rows) - rows / 2) * scan.spacing[1]
@@ -87,14 +88,14 @@ class Noise:
             plane += noise
             plane += self._shade
             if scan.streaks > 0:
-                rng = np.random.default_rng([self._seed, 5, number])
+                rng = np.random.default_rng([*self._seed, 5, number])
                 lines = gaussian_filter1d(rng.standard_normal(plane.shape[0], dtype=np.float32), 1.0)
                 plane += np.float32(scan.streaks) * lines[:, None] * self._envelope
             self._white.pop(number, None)
 
     def _filtered(self, number: int) -> Field:
         if number not in self._white:
-            rng = np.random.default_rng([self._seed, 4, number])
+            rng = np.random.default_rng([*self._seed, 4, number])
             columns, rows = self._scan.shape[:2]
             white = rng.standard_normal((rows, columns), dtype=np.float32)
             sigma = [self._scan.noise_correlation[0] / step for step in self._scan.spacing[1::-1]]

@@ -36,6 +36,7 @@ class Scan:
         streaks: standard deviation of horizontal streaks through the widest, densest slices.
         circular: whether pixels outside the circle of reconstruction are padded with -1024.
         table: height of the table's curve over 200 mm, or None without a table.
+        series: which of the patient's series it is; each has noise of its own.
     """
 
     shape: tuple[int, int, int]
@@ -53,6 +54,7 @@ class Scan:
     streaks: float
     circular: bool
     table: float | None
+    series: int = 0
 
     def index_to_patient(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """`matrix`, `origin` with patient LPS mm = `matrix @ (column, row, slice) + origin`."""
@@ -110,6 +112,23 @@ class Body:
 
 
 @dataclass(frozen=True)
+class Resection:
+    """A part of the liver that a surgeon took out, on one side of a plane (mm in a patient of average size).
+
+    Args:
+        middle: of the cut face.
+        normal: unit vector to the side that is missing.
+        clips: metal clips that are left on the cut face.
+        seroma: half axis of the fluid that is left at the cut face, 0 without.
+    """
+
+    middle: Triple
+    normal: Triple
+    clips: int
+    seroma: float
+
+
+@dataclass(frozen=True)
 class LiverShape:
     """What makes one liver unlike another (mm in a patient of average size).
 
@@ -126,6 +145,7 @@ class LiverShape:
         fissure: width of the fissure of the round ligament.
         roughness: standard deviation of the surface's smooth irregularity.
         nodularity: standard deviation of small nodules at the surface (cirrhosis), 0 without.
+        resection: what was taken out, or None.
     """
 
     tip: float
@@ -140,6 +160,7 @@ class LiverShape:
     fissure: float
     roughness: float
     nodularity: float
+    resection: Resection | None = None
 
 
 @dataclass(frozen=True)

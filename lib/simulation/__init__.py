@@ -1,0 +1,1 @@
+"""Active learning played through with phantom patients and an annotator who knows the truth."""
