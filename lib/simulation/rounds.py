@@ -197,12 +197,13 @@ class Campaign:
         if self.strategy == FULL:
             return [Choice(name, "the whole pool") for name in open_names]
         rng = np.random.default_rng(seed_of("choose", self.seed, len(state.rounds)))
+        patients = {name: case.patient for name, case in pool.items()}
         chosen: list[Choice] = []
         picked, embeddings = Counter(state.picked), list(state.embeddings)
         for _ in range(min(self.plan.per_round, len(open_names))):
             taken = [choice.image_id for choice in chosen]
             candidates = [
-                Candidate(name, scores=scores.get(name), model_version=version, patient=pool[name].patient)
+                Candidate(name, scores=scores.get(name), model_version=version, patient=patients[name])
                 for name in open_names
                 if name not in taken
             ]
@@ -210,8 +211,8 @@ class Campaign:
                 version, len(state.labelled) + len(chosen), self.plan.planned, dict(picked),
                 np.stack(embeddings) if embeddings else None,
             )  # fmt: skip
-            before = [pool[name].patient for name in [*state.labelled, *taken]][-2:]
-            choice = in_turn(STRATEGIES[self.strategy].rank(candidates, history, rng), candidates, before)[0]
+            ranking = STRATEGIES[self.strategy].rank(candidates, history, rng)
+            choice = in_turn(ranking, patients, [patients[name] for name in [*state.labelled, *taken]])[0]
             chosen.append(choice)
             picked[choice.part] += 1
             seen = scores.get(choice.image_id)
