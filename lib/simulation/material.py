@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from lib.networks.checkpoint import save_weights
 from lib.simulation.kinds import Grid
 from lib.simulation.plan import EASY, PHANTOMS, SCRATCH, Plan, seed_of
 from lib.simulation.pool import CaseSpec, draw_pool, draw_test_set, image_file, read_pool, truth_file, write_pool
-from lib.simulation.pool_scores import load_scores, save_scores, score_cases
+from lib.simulation.pool_scores import load_scores, save_scores, score_cases, scoring_settings
 from lib.simulation.test_set import judge_all
 from lib.training.cases import CaseFiles
 from lib.training.run import run_training
 
-_EASY_KIND, _EASY_CASES = "ordinary", 6
+_EASY_KIND, _EASY_CASES = "ordinary", 8
 _CPU = torch.device("cpu")
 
 
@@ -107,7 +107,7 @@ def prepare(plan: Plan, seed: int, folder: Path, app: Path, progress: Callable[[
             path.write_text(json.dumps(judged, indent=1), encoding="utf-8")
     if not (own / "start_scores.json").is_file():
         tell("scoring the pool")
-        save_scores(own / "start_scores.json", score_cases(pool.values(), model, plan.settings))
+        save_scores(own / "start_scores.json", score_cases(pool.values(), model, scoring_settings(plan.settings, "")))
 
 
 def prepare_test_set(plan: Plan, folder: Path, progress: Callable[[], object] | None = None) -> None:
@@ -168,22 +168,22 @@ def _make_start(plan: Plan, seed: int, own: Path, app: Path) -> None:
 
 
 def easy_cases(seed: int, grid: Grid) -> list[CaseSpec]:
-    """A handful of ordinary patients with lesions, of another hospital than that of the pool."""
+    """A handful of ordinary patients with lesions, one image of each, from other hospitals than that of the pool."""
     found = (
         case
         for number in count()
         for case in draw_pool(seed_of("easy", seed, number), 10, grid)
         if case.kind == _EASY_KIND and case.lesions and not case.series
     )
-    cases: dict[int, CaseSpec] = {}
-    for case in islice(found, _EASY_CASES):
-        cases[case.seed] = case
-    return list(cases.values())
+    return [
+        replace(case, image_id=f"e{number:03d}", patient=f"e{number:03d}")
+        for number, case in enumerate(islice(found, _EASY_CASES))
+    ]
 
 
 def _train_on_easy(plan: Plan, seed: int, own: Path) -> None:
     easy = own / "easy"
-    write_pool(easy, _renamed(easy_cases(seed, plan.grid)))
+    write_pool(easy, easy_cases(seed, plan.grid))
     run = own / "start-run"
     shutil.rmtree(run, ignore_errors=True)
     cases = [case.as_training() for case in read_cases(easy).values()]

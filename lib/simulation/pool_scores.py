@@ -47,6 +47,12 @@ def score_cases(
     return result
 
 
+def scoring_settings(settings: Settings, strategy: str) -> Settings:
+    """Those by which only what a strategy needs is scored: dropout passes take longer than all the rest."""
+    chosen = settings.active_learning.model_copy(update={"strategies": (strategy,)})
+    return settings.model_copy(update={"active_learning": chosen})
+
+
 def save_scores(path: Path, scores: Mapping[str, CaseScores]) -> None:
     """Write scores as JSON; the embeddings, which are of half precision, are kept exactly."""
     content = {name: {"figures": one.figures(), "embedding": as_json(one.embedding)} for name, one in scores.items()}

@@ -21,7 +21,7 @@ import torch
 from lib.activelearning.history import History
 from lib.activelearning.patients import in_turn
 from lib.activelearning.strategies import STRATEGIES
-from lib.activelearning.strategy import Choice
+from lib.activelearning.strategy import BY_NAME, BY_TURN, Choice
 from lib.case_scores import CaseScores
 from lib.errors import BadInputError
 from lib.files import atomic_write
@@ -29,7 +29,7 @@ from lib.inference.model import load_model
 from lib.simulation.annotator import annotate
 from lib.simulation.material import Material, TruthCase
 from lib.simulation.plan import FULL, Plan, seed_of
-from lib.simulation.pool_scores import as_array, as_json, score_cases
+from lib.simulation.pool_scores import as_array, as_json, score_cases, scoring_settings
 from lib.simulation.test_set import judge_all, overall
 from lib.store.pool import Candidate
 from lib.training.cases import CaseFiles
@@ -186,9 +186,9 @@ class Campaign:
         if self.strategy == FULL or not (self.plan.slices_only or needs_scores(self.strategy)):
             return _NO_SCORES
         open_cases = [case for name, case in self.material.pool.items() if name not in set(state.labelled)]
-        if state.weights == self.material.start:
+        if state.weights == self.material.start and self.strategy != "bald":
             return {case.name: self.material.start_scores[case.name] for case in open_cases}
-        return score_cases(open_cases, model, self.plan.settings)
+        return score_cases(open_cases, model, scoring_settings(self.plan.settings, self.strategy))
 
     def _choose(self, state: _State, version: str, scores: Mapping[str, CaseScores]) -> list[Choice]:
         """This round's cases, one after the other, as if each was asked for when the one before was handed in."""
@@ -269,7 +269,7 @@ class Campaign:
 
 def needs_scores(strategy: str) -> bool:
     """Whether a strategy looks at anything that a model has told."""
-    return strategy not in {"random", "first"}
+    return not {BY_NAME, BY_TURN}.issuperset(STRATEGIES[strategy].walks)
 
 
 def rounds_done(folder: Path) -> int:

@@ -136,7 +136,7 @@ def test_a_test_set_of_the_same_patients_is_refused(plan, folder):
 
 def test_easy_cases_are_ordinary_and_no_test_patients(plan, folder):
     cases = easy_cases(3, plan.grid)
-    assert len({case.patient for case in cases}) == len(cases) == 6
+    assert len({case.patient for case in cases}) == len(cases) == 8
     assert all(case.kind == "ordinary" and case.lesions for case in cases)
     assert cases == easy_cases(3, plan.grid) != easy_cases(4, plan.grid)
 
