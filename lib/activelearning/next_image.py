@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, select, update
 
+from lib.activelearning.history import History
 from lib.activelearning.strategies import STRATEGIES
 from lib.errors import BusyError, StorageError, UnavailableError
 from lib.store import leases, pool
@@ -152,7 +153,7 @@ def _chosen(
     candidates = _candidates(connection, strategy, model_version, rng, at_hand)
     if not candidates:
         return _last_resort(connection, strategy, client_id, seconds, at_hand)
-    choice = STRATEGIES[strategy](candidates, rng)
+    choice = STRATEGIES[strategy].rank(candidates, History(model_version), rng)[0]
     columns = (images_table.c.served_at, images_table.c.to_review)
     place = connection.execute(select(*columns).where(images_table.c.image_id == choice.image_id)).mappings().one()
     lease = leases.acquire(

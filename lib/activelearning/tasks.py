@@ -13,8 +13,9 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from lib.activelearning.history import History
 from lib.activelearning.next_image import next_sample
-from lib.activelearning.strategies import DESCRIPTIONS, STRATEGIES
+from lib.activelearning.strategies import STRATEGIES
 from lib.activelearning.uncertainty import uncertainty_score
 from lib.errors import BadInputError, LiverLoopError
 from lib.inference.device import choose_device
@@ -42,7 +43,7 @@ class StrategyTask(Strategy):
     """
 
     def __init__(self, name: str, source: ModelSource) -> None:
-        super().__init__(DESCRIPTIONS[name])
+        super().__init__(STRATEGIES[name].description)
         self._name = name
         self._source = source
         self._rng = np.random.default_rng()
@@ -70,7 +71,7 @@ class StrategyTask(Strategy):
             return None
         version = self._source.version
         candidates = [_candidate(image, datastore.get_image_info(image), version) for image in waiting]
-        choice = STRATEGIES[self._name](candidates, self._rng)
+        choice = STRATEGIES[self._name].rank(candidates, History(version), self._rng)[0]
         return {"id": choice.image_id, "reason": choice.reason, "score": choice.score}
 
     def _lease(self, request: dict[str, Any], store: Store) -> dict[str, Any] | None:

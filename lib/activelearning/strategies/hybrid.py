@@ -1,0 +1,36 @@
+"""Diversity first, then uncertainty class by class: what suits few labels is not what suits many.
+
+While a model knows little, its uncertainty says little, and typical images that are unlike each other teach it most
+(arXiv 2202.02794). Later `class_balanced` chooses, but passes over near duplicates of what was chosen before.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lib.activelearning.coverage import features
+from lib.activelearning.history import History
+from lib.activelearning.strategies import class_balanced, diversity
+from lib.activelearning.strategy import Choice, Strategy
+from lib.store.pool import Candidate
+
+DIVERSE_SHARE = 0.1
+"""Diversity chooses until the campaign has so much of its planned labels,"""
+DIVERSE_LABELS = 5
+"""and at least so many."""
+
+
+def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Generator) -> list[Choice]:
+    """By diversity early in the campaign if there are embeddings, otherwise by class."""
+    early = history.progress < DIVERSE_SHARE or history.labelled < DIVERSE_LABELS
+    if early and features(candidates):
+        return diversity.rank(candidates, history, rng)
+    return class_balanced.ranked(candidates, history, rng, without_alike=True)
+
+
+STRATEGY = Strategy(
+    name="hybrid",
+    description="Typical images unlike each other first, then uncertain ones for each class in turn",
+    rank=rank,
+    walks=class_balanced.WALKS,
+)
