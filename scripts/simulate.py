@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Play active learning through, with an annotator who knows the truth, to see which strategy needs the fewest labels.
+r"""Play active learning through, with an annotator who knows the truth, to see which strategy needs the fewest labels.
 
-    scripts/simulate.py --pool phantoms --strategies foreground_random hybrid full --seeds 0 1 2 \\
+    scripts/simulate.py --pool phantoms --strategies foreground_random hybrid full --seeds 0 1 2 \
         --folder simulation --html simulation.html
     scripts/simulate.py --pool pool/ --test test/ --start starter --annotator realistic --folder simulation
     scripts/simulate.py ... --report-only --json so_far.json
@@ -105,7 +105,12 @@ def _arguments() -> argparse.Namespace:
     add("--rounds", type=int, default=8, metavar="N", help="of a campaign (default: %(default)s)")
     add("--per-round", type=int, default=5, metavar="K", help="labels of a round (default: %(default)s)")
     add("--steps", type=int, default=150, metavar="N", help="of training in a round (default: %(default)s)")
-    add("--start", choices=(EASY, STARTER, SCRATCH), default=EASY, help="weights of the first round (default: %(default)s)")
+    add(
+        "--start",
+        choices=(EASY, STARTER, SCRATCH),
+        default=EASY,
+        help="weights of the first round (default: %(default)s)",
+    )
     add("--start-steps", type=int, default=600, metavar="N", help="of an easy start's training (default: %(default)s)")
     add("--annotator", choices=("true", "realistic"), default="true", help="(default: %(default)s)")
     add("--slices-only", action="store_true", help="only the suggested slices of each image are labelled")
@@ -114,7 +119,9 @@ def _arguments() -> argparse.Namespace:
     add("--size", type=int, default=128, metavar="N", help="columns and rows of a phantom (default: %(default)s)")
     add("--slices", type=int, default=24, metavar="N", help="of a phantom (default: %(default)s)")
     add("--patch", type=int, default=96, metavar="N", help="pixels of a training patch (default: %(default)s)")
-    add("--filters", nargs="+", type=int, default=(8, 16, 32, 64, 128), metavar="N", help="of the network (%(default)s)")
+    add(
+        "--filters", nargs="+", type=int, default=(8, 16, 32, 64, 128), metavar="N", help="of the network (%(default)s)"
+    )
     add("--workers", type=int, default=1, metavar="N", help="campaigns at once (default: %(default)s)")
     add("--niceness", type=int, default=10, choices=range(20), metavar="0-19", help="of theirs (default: %(default)s)")
     add("--report-only", action="store_true", help="run nothing, report what is done so far")

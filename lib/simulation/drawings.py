@@ -43,7 +43,9 @@ def draw_curves(summary: Mapping[str, Any]) -> Figure:
 def draw_differences(summary: Mapping[str, Any]) -> Figure:
     """Paired differences of the areas under the curves to the baseline, with their intervals."""
     measures = [measure for measure in summary["measures"] if measure != FALSE]
-    rows = [(name, told["against_baseline"]) for name, told in summary["strategies"].items() if told["against_baseline"]]
+    rows = [
+        (name, told["against_baseline"]) for name, told in summary["strategies"].items() if told["against_baseline"]
+    ]
     figure = Figure(figsize=(4.6 * len(measures), 1.2 + 0.42 * max(1, len(rows))), layout="constrained")
     for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False, sharey=True)[0], measures, strict=True):
         for place, (_, against) in enumerate(rows):

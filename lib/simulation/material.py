@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
@@ -102,12 +102,14 @@ def prepare(plan: Plan, seed: int, folder: Path, app: Path, progress: Callable[[
     figures = own / "start.json"
     if not figures.is_file():
         tell("judging the start weights")
-        judged = judge_all(test, model, plan.settings)
+        judged = judge_all((case.as_training() for case in test), model, plan.settings)
         with atomic_write(figures) as path:
             path.write_text(json.dumps(judged, indent=1), encoding="utf-8")
     if not (own / "start_scores.json").is_file():
         tell("scoring the pool")
-        save_scores(own / "start_scores.json", score_cases(pool.values(), model, scoring_settings(plan.settings, "")))
+        save_scores(
+            own / "start_scores.json", score_cases(images_of(pool.values()), model, scoring_settings(plan.settings, ""))
+        )
 
 
 def prepare_test_set(plan: Plan, folder: Path, progress: Callable[[], object] | None = None) -> None:
@@ -134,6 +136,11 @@ def read_cases(folder: Path) -> dict[str, TruthCase]:
         name: TruthCase(name, image_file(folder, name), truth_file(folder, name), case["kind"], case["patient"])
         for name, case in sorted(read_pool(folder).items())
     }
+
+
+def images_of(cases: Iterable[TruthCase]) -> dict[str, Path]:
+    """Their files by name."""
+    return {case.name: case.image for case in cases}
 
 
 def _read(plan: Plan, seed: int, folder: Path) -> tuple[dict[str, TruthCase], tuple[TruthCase, ...]]:

@@ -43,7 +43,11 @@ def tables(summary: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     """Rows of cells of each table, the head first: `end`, `area`, `needed`."""
     measures = summary["measures"]
     goals = [measure for measure in measures if measure != FALSE]
-    end, areas, need = [["strategy", "labels", *measures]], [["strategy", *goals, *(f"{m}, less {BASELINE}" for m in goals)]], []
+    end, areas, need = (
+        [["strategy", "labels", *measures]],
+        [["strategy", *goals, *(f"{m}, less {BASELINE}" for m in goals)]],
+        [],
+    )
     need.append(["strategy", *(f"{m}: labels" for m in goals), *(f"{m}: slices" for m in goals)])
     for name, told in summary["strategies"].items():
         last = {measure: told["curves"][measure][-1] for measure in measures}
@@ -67,7 +71,9 @@ def as_markdown(rows: list[list[str]]) -> str:
 def as_text(rows: list[list[str]]) -> str:
     """A table for a terminal."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -106,7 +106,9 @@ class Plan:
         theirs = json.loads(path.read_text(encoding="utf-8"))
         for key in ours:
             if ours[key] != theirs.get(key):
-                said, kept = ("other settings of the app", "those") if key == "settings" else (ours[key], theirs.get(key))
+                said, kept = (
+                    ("other settings of the app", "those") if key == "settings" else (ours[key], theirs.get(key))
+                )
                 msg = (
                     f"{folder} holds a simulation that was begun with {key} {kept}, not {said}; ask for the same, or "
                     "choose another --folder"

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,30 +17,20 @@ from lib.settings import Settings
 from lib.volume_io import read_image
 
 
-class Scorable(Protocol):
-    """A case that need not be labelled."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def image(self) -> Path: ...
-
-
 def score_cases(
-    cases: Iterable[Scorable], model: Model, settings: Settings, progress: Callable[[], object] | None = None
+    images: Mapping[str, Path], model: Model, settings: Settings, progress: Callable[[], object] | None = None
 ) -> dict[str, CaseScores]:
     """Scores of each case by its name, as a ledger would give them back.
 
     Args:
-        cases: to score.
+        images: files by name.
         model: that segments them.
         settings: labels, channels, post-processing, `active_learning`.
         progress: called after each case.
     """
     result = {}
-    for case in cases:
-        result[case.name] = _score(case.image, model, settings)
+    for name, path in images.items():
+        result[name] = _score(path, model, settings)
         if progress:
             progress()
     return result

@@ -1,4 +1,4 @@
-"""What many campaigns show together: learning curves, labels needed, what was chosen. Pure, from what was written down."""
+"""What many campaigns show together: learning curves, labels needed, what was chosen. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,9 @@ def summarize(campaigns: Campaigns) -> dict[str, Any]:
     } if full else {}  # fmt: skip
     baseline = chosen.get(BASELINE, {})
     strategies = {
-        name: _of_strategy(seeds, baseline if name != BASELINE else {}, measures, _targets(reference, baseline, measures))
+        name: _of_strategy(
+            seeds, baseline if name != BASELINE else {}, measures, _targets(reference, baseline, measures)
+        )
         for name, seeds in chosen.items()
     }
     return {
@@ -53,7 +55,9 @@ def summarize(campaigns: Campaigns) -> dict[str, Any]:
     }
 
 
-def _targets(reference: Mapping[str, Estimate], baseline: Mapping[int, Rounds], measures: Sequence[str]) -> dict[str, dict[str, float]]:
+def _targets(
+    reference: Mapping[str, Estimate], baseline: Mapping[int, Rounds], measures: Sequence[str]
+) -> dict[str, dict[str, float]]:
     """What is to be reached, by its name and measure."""
     wanted = [measure for measure in measures if measure != FALSE]
     targets = {}

@@ -1,4 +1,4 @@
-"""One campaign: score, choose, label, train, publish or not, judge; round after round, each written down when it is done.
+"""One campaign: score, choose, label, train, publish or not, judge; round after round, each written down at its end.
 
 A round follows from the rounds before it and from seeds alone. A campaign that was interrupted goes on with the round
 that was not finished and ends as it would have ended otherwise.
@@ -27,7 +27,7 @@ from lib.errors import BadInputError
 from lib.files import atomic_write
 from lib.inference.model import load_model
 from lib.simulation.annotator import annotate
-from lib.simulation.material import Material, TruthCase
+from lib.simulation.material import Material, TruthCase, images_of
 from lib.simulation.plan import FULL, Plan, seed_of
 from lib.simulation.pool_scores import as_array, as_json, score_cases, scoring_settings
 from lib.simulation.test_set import judge_all, overall
@@ -147,7 +147,7 @@ class Campaign:
         labels: int,
         chosen: Sequence[Mapping[str, Any]],
         slices: int,
-        published: bool,  # noqa: FBT001
+        published: bool,
         reason: str,
         cases: Mapping[str, Any],
         seconds: Mapping[str, float],
@@ -174,7 +174,7 @@ class Campaign:
         cases = state.rounds[-1]["cases"]
         if published:
             new = load_model(self.plan.settings, _weights_file(self.folder, number), _CPU)
-            cases = judge_all(self.material.test, new, self.plan.settings)
+            cases = judge_all((case.as_training() for case in self.material.test), new, self.plan.settings)
         seconds = {
             "score": scored - begin, "choose": chosen_at - scored, "train": trained - chosen_at,
             "test": time.perf_counter() - trained,
@@ -188,10 +188,10 @@ class Campaign:
         open_cases = [case for name, case in self.material.pool.items() if name not in set(state.labelled)]
         if state.weights == self.material.start and self.strategy != "bald":
             return {case.name: self.material.start_scores[case.name] for case in open_cases}
-        return score_cases(open_cases, model, scoring_settings(self.plan.settings, self.strategy))
+        return score_cases(images_of(open_cases), model, scoring_settings(self.plan.settings, self.strategy))
 
     def _choose(self, state: _State, version: str, scores: Mapping[str, CaseScores]) -> list[Choice]:
-        """This round's cases, one after the other, as if each was asked for when the one before was handed in."""
+        """The cases of this round, one after the other, as if each was asked for when the one before was handed in."""
         pool = self.material.pool
         open_names = [name for name in pool if name not in set(state.labelled)]
         if self.strategy == FULL:

@@ -91,7 +91,12 @@ def run_all(
         prepare_test_set(plan, folder, bar.update)
     with _processes(workers, niceness) as pool:
         _do(pool, [Job(plan, "", seed, folder, app) for seed in seeds], "pools and start weights", "seed")
-        _do(pool, [Job(plan, strategy, seed, folder, app) for seed in seeds for strategy in strategies], "rounds", "round")
+        _do(
+            pool,
+            [Job(plan, strategy, seed, folder, app) for seed in seeds for strategy in strategies],
+            "rounds",
+            "round",
+        )
 
 
 def _do(pool: ProcessPoolExecutor, jobs: Sequence[Job], what: str, unit: str) -> None:
@@ -100,7 +105,9 @@ def _do(pool: ProcessPoolExecutor, jobs: Sequence[Job], what: str, unit: str) ->
     waiting: set[Future[None]] = set(running)
 
     def done() -> int:
-        return sum(job.most if future not in waiting else min(job.done, job.most - 1) for future, job in running.items())
+        return sum(
+            job.most if future not in waiting else min(job.done, job.most - 1) for future, job in running.items()
+        )
 
     with tqdm(total=sum(job.most for job in jobs), desc=what, unit=unit, initial=done(), smoothing=0.05) as bar:
         while waiting:

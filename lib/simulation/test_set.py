@@ -1,7 +1,7 @@
 """A model on the cases that never train, segmented exactly as annotators get it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,22 +14,13 @@ from lib.training.gate import judge_on
 RECALL, FALSE = "lesion recall", "false lesions"
 
 
-class Judged(Protocol):
-    """A case with its truth."""
-
-    @property
-    def name(self) -> str: ...
-
-    def as_training(self) -> CaseFiles: ...
-
-
-def judge_all(cases: Iterable[Judged], model: Model, settings: Settings) -> dict[str, Any]:
+def judge_all(cases: Iterable[CaseFiles], model: Model, settings: Settings) -> dict[str, Any]:
     """Figures of each case by its name, JSON-ready: see `lib.training.comparison.Figures`.
 
     Raises:
         One of `lib.training.gate.CASE_ERRORS`: the test set must not shrink unnoticed.
     """
-    return {case.name: judge_on(case.as_training(), model, settings).as_dict() for case in cases}
+    return {case.name: judge_on(case, model, settings).as_dict() for case in cases}
 
 
 def overall(cases: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:

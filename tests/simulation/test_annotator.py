@@ -12,7 +12,7 @@ NAMES = {"liver": 1, "tumor": 2}
 
 
 def truth(*, voxel_mm=2.0):
-    """A liver with a large lesion, and nine of a few pixels; axial `(Z, Y, X)`, the first axis counted from the feet."""
+    """A liver with a large lesion, and nine of a few pixels."""
     axial = np.zeros((8, 64, 64), np.uint8)
     axial[1:7, 6:58, 6:58] = 1
     axial[2:5, 30:44, 30:44] = 2

@@ -66,7 +66,7 @@ def test_a_campaign_labels_trains_and_judges(uncut, folder, plan):
 
 
 def test_cut_off_and_resumed_is_as_uncut(uncut, plan, folder, tmp_path):
-    place, rounds = uncut
+    rounds = uncut[1]
     cut = tmp_path / "cut"
     whole = campaign(plan, folder, cut)
 
@@ -120,7 +120,9 @@ def test_only_suggested_slices(plan, folder, tmp_path):
 def test_another_plan_does_not_go_on(plan, tmp_path):
     plan.keep(tmp_path)
     plan.keep(tmp_path)
-    with pytest.raises(BadInputError, match=r"begun with per_round 2, not 5; ask for the same, or choose another --folder"):
+    with pytest.raises(
+        BadInputError, match=r"begun with per_round 2, not 5; ask for the same, or choose another --folder"
+    ):
         replace(plan, per_round=5).keep(tmp_path)
     with pytest.raises(BadInputError, match="begun with other settings of the app"):
         replace(plan, settings=small(plan.settings, patch=48, filters=None)).keep(tmp_path)
