@@ -27,6 +27,7 @@ _DARK_HU = -20  # fat and air are below, in every CT; MR, and values from 0, hav
 _LEAST_BODY, _LEAST_SOFT, _LEAST_DARK = 0.02, 0.5, 0.01  # shares
 _NOISY_HU = 40.0  # standard deviation; abdominal CT as it is read has 10 to 20, thin slices up to about 30
 _TISSUE_HU = (-50, 200)
+_FINE_MM = 1.5
 _BLOCK = 4  # pixels: where tissue is homogeneous, what differs in a block of this size is noise
 _MOST_SLICES = 16
 _CUT_MM2 = 500.0  # of the outermost slice; the tip of a liver is less
@@ -35,11 +36,12 @@ _SMALL_ML = 600.0
 _PIECE_ML, _PIECE_SHARE = 50.0, 0.1  # of a second piece: more than a false find, and a share of the largest
 
 
-def image_flags(hu: NDArray[np.int16]) -> tuple[str, ...]:
+def image_flags(hu: NDArray[np.int16], pixel_mm: float) -> tuple[str, ...]:
     """Doubts about an image, from a few of its slices.
 
     Args:
         hu: axial `(Z, Y, X)`.
+        pixel_mm: length of a pixel; noise is judged only where it is that of a common CT.
     """
     chosen = np.unique(np.linspace(0, len(hu) - 1, min(len(hu), _MOST_SLICES)).round().astype(int))
     counts, deviations = np.zeros(4, np.int64), []
@@ -52,11 +54,12 @@ def image_flags(hu: NDArray[np.int16]) -> tuple[str, ...]:
             np.count_nonzero(values > _BODY_HU),
             np.count_nonzero((values >= low) & (values <= high)),
         ]
-        deviations.append(_deviations(values))
+        if pixel_mm <= _FINE_MM:
+            deviations.append(_deviations(values))
     everything, dark, body, soft = (int(count) for count in counts)
     if dark < _LEAST_DARK * everything or body < _LEAST_BODY * everything or soft < _LEAST_SOFT * body:
         return (NOT_CT,)
-    homogeneous = np.concatenate(deviations)
+    homogeneous = np.concatenate([np.zeros(0, np.float32), *deviations])
     # The lower quartile: most blocks lie within one organ, and those at an edge differ by more than noise.
     return (NOISY,) if homogeneous.size and float(np.quantile(homogeneous, 0.25)) > _NOISY_HU else ()
 

@@ -20,6 +20,7 @@ from lib.settings import Settings
 from lib.volume import Volume
 
 _KEPT_MM = 5.0  # between slices that are kept for dropout passes: the others' memory is free once they are segmented
+_ONE_IN = 8  # slices: dropout passes of one take as long as segmenting about three
 _COARSE_MM = 3.0  # pixels in which the pieces of a liver are counted
 
 Note = Callable[[CaseScores, float], None]
@@ -63,7 +64,7 @@ class CaseObserver:
             self._model, self._settings, self._note = model, settings, note
             self._labels = settings.label_indices()
             self._shape, self._spacing, self._voxel_ml = hu.shape, image.axial_spacing, image.voxel_ml
-            self._flags = image_flags(hu)
+            self._flags = image_flags(hu, max(self._spacing[1:]))
             self._kept: dict[int, NDArray[np.int16]] = {}
             if "bald" in settings.active_learning.strategies:
                 step = max(1, round(_KEPT_MM / self._spacing[0]))
@@ -140,7 +141,8 @@ class CaseObserver:
         kept = np.array(sorted(self._kept))
         # Where nothing was predicted, the whole volume; where it lies between two slices that are kept, the nearer one.
         low, high = (with_foreground[0], with_foreground[-1]) if with_foreground else (0, self._shape[0] - 1)
-        wanted = np.linspace(low, high, chosen.slices_per_score + 2)[1:-1]  # not the ends, which are small
+        slices = min(chosen.slices_per_score, -(-(high - low + 1) // _ONE_IN))
+        wanted = np.linspace(low, high, slices + 2)[1:-1]  # not the ends, which are small
         nearest = {int(kept[np.abs(kept - place).argmin()]) for place in wanted}
         looks = []
         for z in sorted(nearest):

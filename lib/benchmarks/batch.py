@@ -22,6 +22,7 @@ from lib.inference.device import set_threads
 from lib.inference.engine import Engine
 from lib.inference.files import plan_jobs, run_job
 from lib.inference.model import ModelSource, load_model
+from lib.inference.observer import Seen
 from lib.inference.overlapped import segment_all, workers_for
 from lib.inference.records import Recipe
 from lib.inference.segment import predict
@@ -47,6 +48,10 @@ class Recorder:
         """See `lib.inference.engine.Engine`."""
         self._given.append((hu, levels))
         return self._engine(hu, levels, watch)
+
+    def seen(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> Seen:
+        """See there; not kept."""
+        return self._engine.seen(hu, levels, watch)
 
     def replay(self) -> float:
         """Seconds that the engine alone needs for all that it was given."""

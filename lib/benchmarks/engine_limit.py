@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lib.inference.device import resolve_precision
 from lib.inference.engine import STRIDE, Engine
+from lib.inference.observer import Seen
 from lib.inference.stopwatch import Stopwatch
 from lib.transforms.box import bounding_box
 
@@ -27,17 +28,22 @@ class Counted:
 
     Args:
         engine: that does the work.
-        seen: called with the pixels before each pass.
+        count: called with the pixels before each pass.
     """
 
-    def __init__(self, engine: Engine, seen: Callable[[int], object]) -> None:
-        self._engine, self._seen = engine, seen
+    def __init__(self, engine: Engine, count: Callable[[int], object]) -> None:
+        self._engine, self._count = engine, count
         self.name, self.device = engine.name, engine.device
 
     def __call__(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> NDArray[np.uint8]:
         """See `lib.inference.engine.Engine`."""
-        self._seen(hu.size)
+        self._count(hu.size)
         return self._engine(hu, levels, watch)
+
+    def seen(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> Seen:
+        """See there."""
+        self._count(hu.size)
+        return self._engine.seen(hu, levels, watch)
 
 
 def flop_per_pixel(network: nn.Module, channels: int, side: int = 512) -> float:

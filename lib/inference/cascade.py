@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.inference.engine import STRIDE, Engine
+from lib.inference.observer import Observer
 from lib.inference.predict import predict_axial, predict_slices
 from lib.inference.stopwatch import Stopwatch
 from lib.transforms.coarse import coarse_factors, shrunk
@@ -114,6 +115,7 @@ def predict_liver(
     batch_slices: int = 4,
     watch: Stopwatch | None = None,
     progress: Callable[[int], object] | None = None,
+    observer: Observer | None = None,
 ) -> NDArray[np.uint8]:
     """Class indices of every voxel; far from the liver all are background.
 
@@ -127,6 +129,7 @@ def predict_liver(
         batch_slices: slices per forward pass at full resolution.
         watch: counts the steps "locate" (the coarse pass), "windows" and "network".
         progress: called with the number of slices just done.
+        observer: is told what the network gave at full resolution; of slices that are done again the last counts.
 
     Returns:
         uint8 `(Z, Y, X)`.
@@ -148,7 +151,9 @@ def predict_liver(
             ahead -= again
             tell(slices - again)
 
-        return predict_axial(engine, hu, batch_slices=batch_slices, watch=watch, progress=tell_rest)
+        if observer:
+            observer.begin_again()
+        return predict_axial(engine, hu, batch_slices=batch_slices, watch=watch, progress=tell_rest, observer=observer)
 
     groups = [slice(start, min(start + batch_slices, len(hu))) for start in range(0, len(hu), batch_slices)]
     with watch("locate"):
@@ -166,7 +171,9 @@ def predict_liver(
         if box is None or box == done[number]:
             continue
         result[group] = 0
-        result[group][:, *box.cut] = predict_slices(engine, hu[group], watch, *box.cut)
+        result[group][:, *box.cut] = predict_slices(
+            engine, hu[group], watch, *box.cut, observer=observer, first=group.start
+        )
         if done[number] is None:
             tell(group.stop - group.start)
         done[number] = box

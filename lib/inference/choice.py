@@ -24,6 +24,7 @@ from lib.inference.device import Precision, has_fast_bfloat16, has_fast_int8
 from lib.inference.engine import Engine, TorchEngine
 from lib.inference.int8 import Int8, accepted_int8
 from lib.inference.stopwatch import Stopwatch
+from lib.networks.unet import MulticlassUNet
 from lib.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -203,6 +204,7 @@ def candidates_for(network: nn.Module, settings: Settings, threads: int, int8: I
         int8: the network's accepted int8 files, where there are any.
     """
     channels, chosen = settings.blend_channels(), settings.inference
+    has_bottom = isinstance(network, MulticlassUNet)
     found = []
     if next(network.parameters()).device.type == "cuda":
         for compiled in (False, True):
@@ -225,7 +227,7 @@ def candidates_for(network: nn.Module, settings: Settings, threads: int, int8: I
                 Candidate(
                     openvino_name(precision, streams),
                     lambda source=source, precision=precision, streams=streams: OpenVinoEngine(  # type: ignore[misc]
-                        source, channels, precision, threads=threads, streams=streams
+                        source, channels, precision, threads=threads, streams=streams, has_bottom=has_bottom
                     ),
                     judged=precision == "int8",
                 )

@@ -1,14 +1,16 @@
 """Who looks over the network's shoulder: scores come from the pass that segments a case, not from one of their own."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.inference.model import Model
 from lib.inference.queue import GiveWay
 from lib.volume import Volume
+
+if TYPE_CHECKING:  # its engines give what is seen
+    from lib.inference.model import Model
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,6 @@ class Observer(Protocol):
 class Watch(Protocol):
     """Makes an observer for each case that is segmented with nobody waiting."""
 
-    def __call__(self, path: str, image: Volume, model: Model) -> Observer | None:
+    def __call__(self, path: str, image: Volume, model: "Model") -> Observer | None:
         """None: this case need not be watched, as it was before by the same model."""
         ...

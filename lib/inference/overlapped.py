@@ -19,6 +19,7 @@ from lib.errors import LiverLoopError
 from lib.inference.engine import Engine
 from lib.inference.files import Job, Planes, planes_path, run_job
 from lib.inference.model import Model
+from lib.inference.observer import Seen
 from lib.inference.records import Recipe, find, keep
 from lib.inference.stopwatch import Stopwatch
 from lib.settings import Settings
@@ -45,6 +46,11 @@ class OneAtATime:
         """See `Engine`; waiting is not counted."""
         with self._lock:
             return self._engine(hu, levels, watch)
+
+    def seen(self, hu: NDArray[np.int16], levels: NDArray[np.int16], watch: Stopwatch) -> Seen:
+        """See `Engine`; likewise."""
+        with self._lock:
+            return self._engine.seen(hu, levels, watch)
 
 
 def workers_for(device: torch.device) -> int:

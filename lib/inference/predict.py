@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.inference.engine import STRIDE, Engine
+from lib.inference.observer import Observer, Seen
 from lib.inference.stopwatch import Stopwatch
 from lib.transforms.lookup import slice_levels
 from lib.volume import AIR_HU
@@ -25,6 +26,9 @@ def predict_slices(
     watch: Stopwatch,
     rows: slice = slice(None),
     columns: slice = slice(None),
+    *,
+    observer: Observer | None = None,
+    first: int = 0,
 ) -> NDArray[np.uint8]:
     """Class indices of a few slices in one pass, or of one part of each.
 
@@ -34,6 +38,8 @@ def predict_slices(
         watch: counts the steps "windows" and "network".
         rows: of the part.
         columns: of the part.
+        observer: is told what the network gave for the part; the step "observe" counts its time.
+        first: index in the volume of the first of these slices, for the observer.
 
     Returns:
         uint8 `(N, Y', X')`, of the part alone.
@@ -42,7 +48,15 @@ def predict_slices(
         hu = np.ascontiguousarray(hu)
         levels = slice_levels(hu, engine.device)
         part = hu[:, rows, columns]
-    return engine(padded(part), levels, watch)[:, : part.shape[1], : part.shape[2]]
+    cut = np.s_[..., : part.shape[1], : part.shape[2]]
+    if observer is None:
+        return engine(padded(part), levels, watch)[cut]
+    seen = engine.seen(padded(part), levels, watch)
+    seen = Seen(seen.classes[cut], seen.probabilities[cut], seen.features)
+    with watch("observe"):
+        there = slice(*rows.indices(hu.shape[1])), slice(*columns.indices(hu.shape[2]))
+        observer.saw(first, *there, seen)
+    return seen.classes
 
 
 def predict_axial(
@@ -52,6 +66,7 @@ def predict_axial(
     batch_slices: int = 4,
     watch: Stopwatch | None = None,
     progress: Callable[[int], object] | None = None,
+    observer: Observer | None = None,
 ) -> NDArray[np.uint8]:
     """Class indices of every voxel.
 
@@ -61,6 +76,7 @@ def predict_axial(
         batch_slices: slices per forward pass.
         watch: counts the steps "windows" and "network".
         progress: called with the number of slices just done.
+        observer: is told what the network gave for each group of slices.
 
     Returns:
         uint8 `(Z, Y, X)`.
@@ -68,7 +84,7 @@ def predict_axial(
     result = np.empty(hu.shape, np.uint8)
     watch = watch or Stopwatch()
     for start in range(0, len(hu), batch_slices):
-        classes = predict_slices(engine, hu[start : start + batch_slices], watch)
+        classes = predict_slices(engine, hu[start : start + batch_slices], watch, observer=observer, first=start)
         result[start : start + len(classes)] = classes
         if progress:
             progress(len(classes))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lib.inference.cascade import predict_liver
 from lib.inference.model import Model
+from lib.inference.observer import Observer
 from lib.inference.predict import predict_axial
 from lib.inference.stopwatch import Stopwatch
 from lib.settings import Settings
@@ -70,6 +71,7 @@ def predict(
     settings: Settings,
     watch: Stopwatch,
     progress: Callable[[int], object] | None = None,
+    observer: Observer | None = None,
 ) -> NDArray[np.uint8]:
     """Axial class indices `(Z, Y, X)` before post-processing, as `inference` of `app.yaml` says.
 
@@ -82,15 +84,19 @@ def predict(
     if on_gpu or not (chosen.cascade and settings.has_liver_and_tumor):
         slices = chosen.batch_slices * (_TIMES_ON_GPU if on_gpu else 1)
         try:
-            return predict_axial(engine, hu, batch_slices=slices, watch=watch, progress=progress)
+            return predict_axial(engine, hu, batch_slices=slices, watch=watch, progress=progress, observer=observer)
         except torch.OutOfMemoryError:  # of a small GPU, or one that a training uses as well
             if slices == chosen.batch_slices:
                 raise
             logger.warning("the GPU has no memory for %d slices at once; %d are tried", slices, chosen.batch_slices)
-            return predict_axial(engine, hu, batch_slices=chosen.batch_slices, watch=watch, progress=progress)
+            if observer:
+                observer.begin_again()
+            return predict_axial(
+                engine, hu, batch_slices=chosen.batch_slices, watch=watch, progress=progress, observer=observer
+            )
     return predict_liver(
         engine, hu, image.axial_spacing, margin=chosen.cascade_margin, batch_slices=chosen.batch_slices,
-        watch=watch, progress=progress,
+        watch=watch, progress=progress, observer=observer,
     )  # fmt: skip
 
 

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from lib.errors import LiverLoopError
 from lib.inference.device import choose_device
 from lib.inference.model import Model, ModelSource
-from lib.inference.queue import EngineQueue, GiveWay
+from lib.inference.observed import Observed, watched
+from lib.inference.observer import Watch
+from lib.inference.queue import EngineQueue, GiveWay, Rank, WithRest
 from lib.inference.results import Kept, Key, Packed, Results, content_of
 from lib.inference.segment import Segmentation, finish, predict
 from lib.inference.stopwatch import Stopwatch
@@ -53,10 +55,11 @@ class SharedSegmenter:
     Args:
         settings: the app's settings.
         source: where the weights come from.
+        watch: makes observers of what is segmented ahead, in batches and by `score`, never of what a person waits for.
     """
 
-    def __init__(self, settings: Settings, source: ModelSource) -> None:
-        self._settings, self._source = settings, source
+    def __init__(self, settings: Settings, source: ModelSource, watch: Watch | None = None) -> None:
+        self._settings, self._source, self._watch = settings, source, watch
         self._results = Results(settings.inference.cache_mb * 1_000_000)
         self._queue = EngineQueue(settings.inference.most_waiting)
         # What has left the queue and is not kept yet; those who wait for it hold it.
@@ -89,9 +92,9 @@ class SharedSegmenter:
         """
         began = time.perf_counter()
         model, key = self._asked(path, postprocessing, device)
-        kept = self._results.get(key)
-        if kept is not None:
-            return _served(kept, model)
+        known = self._known(key, model)  # kept, or just being cleaned
+        if known is not None:
+            return known.value()
         if background:
             return self._one_of_many(path, postprocessing, model)
         work = partial(self._make, Path(path), key, model, once)
@@ -116,6 +119,23 @@ class SharedSegmenter:
         if key.content and self._results.get(key) is None:
             self._queue.start(key, partial(self._make_whole, Path(path), key, model), client=client)
 
+    def score(self, path: str | Path) -> None:
+        """Have a case watched that nobody asked for, while nothing else is to be done; keeps nothing, blocks.
+
+        Args:
+            path: of the image.
+
+        Raises:
+            LiverLoopError: the image or the model can't be used, or the server is being stopped.
+        """
+        if self._watch is None:
+            return
+        model, _ = self._asked(path, self._settings.postprocessing, choose_device())
+        image = read_image(path)
+        observer = watched(self._watch, str(path), image, model)
+        if observer is not None:
+            self._watched(image, self._settings.postprocessing, model, Stopwatch(), observer, Rank.IDLE)
+
     def info(self) -> dict[str, Any]:
         """How many jobs wait, how many results are kept and how much memory those take."""
         return {
@@ -136,38 +156,60 @@ class SharedSegmenter:
         self._results.keep_only(model.version)
         return model, Key(content_of(path), model.version, postprocessing)
 
-    def _make(self, path: Path, key: Key, model: Model, once: bool, give_way: GiveWay) -> "_Once":
-        """What needs the engine; the rest is done when its value is asked for."""
+    def _known(self, key: Key, model: Model) -> "_Once | None":
+        """What has been made already."""
         unfinished = self._unfinished.get(key)  # first: once that is gone, it is kept
         if unfinished is not None:
             return unfinished
-        kept = self._results.get(key)  # made while this one waited
-        if kept is not None:
-            return _Once(partial(_served, kept, model))
+        kept = self._results.get(key)
+        return None if kept is None else _Once(partial(_served, kept, model))
+
+    def _make(
+        self, path: Path, key: Key, model: Model, once: bool, give_way: GiveWay, watch_by: Watch | None = None
+    ) -> "_Once":
+        """What needs the engine; the rest is done when its value is asked for."""
+        known = self._known(key, model)  # made while this one waited
+        if known is not None:
+            return known
         watch = Stopwatch()
         before = key._replace(postprocessing=None)
         made = self._results.get(before)
         if made is not None:
+            observer = None
             with watch("unpack"):
                 raw, image = made.voxels.unpacked(), _without_voxels(made.image_shape, made.affine)
         else:
             with watch("read"):
                 image = read_image(path)
+            observer = watched(watch_by, str(path), image, model)
             give_way()
-            raw = predict(image, model, self._settings, watch, lambda _: give_way())
+            raw = self._predict(image, model, watch, give_way, observer)
             give_way()
             image = _without_voxels(image.shape, image.affine)  # the next one can have its memory
         keep = not once and content_of(path) == key.content  # else it changed while it was read
-        once_made = _Once(partial(self._finish, raw, image, key, model, watch, keep, made is not None))
+        finish_it = partial(self._finish, raw, image, key, model, watch, keep, made is not None)
+        once_made = _Once(finish_it, observer if keep else None)
         if keep:
             self._unfinished[key] = once_made
         return once_made
 
-    def _make_whole(self, path: Path, key: Key, model: Model, give_way: GiveWay) -> "_Once":
-        """With nobody waiting who could finish it."""
-        made = self._make(path, key, model, False, give_way)
-        made.value()
-        return made
+    def _make_whole(self, path: Path, key: Key, model: Model, give_way: GiveWay) -> "_Once | WithRest":
+        """With nobody waiting who could finish it; who asks meanwhile has the result before its scores are done."""
+        made = self._make(path, key, model, False, give_way, self._watch)
+        served, observer = made.value(), made.take_observer()
+        return made if observer is None else WithRest(made, partial(_tell, observer, served))
+
+    def _predict(
+        self, image: Volume, model: Model, watch: Stopwatch, give_way: GiveWay, observer: Observed | None
+    ) -> NDArray[np.uint8]:
+        if observer is not None:
+            try:
+                return predict(image, model, self._settings, watch, lambda _: give_way(), observer)
+            except LiverLoopError:  # the server is being stopped
+                raise
+            except Exception as error:  # it has no memory for what an observer is to see, or can't give it
+                observer.fail(error)
+        return predict(image, model, self._settings, watch, lambda _: give_way())
 
     def _finish(
         self, raw: NDArray[np.uint8], image: Volume, key: Key, model: Model, watch: Stopwatch, keep: bool, cached: bool
@@ -196,12 +238,27 @@ class SharedSegmenter:
         watch = Stopwatch()
         with watch("read"):
             image = read_image(path)
+        observer = watched(self._watch, str(path), image, model)
+        return self._watched(image, postprocessing, model, watch, observer, Rank.BACKGROUND)
 
+    def _watched(
+        self,
+        image: Volume,
+        postprocessing: PostprocessingSettings,
+        model: Model,
+        watch: Stopwatch,
+        observer: Observed | None,
+        rank: Rank,
+    ) -> Served:
         def work(give_way: GiveWay) -> NDArray[np.uint8]:
-            return predict(image, model, self._settings, watch, lambda _: give_way())
+            return self._predict(image, model, watch, give_way, observer)
 
-        raw = self._queue.run(object(), work, background=True)
-        return self._finished(raw, image, postprocessing, model, watch)
+        raw = self._queue.run(object(), work, rank=rank)
+        served = self._finished(raw, image, postprocessing, model, watch)
+        if observer is not None:
+            with watch("observe"):
+                self._queue.run(object(), partial(_tell, observer, served), rank=rank)
+        return served
 
     def _finished(
         self,
@@ -224,16 +281,28 @@ def _served(kept: Kept, model: Model) -> Served:
     return Served(Segmentation(label, model.version, kept.summary, watch.seconds), kept.centers, cached=True)
 
 
+def _tell(observer: Observed, served: Served, give_way: GiveWay) -> None:
+    """The observer's last part, which may use the network."""
+    label, summary = served.segmentation.label, served.segmentation.summary
+    observer.finished(label.axial(), summary["lesion_count"], give_way)
+
+
 def _without_voxels(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> Volume:
     """A volume as large as an image and where it is, but for a voxel's memory."""
     return Volume(np.broadcast_to(np.int16(0), shape), affine)
 
 
 class _Once:
-    """Work that the first of several threads does for all; the others wait for it."""
+    """Work that the first of several threads does for all; the others wait for it.
 
-    def __init__(self, work: Callable[[], Served]) -> None:
+    Args:
+        work: to be done.
+        observer: of the case, who is to be told of the result.
+    """
+
+    def __init__(self, work: Callable[[], Served], observer: Observed | None = None) -> None:
         self._lock = threading.Lock()
+        self._observer = observer
         self._work: Callable[[], Served] | None = work
         self._outcome: Future[Served] = Future()
 
@@ -247,3 +316,9 @@ class _Once:
                 except BaseException as error:
                     self._outcome.set_exception(error)
         return self._outcome.result()
+
+    def take_observer(self) -> Observed | None:
+        """The observer, for the first who asks."""
+        with self._lock:
+            observer, self._observer = self._observer, None
+        return observer

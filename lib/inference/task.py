@@ -16,6 +16,7 @@ from monailabel.utils.others.generic import device_list
 from lib.errors import BadInputError
 from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
+from lib.inference.observer import Watch
 from lib.inference.shared import SharedSegmenter
 from lib.inference.stopwatch import Stopwatch
 from lib.settings import Settings
@@ -40,12 +41,13 @@ class LiverTumorInferTask(BasicInferTask):
     Args:
         settings: the app's settings.
         source: where the weights come from.
+        watch: see `SharedSegmenter`.
     """
 
-    def __init__(self, settings: Settings, source: ModelSource) -> None:
+    def __init__(self, settings: Settings, source: ModelSource, watch: Watch | None = None) -> None:
         self.settings = settings
         self.source = source
-        self.shared = SharedSegmenter(settings, source)
+        self.shared = SharedSegmenter(settings, source, watch)
         switches = settings.postprocessing.model_dump()
         devices = device_list()
         super().__init__(

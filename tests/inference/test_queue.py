@@ -8,7 +8,7 @@ import pytest
 
 from lib.errors import BadInputError, GoneError, OverloadedError, UnavailableError
 from lib.inference import queue as module
-from lib.inference.queue import EngineQueue, asked_by
+from lib.inference.queue import EngineQueue, Rank, asked_by
 
 LONG_S = 20  # never waited for unless something is broken
 
@@ -24,7 +24,7 @@ class Desk:
         self._doors = {}
         self._steps = {}
 
-    def ask(self, key, client="", *, background=False, steps=0, gone=None, waits=True):
+    def ask(self, key, client="", *, rank=Rank.AWAITED, steps=0, gone=None, waits=True):
         """Ask for a job and come back when it is in line or begun; `steps`: how often it could give way."""
         self._doors.setdefault(key, threading.Event())
         self._steps.setdefault(key, [threading.Event() for _ in range(steps)])
@@ -35,7 +35,7 @@ class Desk:
 
         def run():
             with asked_by(gone or (lambda: False)):
-                return self.queue.run(key, self._work(key), client=client, background=background)
+                return self.queue.run(key, self._work(key), client=client, rank=rank)
 
         future: Future = self._clients.submit(run)
         self.until(lambda: future.done() or self._calls() > calls)
@@ -152,7 +152,7 @@ def test_who_asked_often_while_alone_is_not_put_last_for_ever(desk):
 
 def test_background_work_waits_for_all_others(desk):
     first = desk.ask("a", "a")
-    batch = desk.ask("batch", background=True)
+    batch = desk.ask("batch", rank=Rank.BACKGROUND)
     desk.ask("ahead", waits=False)
     second = desk.ask("b", "b")
     desk.end("a", "b", "batch", "ahead")
@@ -236,7 +236,7 @@ def test_too_many_are_asked_to_come_back(make_desk):
     with pytest.raises(OverloadedError, match="2 requests wait for the network already; ask again in 1 s") as caught:
         desk.queue.run("d", lambda _: None)
     assert caught.value.retry_after_s == 1
-    batch = desk.ask("batch", background=True)  # which is no client
+    batch = desk.ask("batch", rank=Rank.BACKGROUND)  # which is no client
     desk.end("a", "b", "c", "batch")
     assert [each.result(LONG_S) for each in (*asked, batch)]
     assert desk.queue.run("d", lambda _: "done") == "done"
