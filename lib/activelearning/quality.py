@@ -24,7 +24,8 @@ SENTENCES: dict[str, str] = {
 _BODY_HU = -500
 _SOFT_HU = (-200, 300)
 _DARK_HU = -20  # fat and air are below, in every CT; MR, and values from 0, have next to nothing there
-_LEAST_BODY, _LEAST_SOFT, _LEAST_DARK = 0.02, 0.5, 0.01  # shares
+_AIR_HU = -700  # where much is dark, much of that is air
+_LEAST_BODY, _LEAST_SOFT, _LEAST_DARK, _MUCH_DARK, _LEAST_AIR = 0.02, 0.5, 0.01, 0.5, 0.05  # shares
 _NOISY_HU = 40.0  # standard deviation; abdominal CT as it is read has 10 to 20, thin slices up to about 30
 _TISSUE_HU = (-50, 200)
 _FINE_MM = 1.5
@@ -44,20 +45,23 @@ def image_flags(hu: NDArray[np.int16], pixel_mm: float) -> tuple[str, ...]:
         pixel_mm: length of a pixel; noise is judged only where it is that of a common CT.
     """
     chosen = np.unique(np.linspace(0, len(hu) - 1, min(len(hu), _MOST_SLICES)).round().astype(int))
-    counts, deviations = np.zeros(4, np.int64), []
+    counts, deviations = np.zeros(5, np.int64), []
     for z in chosen:
         values = np.ascontiguousarray(hu[z])
         low, high = _SOFT_HU
         counts += [
             values.size,
+            np.count_nonzero(values < _AIR_HU),
             np.count_nonzero(values < _DARK_HU),
             np.count_nonzero(values > _BODY_HU),
             np.count_nonzero((values >= low) & (values <= high)),
         ]
         if pixel_mm <= _FINE_MM:
             deviations.append(_deviations(values))
-    everything, dark, body, soft = (int(count) for count in counts)
-    if dark < _LEAST_DARK * everything or body < _LEAST_BODY * everything or soft < _LEAST_SOFT * body:
+    everything, air, dark, body, soft = (int(count) for count in counts)
+    airless = dark > _MUCH_DARK * everything and air < _LEAST_AIR * everything
+    few = dark < _LEAST_DARK * everything or body < _LEAST_BODY * everything or soft < _LEAST_SOFT * body
+    if airless or few:
         return (NOT_CT,)
     homogeneous = np.concatenate([np.zeros(0, np.float32), *deviations])
     # The lower quartile: most blocks lie within one organ, and those at an edge differ by more than noise.

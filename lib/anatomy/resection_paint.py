@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from lib.anatomy.body import Anatomy, Nodes
 from lib.anatomy.canvas import Canvas
 from lib.anatomy.liver import Liver
-from lib.anatomy.shapes import Triple, capsule, ellipsoid
+from lib.anatomy.shapes import Triple, capsule, ellipsoid, triple
 from lib.anatomy.spec import Resection, Tissue
 
 _CLIP_HU = 1800.0
@@ -23,15 +23,15 @@ def paint_resection(canvas: Canvas, nodes: Nodes, anatomy: Anatomy, tissue: Tiss
     for place in _clip_places(rng, anatomy, resection):
         way = rng.normal(0, 1, 3)
         way *= 0.5 * _CLIP_LENGTH / np.linalg.norm(way)
-        box = nodes.around(_triple(place), _CLIP_LENGTH + 4, moves=True)
+        box = nodes.around(triple(place), _CLIP_LENGTH + 4, moves=True)
         if box is not None:
-            clip = capsule(*nodes.organ(box), _triple(place - way), _triple(place + way), (_CLIP_RADIUS, _CLIP_RADIUS))
+            clip = capsule(*nodes.organ(box), triple(place - way), triple(place + way), (_CLIP_RADIUS, _CLIP_RADIUS))
             canvas.paint(box, clip, _CLIP_HU)
 
 
 def _seroma(canvas: Canvas, nodes: Nodes, anatomy: Anatomy, tissue: Tissue, resection: Resection) -> None:
     radius, normal = resection.seroma, np.array(resection.normal)
-    center = _triple(np.array(resection.middle) + 0.7 * radius * normal)
+    center = triple(np.array(resection.middle) + 0.7 * radius * normal)
     radii: Triple = (radius, 1.2 * radius, 1.1 * radius)
     box = nodes.around(center, 1.3 * radius + 4, moves=True)
     if box is None:
@@ -54,7 +54,3 @@ def _clip_places(rng: np.random.Generator, anatomy: Anatomy, resection: Resectio
     patient = (points + np.array([0, 0, anatomy.body.inspiration])) * anatomy.scale
     on_face = np.abs(anatomy.liver_at(patient)) < 3.5  # elsewhere the plane runs outside of what was the liver
     return points[on_face][: resection.clips]
-
-
-def _triple(point: NDArray[np.float64]) -> Triple:
-    return float(point[0]), float(point[1]), float(point[2])

@@ -73,6 +73,11 @@ def smooth_min(first: Field, second: Field, blend: float) -> Field:
     return np.minimum(first, second) - corner * corner * np.float32(0.25 / blend)
 
 
+def triple(point: NDArray[np.floating]) -> Triple:
+    """`(3,)` as plain numbers."""
+    return float(point[0]), float(point[1]), float(point[2])
+
+
 def rotation(rng: np.random.Generator) -> NDArray[np.float64]:
     """A uniformly random rotation matrix (3, 3)."""
     q, r = np.linalg.qr(rng.standard_normal((3, 3)))

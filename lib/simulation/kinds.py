@@ -12,10 +12,12 @@ import numpy as np
 from lib.anatomy.body import Anatomy, anatomy_of
 from lib.anatomy.draw import draw_body, draw_liver, draw_scan, draw_tissue
 from lib.anatomy.lesions import draw_lesion, find_place, liver_points
+from lib.anatomy.shapes import Triple, triple
 from lib.anatomy.spec import Body, Lesion, LesionKind, LiverShape, PhantomSpec, Phase, Resection, Scan, Tissue
 
 _BODY, _TISSUE, _SCAN, _LESIONS, _LESION = range(20, 25)  # streams of random numbers, apart from those of lib.anatomy
-_HALF_WIDTHS = (145.0, 195.0)  # mm of the trunk: the liver must lie in the field of view
+# mm of the trunk, its stretch, and the liver's lower tip: the liver must lie in the field of view
+_HALF_WIDTHS, _HEIGHTS, _LOWEST_TIP = (145.0, 195.0), (0.8, 1.1), -122.0
 _CLOSE_TO_SURFACE = 0.2  # share of lesions
 
 
@@ -67,7 +69,7 @@ class Kind:
 
 KINDS = (
     Kind("ordinary", 0.74, healthy=0.25, further=(Further("portal", thin=True), Further("native", False, "native"))),
-    Kind("small", 0.06, lesions=(2, 6), diameters=(9.0, 15.0)),
+    Kind("small", 0.06, lesions=(2, 6), diameters=(10.0, 16.0)),
     Kind(
         "hyperdense", 0.05, phase="arterial", further=(Further("arterial", thin=True),), diameters=(14.0, 40.0),
         densities={"hyper": 1.0},
@@ -80,6 +82,14 @@ KINDS = (
     ),
 )  # fmt: skip
 KIND_NAMES = tuple(kind.name for kind in KINDS)
+# The middle of the cut face and the direction of what is missing, in mm of a patient of average size. Nothing moves
+# into the place of what was taken out: fat lies there.
+OPERATIONS: dict[str, tuple[Triple, Triple]] = {
+    "right hepatectomy": ((-26.0, -10.0, 0.0), (-0.97, 0.1, 0.2)),
+    "left lateral sectionectomy": ((6.0, -40.0, 5.0), (0.97, 0.1, 0.0)),
+    "right posterior sectionectomy": ((-80.0, 15.0, -10.0), (-0.6, 0.8, -0.1)),
+    "bisegmentectomy 5 and 6": ((-80.0, -20.0, -30.0), (-0.2, -0.2, -0.96)),
+}
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ class Grid:
 
     size: int = 128
     slices: int = 24
-    slice_mm: float = 8.0
+    slice_mm: float = 8.5
     field_mm: float = 360.0
 
     def thinner(self) -> "Grid":
@@ -120,8 +130,9 @@ def phantom_of(
     body, liver = _patient(kind, seed)
     anatomy = anatomy_of(seed, body, liver)
     tissue = _tissue(kind, seed, phase)
-    scan = _scan(seed, anatomy, grid.thinner() if thin else grid, series)
-    tumors = _lesions(kind, seed, lesions, anatomy, tissue, _scan(seed, anatomy, grid, 0))
+    height = _middle_height(anatomy)
+    scan = _scan(seed, body, height, grid.thinner() if thin else grid, series)
+    tumors = _lesions(kind, seed, lesions, anatomy, tissue, _scan(seed, body, height, grid, 0))
     return PhantomSpec(seed, scan, body, liver, tissue, tumors)
 
 
@@ -130,19 +141,18 @@ def _patient(kind: Kind, seed: int) -> tuple[Body, LiverShape]:
     body, liver = draw_body(rng), draw_liver(rng)
     half_width = float(np.clip(body.half_width, *_HALF_WIDTHS))
     body = replace(
-        body, half_width=half_width, half_depth=body.half_depth * half_width / body.half_width, arms=False,
-        ascites=0.0, effusion=0.0,
+        body, half_width=half_width, half_depth=body.half_depth * half_width / body.half_width,
+        height=float(np.clip(body.height, *_HEIGHTS)), arms=False, ascites=0.0, effusion=0.0,
     )  # fmt: skip
-    liver = replace(liver, nodularity=0.0)
+    liver = replace(liver, tip=max(liver.tip, _LOWEST_TIP), nodularity=0.0)
     if not kind.resected:
         return body, liver
-    operation = _OPERATIONS[int(rng.integers(len(_OPERATIONS)))]
-    turn = np.array(operation.normal) + rng.normal(0, 0.08, 3)
-    turn /= np.linalg.norm(turn)
-    shift = rng.normal(0, 3, 3)
+    middle, normal = OPERATIONS[list(OPERATIONS)[int(rng.integers(len(OPERATIONS)))]]
+    turned = np.array(normal) + rng.normal(0, 0.08, 3)
+    turned /= np.linalg.norm(turned)
     resection = Resection(
-        middle=tuple(np.add(operation.middle, shift).tolist()),
-        normal=tuple(turn.tolist()),
+        middle=triple(np.array(middle) + rng.normal(0, 3, 3)),
+        normal=triple(turned),
         clips=int(rng.integers(4, 12)),
         seroma=float(rng.uniform(12, 24)) if rng.random() < 0.7 else 0.0,
     )
@@ -153,14 +163,6 @@ def _patient(kind: Kind, seed: int) -> tuple[Body, LiverShape]:
     )
 
 
-_OPERATIONS = (
-    Resection((-26.0, -10.0, 0.0), (-0.97, 0.1, 0.2), 0, 0.0),  # right hepatectomy
-    Resection((6.0, -40.0, 5.0), (0.97, 0.1, 0.0), 0, 0.0),  # left lateral sectionectomy
-    Resection((-80.0, 15.0, -10.0), (-0.6, 0.8, -0.1), 0, 0.0),  # right posterior sectionectomy
-    Resection((-80.0, -20.0, -30.0), (-0.2, -0.2, -0.96), 0, 0.0),  # segments 5 and 6
-)
-
-
 def _tissue(kind: Kind, seed: int, phase: Phase) -> Tissue:
     rng = np.random.default_rng([seed, _TISSUE])
     steatosis = float(rng.uniform(*kind.steatosis))
@@ -168,24 +170,21 @@ def _tissue(kind: Kind, seed: int, phase: Phase) -> Tissue:
     return replace(drawn, steatosis=steatosis, parenchyma=drawn.parenchyma + drawn.steatosis - steatosis)
 
 
-def _scan(seed: int, anatomy: Anatomy, grid: Grid, series: int) -> Scan:
+def _scan(seed: int, body: Body, height: float, grid: Grid, series: int) -> Scan:
     rng = np.random.default_rng([seed, _SCAN, series])
     pixel = grid.field_mm / grid.size
-    scan = draw_scan(
-        rng, anatomy.body, (grid.size, grid.size, grid.slices), (pixel, pixel, grid.slice_mm), "LPS", None, 0.0
-    )
-    low, high = _heights(anatomy)
-    return replace(scan, center=(0.0, scan.center[1], (low + high) / 2), circular=False, series=series)
+    scan = draw_scan(rng, body, (grid.size, grid.size, grid.slices), (pixel, pixel, grid.slice_mm), "LPS", None, 0.0)
+    return replace(scan, center=(0.0, scan.center[1], height), circular=False, series=series)
 
 
-def _heights(anatomy: Anatomy) -> tuple[float, float]:
-    """Z in mm of the liver's lower and upper end, to some mm."""
+def _middle_height(anatomy: Anatomy) -> float:
+    """Z in mm half way between the liver's lower and upper end, to some mm."""
     low, high = np.array([-125, -95, -160]) * anatomy.scale, np.array([95, 80, 100]) * anatomy.scale
     shift = anatomy.body.inspiration * anatomy.scale[2]
     axes = (np.linspace(start, end, count) for start, end, count in zip(low, high, (14, 11, 60), strict=True))
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) + np.array([0, 0, shift])
     inside = points[anatomy.liver_at(points) < 0, 2]
-    return float(inside.min()), float(inside.max())
+    return float(inside.min() + inside.max()) / 2
 
 
 def _lesions(kind: Kind, seed: int, count: int, anatomy: Anatomy, tissue: Tissue, first: Scan) -> tuple[Lesion, ...]:

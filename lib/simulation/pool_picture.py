@@ -11,7 +11,7 @@ from PIL import Image
 from lib.files import atomic_write
 from lib.labels import TUMOR
 from lib.phantom import Phantom, render
-from lib.simulation.kinds import KINDS
+from lib.simulation.kinds import KINDS, Grid
 from lib.simulation.pool import draw_test_set
 
 _LOWEST, _HIGHEST = -110, 190  # HU
@@ -19,22 +19,23 @@ _LIVER_COLOR, _TUMOR_COLOR = "#ff7033", "#2ee06a"
 _MARGIN = 3  # pixels
 
 
-def draw_kinds_picture(path: Path, examples: int = 3, seed: int = 0) -> None:
-    """Draw a PNG with a column for each kind and a row for each example: the slice with most tumor, with the truth.
+def draw_kinds_picture(path: Path, examples: int = 3, seed: int = 0, grid: Grid | None = None) -> None:
+    """Draw a PNG with a column for each kind and a row for each example: one slice and the true outlines.
 
     Args:
         path: of the picture.
         examples: of each kind.
         seed: of the patients; those of `draw_test_set`.
+        grid: of the phantoms; by default that of a pool.
 
     Raises:
         StorageError: it can't be written.
     """
-    figure = Figure(figsize=(2.1 * len(KINDS), 1.62 * examples + 0.25), layout="constrained", facecolor="black")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
-    grid = figure.subplots(examples, len(KINDS), squeeze=False)
-    for number, case in enumerate(draw_test_set(seed, examples * len(KINDS))):
-        axis = grid[number // len(KINDS), number % len(KINDS)]
+    figure = Figure(figsize=(2.1 * len(KINDS), 1.62 * examples + 0.25), facecolor="black")
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=0.95, wspace=0.02, hspace=0.02)
+    axes = figure.subplots(examples, len(KINDS), squeeze=False)
+    for number, case in enumerate(draw_test_set(seed, examples * len(KINDS), grid)):
+        axis = axes[number // len(KINDS), number % len(KINDS)]
         _show(axis, render(case.phantom()))
         if number < len(KINDS):
             axis.set_title(case.kind, color="white", fontsize=11)
@@ -47,7 +48,7 @@ def draw_kinds_picture(path: Path, examples: int = 3, seed: int = 0) -> None:
 
 def _show(axis: Axes, phantom: Phantom) -> None:
     hu, label = phantom.image.axial(), phantom.label.axial()
-    z = int((label == TUMOR.index).sum(axis=(1, 2)).argmax())
+    z = _telling_slice(phantom)
     body = hu[z] > -300
     rows, columns = (np.flatnonzero(body.mean(axis=across) > 0.15) for across in (1, 0))
     view = tuple(slice(max(0, int(found[0]) - _MARGIN), int(found[-1]) + 1 + _MARGIN) for found in (rows, columns))
@@ -56,3 +57,14 @@ def _show(axis: Axes, phantom: Phantom) -> None:
         if mask.any():
             axis.contour(mask, [0.5], colors=color, linewidths=0.7)
     axis.set_axis_off()
+
+
+def _telling_slice(phantom: Phantom) -> int:
+    """The slice with most tumor, or through the middle of the cut face where a part of the liver was taken out."""
+    spec = phantom.spec
+    if spec.liver.resection is None:
+        return int((phantom.label.axial() == TUMOR.index).sum(axis=(1, 2)).argmax())
+    height = (spec.liver.resection.middle[2] + spec.body.inspiration) * spec.body.height
+    matrix, origin = spec.scan.index_to_patient()
+    z = round(float((height - origin[2]) / matrix[2, 2]))
+    return min(max(z, 0), spec.scan.shape[2] - 1)
