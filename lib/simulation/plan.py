@@ -106,13 +106,8 @@ class Plan:
         theirs = json.loads(path.read_text(encoding="utf-8"))
         for key in ours:
             if ours[key] != theirs.get(key):
-                said, kept = (
-                    ("other settings of the app", "those") if key == "settings" else (ours[key], theirs.get(key))
-                )
-                msg = (
-                    f"{folder} holds a simulation that was begun with {key} {kept}, not {said}; ask for the same, or "
-                    "choose another --folder"
-                )
+                begun = "other settings of the app" if key == "settings" else f"{key} {theirs.get(key)}, not {ours[key]}"
+                msg = f"{folder} holds a simulation begun with {begun}; ask for the same, or choose another --folder"
                 raise BadInputError(msg)
 
 
