@@ -81,7 +81,9 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     if arguments.pool != PHANTOMS and not arguments.test:
         msg = f"--pool {arguments.pool} needs --test with a folder of cases of other patients, to judge the models on"
         raise BadInputError(msg)
-    filters = None if arguments.start == STARTER else tuple(arguments.filters)
+    overrides = small(patch=arguments.patch, filters=() if arguments.start == STARTER else arguments.filters)
+    for key, _ in arguments.conf:
+        overrides.pop(key, None)
     pool, test = ("", "")
     if arguments.pool != PHANTOMS:
         pool, test = str(Path(arguments.pool).resolve()), str(arguments.test.resolve())
@@ -90,7 +92,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         steps=arguments.steps, start=arguments.start, start_steps=arguments.start_steps,
         annotator=arguments.annotator, slices_only=arguments.slices_only, patients=arguments.patients,
         test_cases=arguments.test_cases, size=arguments.size, slices=arguments.slices,
-        settings=small(settings_from(arguments), patch=arguments.patch, filters=filters),
+        settings=settings_from(arguments, overrides),
     )  # fmt: skip
 
 

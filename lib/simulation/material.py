@@ -195,7 +195,7 @@ def _train_on_easy(plan: Plan, seed: int, own: Path) -> None:
     shutil.rmtree(run, ignore_errors=True)
     cases = [case.as_training() for case in read_cases(easy).values()]
     settings = plan.training(seed_of("start", seed) % 2**31, len(cases) - 1, plan.start_steps)
-    run_training(cases, settings, run, _CPU, start=None)
+    run_training(cases, settings, run, _CPU, start=None, draw=False)
     (run / "model.pt").replace(own / "start.pt")
     shutil.rmtree(run)
     shutil.rmtree(easy)

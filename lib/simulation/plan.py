@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from lib.simulation.kinds import Grid
 FULL = "full"  # in place of a strategy: the whole pool is labelled at once
 PHANTOMS = "phantoms"
 EASY, STARTER, SCRATCH = "easy", "starter", "scratch"
-_BATCH = 8
-_ROUNDS_OF_FULL = 16  # trainings with the whole pool, unless they gain no more before
+_DROPOUT = 0.05
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Plan:
         size: columns and rows of a phantom.
         slices: axial slices of a phantom.
         settings: of the app, with the simulation's smaller network and recipe.
+        full_rounds: trainings with the whole pool, unless they gain no more before.
     """
 
     pool: str
@@ -56,6 +56,7 @@ class Plan:
     size: int
     slices: int
     settings: Settings = field(repr=False)
+    full_rounds: int = 16
 
     @property
     def grid(self) -> Grid:
@@ -70,7 +71,7 @@ class Plan:
 
     def rounds_of(self, strategy: str) -> int:
         """How many rounds a campaign has at most, without the one before the first label."""
-        return _ROUNDS_OF_FULL if strategy == FULL else self.rounds
+        return self.full_rounds if strategy == FULL else self.rounds
 
     def training(self, seed: int, cases: int, steps: int) -> Settings:
         """The settings of one training, which takes about as many steps whatever the number of cases.
@@ -106,32 +107,34 @@ class Plan:
         theirs = json.loads(path.read_text(encoding="utf-8"))
         for key in ours:
             if ours[key] != theirs.get(key):
-                begun = "other settings of the app" if key == "settings" else f"{key} {theirs.get(key)}, not {ours[key]}"
+                begun = (
+                    "other settings of the app" if key == "settings" else f"{key} {theirs.get(key)}, not {ours[key]}"
+                )
                 msg = f"{folder} holds a simulation begun with {begun}; ask for the same, or choose another --folder"
                 raise BadInputError(msg)
 
 
-def small(settings: Settings, *, patch: int, filters: tuple[int, ...] | None, epochs: int = 4) -> Settings:
-    """The app's settings with what makes a training short enough to be repeated some hundred times.
+def small(*, patch: int, filters: Sequence[int] = (), epochs: int = 4) -> dict[str, Any]:
+    """What makes a training short enough to be repeated some hundred times, as overrides of `app.yaml`.
+
+    The network is smaller and hardly drops anything out, augmentation is rarer, steps are larger: with some hundred
+    steps, the app's own recipe would have learned next to nothing of tumors.
 
     Args:
-        settings: of the app.
         patch: pixels of a side of a training patch.
-        filters: of the network; None: those of the app, as its starter weights ask for.
+        filters: of the network; none: that of the app, as its starter weights ask for.
         epochs: of a training, after each of which it looks at the validation cases.
     """
-    recipe = settings.training.model_copy(
-        update={
-            "max_epochs": epochs, "batch_size": _BATCH, "learning_rate": 1e-3, "patch_size": patch, "threads": 1,
-            "cross_validate_below": 0,
-        }
-    )  # fmt: skip
-    inference = settings.inference.model_copy(update={"engine": "pytorch", "int8": False})
-    changes: dict[str, Any] = {"training": recipe, "inference": inference}
-    if filters:
-        arguments = {**settings.network.arguments, "filters": list(filters)}
-        changes["network"] = settings.network.model_copy(update={"arguments": arguments})
-    return settings.model_copy(update=changes)
+    levels = len(filters)
+    network = {"filters": list(filters), "dropout": [_DROPOUT] * levels, "up_dropout": [_DROPOUT] * (levels - 1)}
+    return {
+        "training.max_epochs": epochs, "training.batch_size": 8, "training.learning_rate": 2e-3,
+        "training.patch_size": patch, "training.threads": 1, "training.cross_validate_below": 0,
+        "training.tumor_fraction": 0.6, "training.foreground_fraction": 0.8, "inference.engine": "pytorch",
+        "inference.int8": False,
+        **{f"augmentation.{name}_probability": 0.2 for name in ("elastic", "grid", "affine", "hu", "noise")},
+        **({"network.arguments": network} if filters else {}),
+    }  # fmt: skip
 
 
 def seed_of(*parts: object) -> int:

@@ -256,7 +256,14 @@ class Campaign:
             return False, f"not trained: {error}"
         registry = Registry(app, settings)
         outcome = run_training(
-            files, settings, work / "run", _CPU, start=app / "starter.pt", registry=registry, preflight=preflight
+            files,
+            settings,
+            work / "run",
+            _CPU,
+            start=app / "starter.pt",
+            registry=registry,
+            preflight=preflight,
+            draw=False,
         )
         if outcome.published:
             registry.source.path.replace(_weights_file(self.folder, number))
