@@ -59,6 +59,7 @@ class _State:
         embeddings: of labelled cases.
         weights: in force.
         unpublished: how many trainings in a row were not.
+        scored: the weights that scored last, and what they gave; computed again where a campaign goes on.
     """
 
     weights: Path
@@ -69,6 +70,7 @@ class _State:
     picked: Counter[str] = field(default_factory=Counter)
     embeddings: list[np.ndarray] = field(default_factory=list)
     unpublished: int = 0
+    scored: tuple[Path, Mapping[str, CaseScores]] | None = None
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,10 @@ class Campaign:
         open_cases = [case for name, case in self.material.pool.items() if name not in set(state.labelled)]
         if state.weights == self.material.start and self.strategy != "bald":
             return {case.name: self.material.start_scores[case.name] for case in open_cases}
-        return score_cases(images_of(open_cases), model, scoring_settings(self.plan.settings, self.strategy))
+        if state.scored is None or state.scored[0] != state.weights:
+            settings = scoring_settings(self.plan.settings, self.strategy)
+            state.scored = state.weights, score_cases(images_of(open_cases), model, settings)
+        return {case.name: state.scored[1][case.name] for case in open_cases}
 
     def _choose(self, state: _State, version: str, scores: Mapping[str, CaseScores]) -> list[Choice]:
         """The cases of this round, one after the other, as if each was asked for when the one before was handed in."""
