@@ -73,6 +73,9 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         if getattr(arguments, name) < 1:
             msg = f"--{name.replace('_', '-')} must be 1 or more, not {getattr(arguments, name)}"
             raise BadInputError(msg)
+    if min(arguments.seeds) < 0:
+        msg = f"--seeds must be 0 or more, not {min(arguments.seeds)}"
+        raise BadInputError(msg)
     known = (*sorted(set(STRATEGIES) - {"review"}), FULL)
     for name in arguments.strategies:
         if name not in known:

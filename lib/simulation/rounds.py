@@ -252,7 +252,7 @@ class Campaign:
         app = work / "app"
         app.mkdir(parents=True)
         shutil.copyfile(weights, app / "starter.pt")
-        files = [self._files(self.material.pool[name], sides) for name in labelled]
+        files = [self._files(self.material.pool[name], sides) for name in sorted(labelled)]
         trained_on = sum(file.side == "training" for file in files)
         settings = self.plan.training(seed_of("train", self.seed, number) % 2**31, trained_on, self.plan.steps)
         try:

@@ -19,9 +19,12 @@ def settings_of(**chosen):
 
 @pytest.fixture(scope="module")
 def plan():
-    settings = settings_of(patch=32, filters=(4, 4, 8, 8, 8), epochs=2)
+    """So that a network of nothing is better after each round."""
+    chosen = small(patch=32, filters=(4, 4, 8, 8, 8), epochs=2)
+    gate = {"training.gate.most_loss": 1, "training.gate.most_recall_loss": 1}
+    settings = load_settings(DEFAULT_APP / "app.yaml", {**chosen, **gate, "training.learning_rate": 0.01})
     return Plan(
-        pool="phantoms", test="", rounds=2, per_round=2, steps=12, start=SCRATCH, start_steps=1, annotator="true",
+        pool="phantoms", test="", rounds=2, per_round=2, steps=30, start=SCRATCH, start_steps=1, annotator="true",
         slices_only=False, patients=6, test_cases=6, size=64, slices=12, settings=settings,
     )  # fmt: skip
 
@@ -44,12 +47,18 @@ def without_times(rounds):
 
 @pytest.fixture(scope="module")
 def uncut(plan, folder, tmp_path_factory):
-    place = tmp_path_factory.mktemp("uncut")
-    return place, campaign(plan, folder, place).run()
+    """Where a campaign lies, its rounds, and a copy of what lay there after its first training."""
+    place, cut = (tmp_path_factory.mktemp(name) for name in ("uncut", "cut"))
+
+    def copied(done):
+        if done["round"] == 1:
+            shutil.copytree(place, cut, dirs_exist_ok=True)
+
+    return place, campaign(plan, folder, place).run(copied), cut
 
 
 def test_a_campaign_labels_trains_and_judges(uncut, folder, plan):
-    place, rounds = uncut
+    place, rounds, _ = uncut
     material = load(plan, 3, folder)
     assert [one["labels"] for one in rounds] == [0, 2, 4]
     assert json.loads(json.dumps(rounds)) == rounds == read_rounds(place)
@@ -66,23 +75,13 @@ def test_a_campaign_labels_trains_and_judges(uncut, folder, plan):
     for done in rounds:
         assert set(done["cases"]) == {case.name for case in material.test}
         assert set(done["figures"]) == {"liver", "tumor", "lesion recall", "false lesions"}
+    assert all(one["published"] for one in rounds)  # the second training began with what the first had learned
+    assert rounds[2]["figures"]["liver"] > rounds[1]["figures"]["liver"] > rounds[0]["figures"]["liver"]
     assert not set(chosen) & {case.name for case in material.test}
 
 
-def test_cut_off_and_resumed_is_as_uncut(uncut, plan, folder, tmp_path):
-    rounds = uncut[1]
-    cut = tmp_path / "cut"
-    whole = campaign(plan, folder, cut)
-
-    class CutOffError(Exception):
-        pass
-
-    def cut_off(done):
-        if done["round"] == 1:
-            raise CutOffError
-
-    with pytest.raises(CutOffError):
-        whole.run(cut_off)
+def test_cut_off_and_resumed_is_as_uncut(uncut, plan, folder):
+    _, rounds, cut = uncut
     assert rounds_done(cut) == 2
     # What a round leaves that was cut off before it was written down counts for nothing.
     (cut / "work" / "app").mkdir(parents=True)
@@ -95,20 +94,23 @@ def test_cut_off_and_resumed_is_as_uncut(uncut, plan, folder, tmp_path):
     assert len(done_now) == 1  # nothing is done twice
 
 
-def test_strategies_of_a_seed_share_all_but_what_they_choose(uncut, plan, folder, tmp_path):
-    other = campaign(plan, folder, tmp_path / "random", "random").run()
-    again = campaign(plan, folder, tmp_path / "again", "random")
-    assert other[0]["figures"] == uncut[1][0]["figures"]
-    shutil.copytree(tmp_path / "random", tmp_path / "again")
-    assert without_times(again.run()) == without_times(other)
+def test_strategies_of_a_seed_differ_only_in_what_they_choose(plan, folder, tmp_path):
+    everything = replace(plan, rounds=1, per_round=100, steps=1, annotator="realistic")
+    first, random = (campaign(everything, folder, tmp_path / name, name).run() for name in ("first", "random"))
+    chosen = [[one["image"] for one in rounds[1]["chosen"]] for rounds in (first, random)]
+    assert chosen[0] != chosen[1]
+    assert set(chosen[0]) == set(chosen[1]) == set(load(plan, 3, folder).pool)
+    assert first[0]["figures"] == random[0]["figures"]
+    # The same cases, whatever their order, have the same labels and give the same model.
+    for key in ("slices", "published", "reason", "figures", "cases"):
+        assert first[1][key] == random[1][key]
 
 
 def test_the_whole_pool_at_once(plan, folder, tmp_path):
-    one_step = replace(plan, steps=1, annotator="realistic", full_rounds=2)
+    one_step = replace(plan, steps=1, full_rounds=1)
     rounds = campaign(one_step, folder, tmp_path / "full", FULL).run()
     assert rounds[1]["labels"] == len(load(plan, 3, folder).pool)
-    assert len(rounds) == 3
-    assert not rounds[2]["chosen"]
+    assert len(rounds) == 2
 
 
 def test_only_suggested_slices(plan, folder, tmp_path):

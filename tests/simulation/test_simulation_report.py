@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lib.errors import BadInputError
-from lib.simulation.drawings import as_png, draw_curves
+from lib.simulation.drawings import draw_curves
 from lib.simulation.page import as_markdown, as_text, pictures_of, tables, write_page
 from lib.simulation.report import summarize
 from lib.simulation.results import fill_in
@@ -83,7 +83,7 @@ def test_what_was_chosen_is_counted(summary):
 def test_a_campaign_that_has_just_begun_can_be_shown():
     summary = summarize({"random": {0: rounds(0.2)}, "foreground_random": {0: rounds(0.2, 0.4)}})
     assert summary["strategies"]["random"]["area"].get("tumor") is None
-    assert len(as_png(draw_curves(summary))) > 1000
+    assert draw_curves(summary).axes
     assert "–" in as_text(tables(summary)["area"])
 
 
