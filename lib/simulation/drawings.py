@@ -102,8 +102,8 @@ def _line(axes: Axes, points: Sequence[Mapping[str, Any]], axis: str, name: str,
     axes.plot(x, mean, color=color, linestyle=dashes, marker=mark, markersize=4, linewidth=1.6, label=name)
     there = [point for point in points if point["low"] is not None]
     if there:
-        ends = ([point[key] for point in there] for key in (axis, "low", "high"))
-        axes.fill_between(*ends, color=color, alpha=0.12, linewidth=0)
+        at, low, high = ([point[key] for point in there] for key in (axis, "low", "high"))
+        axes.fill_between(at, low, high, color=color, alpha=0.12, linewidth=0)
 
 
 def _bars(axes: Axes, columns: Sequence[Mapping[str, int]], kinds: Sequence[str]) -> None:

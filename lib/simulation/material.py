@@ -20,7 +20,7 @@ from lib.simulation.plan import EASY, PHANTOMS, SCRATCH, Plan, seed_of
 from lib.simulation.pool import CaseSpec, draw_pool, draw_test_set, image_file, read_pool, truth_file, write_pool
 from lib.simulation.pool_scores import load_scores, save_scores, score_cases, scoring_settings
 from lib.simulation.test_set import judge_all
-from lib.training.cases import CaseFiles
+from lib.training.cases import CaseFiles, split_cases
 from lib.training.run import run_training
 
 _EASY_KIND, _EASY_CASES = "ordinary", 8
@@ -194,7 +194,8 @@ def _train_on_easy(plan: Plan, seed: int, own: Path) -> None:
     run = own / "start-run"
     shutil.rmtree(run, ignore_errors=True)
     cases = [case.as_training() for case in read_cases(easy).values()]
-    settings = plan.training(seed_of("start", seed) % 2**31, len(cases) - 1, plan.start_steps)
+    trained_on, _ = split_cases(cases, plan.settings.training.validation_fraction)
+    settings = plan.training(seed_of("start", seed) % 2**31, len(trained_on), plan.start_steps)
     run_training(cases, settings, run, _CPU, start=None, draw=False)
     (run / "model.pt").replace(own / "start.pt")
     shutil.rmtree(run)
