@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.simulation.report import BASELINE, OF_FULL
-from lib.simulation.test_set import FALSE
+from lib.simulation.test_set import FALSE, RECALL
 
 # Colors that differ in brightness too, and dashes and marks for those who see no colors.
 _STYLES = (
@@ -32,7 +32,7 @@ def draw_curves(summary: Mapping[str, Any]) -> Figure:
             if full := summary["full"].get(measure):
                 axes.axhline(full["mean"], color="black", linewidth=1)
                 axes.axhline(OF_FULL * full["mean"], color="black", linewidth=1, linestyle=(0, (1, 3)))
-            axes.set_title(measure if axis == "labels" else "", color=_SOFT)
+            axes.set_title(titled(measure) if axis == "labels" else "", color=_SOFT)
             axes.set_xlabel(what, color=_SOFT)
             _plain(axes)
         row[0].set_ylabel("test set", color=_SOFT)
@@ -59,7 +59,7 @@ def draw_differences(summary: Mapping[str, Any]) -> Figure:
         axes.axvline(0, color="black", linewidth=1)
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_title(measure, color=_SOFT)
+        axes.set_title(titled(measure), color=_SOFT)
         axes.set_xlabel(f"mean height of the curve less that of {BASELINE}", color=_SOFT, fontsize=8)
         _plain(axes)
     return figure
@@ -87,6 +87,11 @@ def draw_kinds(summary: Mapping[str, Any], pool: Mapping[str, int]) -> Figure:
         row[0].set_ylabel("share of the images chosen", color=_SOFT)
     _legend(figure, grid[0][0])
     return figure
+
+
+def titled(measure: str) -> str:
+    """A measure as people call it."""
+    return measure if measure in {RECALL, FALSE} else f"{measure} Dice"
 
 
 def as_png(figure: Figure) -> bytes:

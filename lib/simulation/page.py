@@ -7,7 +7,7 @@ from typing import Any
 
 from lib.files import atomic_write
 from lib.metrics.page import page_template
-from lib.simulation.drawings import as_png, draw_curves, draw_differences, draw_kinds
+from lib.simulation.drawings import as_png, draw_curves, draw_differences, draw_kinds, titled
 from lib.simulation.report import BASELINE, DEFAULT, GOAL, OF_FULL
 from lib.simulation.test_set import FALSE
 
@@ -43,12 +43,9 @@ def tables(summary: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     """Rows of cells of each table, the head first: `end`, `area`, `needed`."""
     measures = summary["measures"]
     goals = [measure for measure in measures if measure != FALSE]
-    end, areas, need = (
-        [["strategy", "labels", *measures]],
-        [["strategy", *goals, *(f"{m}, less {BASELINE}" for m in goals)]],
-        [],
-    )
-    need.append(["strategy", *(f"{m}: labels" for m in goals), *(f"{m}: slices" for m in goals)])
+    end = [["strategy", "labels", *map(titled, measures)]]
+    areas = [["strategy", *map(titled, goals), *(f"{titled(m)}, less {BASELINE}" for m in goals)]]
+    need = [["strategy", *(f"{titled(m)}: {axis}" for axis in ("labels", "slices") for m in goals)]]
     for name, told in summary["strategies"].items():
         last = {measure: told["curves"][measure][-1] for measure in measures}
         end.append([name, number(last[measures[0]]["labels"], 0), *(interval(last[measure]) for measure in measures)])

@@ -177,8 +177,14 @@ def _goals(strategies: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None
     for target in ours["needed"]:
         for measure, labels in ours["needed"][target]["labels"].items():
             other = theirs["needed"][target]["labels"][measure]
-            ratio = labels / other if labels is not None and other else None
-            result.setdefault(target, {})[measure] = {"ours": labels, "baseline": other, "ratio": ratio}
+            # Where the baseline does not come so far, it needs more than all that it was given.
+            least = theirs["curves"][measure][-1]["labels"] if other is None else other
+            result.setdefault(target, {})[measure] = {
+                "ours": labels,
+                "baseline": other,
+                "ratio": labels / least if labels is not None and least else None,
+                "is_bound": other is None,
+            }
     against = ours["against_baseline"]
     first = {measure: found["rounds"][1] for measure, found in (against or {}).items() if len(found["rounds"]) > 1}
     return {"labels_needed": result, "first_round": first, "goal_ratio": GOAL}

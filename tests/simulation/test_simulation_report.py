@@ -70,7 +70,9 @@ def test_differences_are_paired(summary):
 def test_goals_compare_the_default_with_the_baseline(summary):
     goals = summary["goals"]
     assert goals["labels_needed"]["baseline"]["tumor"]["ratio"] == pytest.approx(0.5)
-    assert goals["labels_needed"]["full"]["tumor"]["ratio"] is None
+    # The baseline ends below the target: it needs more than its 10 labels.
+    bound = {"ours": pytest.approx(8), "baseline": None, "ratio": pytest.approx(0.8), "is_bound": True}
+    assert goals["labels_needed"]["full"]["tumor"] == bound
     assert goals["first_round"]["tumor"]["mean"] == pytest.approx(0.2)
     assert summarize({"hybrid": {0: rounds(0.1, 0.2)}})["goals"] is None
 
@@ -95,7 +97,8 @@ def test_page_and_documentation(summary, tmp_path):
     text = page.read_text()
     assert "&lt;me&gt;" in text
     assert "<script" not in text
-    assert "0.50" in text  # the ratio
+    assert "<td>0.50</td>" in text
+    assert "<td>below 0.80</td>" in text
     document = tmp_path / "page.md"
     document.write_text("before\n<!-- simulation -->\nold\n<!-- end of simulation -->\nafter\n")
     fill_in(document, summary, "me", pictures["curves"])
