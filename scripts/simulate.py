@@ -73,9 +73,10 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         if getattr(arguments, name) < 1:
             msg = f"--{name.replace('_', '-')} must be 1 or more, not {getattr(arguments, name)}"
             raise BadInputError(msg)
-    if min(arguments.seeds) < 0:
-        msg = f"--seeds must be 0 or more, not {min(arguments.seeds)}"
-        raise BadInputError(msg)
+    for name, least in (("seeds", min(arguments.seeds)), ("validation", arguments.validation)):
+        if least < 0:
+            msg = f"--{name} must be 0 or more, not {least}"
+            raise BadInputError(msg)
     known = (*sorted(set(STRATEGIES) - {"review"}), FULL)
     for name in arguments.strategies:
         if name not in known:
@@ -93,7 +94,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     return Plan(
         pool=pool or PHANTOMS, test=test, rounds=arguments.rounds, per_round=arguments.per_round,
         steps=arguments.steps, start=arguments.start, start_steps=arguments.start_steps,
-        annotator=arguments.annotator, slices_only=arguments.slices_only, patients=arguments.patients,
+        annotator=arguments.annotator, slices_only=arguments.slices_only, validation=arguments.validation,
+        patients=arguments.patients,
         test_cases=arguments.test_cases, size=arguments.size, slices=arguments.slices,
         settings=settings_from(arguments, overrides),
     )  # fmt: skip
@@ -119,6 +121,13 @@ def _arguments() -> argparse.Namespace:
     add("--start-steps", type=int, default=600, metavar="N", help="of an easy start's training (default: %(default)s)")
     add("--annotator", choices=("true", "realistic"), default="true", help="(default: %(default)s)")
     add("--slices-only", action="store_true", help="only the suggested slices of each image are labelled")
+    add(
+        "--validation",
+        type=int,
+        default=10,
+        metavar="N",
+        help="images that are labelled first, to judge trainings by; 0: the app's split (default: %(default)s)",
+    )
     add("--patients", type=int, default=110, metavar="N", help="phantoms of a pool, 1.4 images each (%(default)s)")
     add("--test-cases", type=int, default=30, metavar="N", help="phantoms to judge on (default: %(default)s)")
     add("--size", type=int, default=128, metavar="N", help="columns and rows of a phantom (default: %(default)s)")

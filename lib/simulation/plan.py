@@ -17,6 +17,7 @@ FULL = "full"  # in place of a strategy: the whole pool is labelled at once
 PHANTOMS = "phantoms"
 EASY, STARTER, SCRATCH = "easy", "starter", "scratch"
 _DROPOUT = 0.05
+_LEAST_SLICES = 12  # of a case in an epoch, of a volume of some tens of slices
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Plan:
         start_steps: of the training of an easy start.
         annotator: see `lib.simulation.annotator`.
         slices_only: annotators look only at the slices that are suggested.
+        validation: images drawn from the pool and labelled before the first round, to judge trainings by; what is
+            chosen is then all trained on. 0: of what is chosen, the app's split takes some for that.
         patients: phantoms of a pool; each has about 1.4 images.
         test_cases: phantoms on which the models are judged, the same for all seeds.
         size: columns and rows of a phantom.
         slices: axial slices of a phantom.
         settings: of the app, with the simulation's smaller network and recipe.
-        full_rounds: trainings with the whole pool, unless they gain no more before.
+        full_rounds: trainings with the whole pool, unless they gain no more before; each takes three times `steps`.
     """
 
     pool: str
@@ -51,12 +54,13 @@ class Plan:
     start_steps: int
     annotator: Hand
     slices_only: bool
+    validation: int
     patients: int
     test_cases: int
     size: int
     slices: int
     settings: Settings = field(repr=False)
-    full_rounds: int = 16
+    full_rounds: int = 6
 
     @property
     def grid(self) -> Grid:
@@ -67,11 +71,15 @@ class Plan:
     @property
     def planned(self) -> int:
         """Labels at the end of a campaign."""
-        return self.rounds * self.per_round
+        return self.validation + self.rounds * self.per_round
 
     def rounds_of(self, strategy: str) -> int:
         """How many rounds a campaign has at most, without the one before the first label."""
         return self.full_rounds if strategy == FULL else self.rounds
+
+    def steps_of(self, strategy: str) -> int:
+        """Optimisation steps of a round's training."""
+        return 3 * self.steps if strategy == FULL else self.steps
 
     def training(self, seed: int, cases: int, steps: int) -> Settings:
         """The settings of one training, which takes about as many steps whatever the number of cases.
@@ -80,11 +88,13 @@ class Plan:
             seed: of the training.
             cases: to train on.
             steps: in all epochs together; each case gives the same number of slices, so that the number is met up to
-                half a slice of each case.
+                half a slice of each case and epoch. The more cases, the fewer epochs: so many slices of each case are
+                what it is validated with, too.
         """
         recipe = self.settings.training
-        patches = steps * recipe.batch_size / recipe.max_epochs
-        changes = {"seed": seed, "slices_per_case": max(1, round(patches / max(1, cases)))}
+        each = steps * recipe.batch_size / max(1, cases)
+        epochs = max(1, min(recipe.max_epochs, round(each / _LEAST_SLICES)))
+        changes = {"seed": seed, "max_epochs": epochs, "slices_per_case": max(1, round(each / epochs))}
         return self.settings.model_copy(update={"training": recipe.model_copy(update=changes)})
 
     def figures(self) -> dict[str, Any]:

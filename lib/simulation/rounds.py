@@ -119,7 +119,7 @@ class Campaign:
             return True
         if self.strategy == FULL:
             return state.unpublished >= _ENOUGH
-        return len(state.rounds) > 1 and len(state.labelled) == len(self.material.pool)
+        return len(state.rounds) > 0 and not self._open(state)
 
     def _remembered(self) -> _State:
         state = _State(self.material.start)
@@ -141,7 +141,28 @@ class Campaign:
             state.weights = _weights_file(self.folder, done["round"])
 
     def _first(self) -> dict[str, Any]:
-        return self._told(0, 0, [], 0, True, "the start weights", self.material.start_figures, {})
+        """What all campaigns of a seed begin with: the start weights, and the labels for validation."""
+        scores = self.material.start_scores
+        choices = [Choice(name, "for validation", part="validation") for name in self._reserved]
+        told = [self._label(choice, scores[choice.image_id], whole=True) for choice in choices]
+        slices = sum(one["slices"] for one in told)
+        return self._told(0, len(told), told, slices, True, "the start weights", self.material.start_figures, {})
+
+    @property
+    def _reserved(self) -> list[str]:
+        """Images of as many patients for validation, the same for all strategies."""
+        pool = self.material.pool
+        names = np.random.default_rng(seed_of("validation", self.seed)).permutation(sorted(pool)).tolist()
+        of_patient: dict[str, str] = {}
+        for name in names:
+            of_patient.setdefault(pool[name].patient, name)
+        return list(of_patient.values())[: self.plan.validation]
+
+    def _open(self, state: _State) -> list[TruthCase]:
+        """What can be chosen: neither labelled nor of a patient who is for validation."""
+        labelled = set(state.labelled)
+        kept = {self.material.pool[name].patient for name in self._reserved}
+        return [case for name, case in self.material.pool.items() if name not in labelled and case.patient not in kept]
 
     def _told(
         self,
@@ -187,7 +208,7 @@ class Campaign:
         """Of the cases without a label, by the model in force; none where nobody looks at them."""
         if self.strategy == FULL or not (self.plan.slices_only or needs_scores(self.strategy)):
             return _NO_SCORES
-        open_cases = [case for name, case in self.material.pool.items() if name not in set(state.labelled)]
+        open_cases = self._open(state)
         if state.weights == self.material.start and self.strategy != "bald":
             return {case.name: self.material.start_scores[case.name] for case in open_cases}
         if state.scored is None or state.scored[0] != state.weights:
@@ -198,7 +219,7 @@ class Campaign:
     def _choose(self, state: _State, version: str, scores: Mapping[str, CaseScores]) -> list[Choice]:
         """The cases of this round, one after the other, as if each was asked for when the one before was handed in."""
         pool = self.material.pool
-        open_names = [name for name in pool if name not in set(state.labelled)]
+        open_names = [case.name for case in self._open(state)]
         if self.strategy == FULL:
             return [Choice(name, "the whole pool") for name in open_names]
         rng = np.random.default_rng(seed_of("choose", self.seed, len(state.rounds)))
@@ -225,11 +246,11 @@ class Campaign:
                 embeddings.append(seen.embedding)
         return chosen
 
-    def _label(self, choice: Choice, scores: CaseScores | None) -> dict[str, Any]:
+    def _label(self, choice: Choice, scores: CaseScores | None, *, whole: bool = False) -> dict[str, Any]:
         """Have a case labelled, and tell all that later rounds need to know of it."""
         case, plan = self.material.pool[choice.image_id], self.plan
         hand = np.random.default_rng(seed_of("annotate", self.seed, case.name))
-        only = scores if plan.slices_only else None
+        only = scores if plan.slices_only and not whole else None
         done = annotate(read_label(case.truth), plan.settings.label_indices(), plan.annotator, hand, only)
         write_label(_label_file(self.folder, case.name), done.label)
         return {
@@ -240,6 +261,9 @@ class Campaign:
     def _sides(self, labelled: Sequence[str], before: Mapping[str, Side]) -> dict[str, Side]:
         """Of the patients, as a studies folder decides them: who has a side keeps it."""
         patients = {self.material.pool[name].patient for name in labelled}
+        if self.plan.validation:
+            kept = {self.material.pool[name].patient for name in self._reserved}
+            return {patient: "validation" if patient in kept else "training" for patient in patients}
         fraction = self.plan.settings.training.validation_fraction
         return {**before, **divide(patients, fraction, str(self.seed), before)}
 
@@ -254,7 +278,9 @@ class Campaign:
         shutil.copyfile(weights, app / "starter.pt")
         files = [self._files(self.material.pool[name], sides) for name in sorted(labelled)]
         trained_on = sum(file.side == "training" for file in files)
-        settings = self.plan.training(seed_of("train", self.seed, number) % 2**31, trained_on, self.plan.steps)
+        settings = self.plan.training(
+            seed_of("train", self.seed, number) % 2**31, trained_on, self.plan.steps_of(self.strategy)
+        )
         try:
             preflight = check_cases(files, settings, device=_CPU, cache_folder=work)
         except BadInputError as error:  # no label shows a tumor: the app would not train either

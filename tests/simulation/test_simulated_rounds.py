@@ -25,7 +25,7 @@ def plan():
     settings = load_settings(DEFAULT_APP / "app.yaml", {**chosen, **gate, "training.learning_rate": 0.01})
     return Plan(
         pool="phantoms", test="", rounds=2, per_round=2, steps=30, start=SCRATCH, start_steps=1, annotator="true",
-        slices_only=False, patients=6, test_cases=6, size=64, slices=12, settings=settings,
+        slices_only=False, validation=0, patients=6, test_cases=6, size=64, slices=12, settings=settings,
     )  # fmt: skip
 
 
@@ -95,14 +95,19 @@ def test_cut_off_and_resumed_is_as_uncut(uncut, plan, folder):
 
 
 def test_strategies_of_a_seed_differ_only_in_what_they_choose(plan, folder, tmp_path):
-    everything = replace(plan, rounds=1, per_round=100, steps=1, annotator="realistic")
+    everything = replace(plan, rounds=1, per_round=100, steps=1, annotator="realistic", validation=2)
     first, random = (campaign(everything, folder, tmp_path / name, name).run() for name in ("first", "random"))
+    pool = load(plan, 3, folder).pool
+    for_validation = [one["image"] for one in first[0]["chosen"]]
+    assert first[0] == random[0]
+    assert first[0]["labels"] == len(for_validation) == 2
+    patients = {pool[name].patient for name in for_validation}
+    assert len(patients) == 2
     chosen = [[one["image"] for one in rounds[1]["chosen"]] for rounds in (first, random)]
     assert chosen[0] != chosen[1]
-    assert set(chosen[0]) == set(chosen[1]) == set(load(plan, 3, folder).pool)
-    assert first[0]["figures"] == random[0]["figures"]
+    assert set(chosen[0]) == set(chosen[1]) == {name for name, case in pool.items() if case.patient not in patients}
     # The same cases, whatever their order, have the same labels and give the same model.
-    for key in ("slices", "published", "reason", "figures", "cases"):
+    for key in ("labels", "slices", "published", "reason", "figures", "cases"):
         assert first[1][key] == random[1][key]
 
 
