@@ -11,6 +11,7 @@ from lib.simulation.results import fill_in
 PLAN = {
     "pool": "phantoms", "rounds": 2, "per_round": 5, "slices_only": False, "annotator": "true", "start": "easy",
     "steps": 9,
+    "validation": 10,
     "settings": {
         "training": {"validation_fraction": 0.2, "patch_size": 96, "batch_size": 8, "learning_rate": 0.001},
         "network": {"name": "MulticlassUNet", "arguments": {}},
