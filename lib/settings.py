@@ -161,14 +161,23 @@ class TrainingSettings(_Section):
 
 
 class ActiveLearningSettings(_Section):
-    """Which strategies clients are offered; the first is the default."""
+    """Which strategies clients are offered, the default first, and how images are scored for them.
 
-    strategies: tuple[Literal["random", "first", "uncertainty", "review"], ...] = Field(
-        default=("random", "first", "uncertainty", "review"), min_length=1
-    )
-    scoring: tuple[Literal["dice", "uncertainty"], ...] = ("dice", "uncertainty")
+    Which strategies there are is known to `lib.activelearning.strategies`, which looks at the names when an app starts.
+    """
+
+    strategies: tuple[str, ...] = Field(
+        default=(
+            "hybrid", "class_balanced", "entropy", "bald", "diversity", "foreground_random",
+            "random", "first", "review",
+        ),
+        min_length=1,
+    )  # fmt: skip
+    planned_labels: int = Field(default=100, ge=1, le=10_000_000, description="that the campaign is to have in the end")
+    score_when_idle: bool = Field(default=True, description="score unlabelled images while nobody waits")
+    scoring: tuple[Literal["dice", "scores"], ...] = ("dice", "scores")
     dropout_passes: int = Field(default=5, ge=2, le=50)
-    slices_per_score: int = Field(default=16, ge=1, description="slices per volume that uncertainty looks at")
+    slices_per_score: int = Field(default=8, ge=1, description="slices of the liver that get dropout passes")
 
 
 class StoreSettings(_Section):

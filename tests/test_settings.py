@@ -203,9 +203,12 @@ def test_a_missing_file(tmp_path):
             "app.yaml: training: minimum_learning_rate 1e-06 exceeds learning_rate 1e-07",
         ),
         (
-            "active_learning: {strategies: [random, best]}",
-            "app.yaml: active_learning.strategies.1 = 'best': Input should be 'random', 'first', 'uncertainty' or "
-            "'review'",
+            "active_learning: {scoring: [dice, uncertainty]}",
+            "app.yaml: active_learning.scoring.1 = 'uncertainty': Input should be 'dice' or 'scores'",
+        ),
+        (
+            "active_learning: {planned_labels: 0}",
+            "app.yaml: active_learning.planned_labels = 0: Input should be greater than or equal to 1",
         ),
         (
             "active_learning: {strategies: []}",

@@ -65,11 +65,11 @@ class Coverage:
         self.gains: NDArray[np.float64] = weights @ np.maximum(0.0, self.nearest[:, None] - self._between)
         """By how much all candidates in all would come nearer to a known one if this one were known."""
 
-    def typical_of(self, index: int) -> float:
-        """How many other images this one would be nearer to than any that is known."""
-        found = self._between[:, index] < self.nearest
+    def typical_of(self, index: int) -> NDArray[np.floating]:
+        """What the other candidates stand for to which this one is less than half as far as any that is known."""
+        found = self._between[:, index] < self.nearest / 2
         found[index] = False
-        return float(self._weights[found].sum())
+        return self._weights[found]
 
     def take(self, index: int) -> None:
         """Count one of the candidates as known from now on."""
@@ -104,8 +104,7 @@ class Alike:
 
     def take(self, index: int) -> None:
         """Count one of the candidates as known from now on."""
-        if self._has_one[index]:
-            self._nearest = np.minimum(self._nearest, self._between[:, index])
+        self._nearest = np.minimum(self._nearest, self._between[:, index])
 
 
 def _usable(scores: CaseScores | None) -> NDArray[np.float32]:

@@ -1,33 +1,26 @@
 """The next image for an annotator: what they have already, or one that a strategy chooses among those nobody has."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection
 
-from lib.activelearning.history import History
+from lib.activelearning.ranking import Ranking, rank_pool
 from lib.activelearning.strategies import STRATEGIES
+from lib.activelearning.strategy import Strategy
+from lib.activelearning.words import sentences
 from lib.errors import BusyError, StorageError, UnavailableError
 from lib.store import leases, pool
 from lib.store.events import SERVER
 from lib.store.leases import REVIEW, Lease
-from lib.store.pool import Candidate, Order
-from lib.store.schema import images as images_table
 from lib.store.store import Store
 
-# Where to look for candidates; further ones where the first has none.
-_ORDERS: dict[str, tuple[Order, ...]] = {
-    "random": ("turn",),
-    "first": ("name",),
-    "uncertainty": ("score", "turn"),
-    "review": ("review",),
-}
 _MOST_TRIES = 32  # images that turn out unfit when they are to be handed out
+_MOST_RANKINGS = 8  # of which others are given all while one is made
 _MOST_FAILURES = 2  # series in a row that a PACS which answers fails to give; each may take half a minute
-_MOST_AT_HAND = 1000  # images that were fetched once, to find among them some that still are here
 _MOST_NAMES = 3
 
 
@@ -58,12 +51,12 @@ def next_sample(
         store: the studies folder.
         strategy: one of `lib.activelearning.strategies.STRATEGIES`.
         client_id: who asks.
-        model_version: the model in force; only its scores count.
+        model_version: the model in force; its scores count before those of others.
         skip: put back what the client has by this strategy, and give another; a text says why and is noted.
-        rng: for random choices.
+        rng: for random choices; of one thread.
 
     Returns:
-        The lease, which says why; None if nothing is left to label, or to review.
+        The lease, which says why and which slices are worth looking at; None if nothing is left to label, or to review.
 
     Raises:
         BusyError: all images that are left are in other hands.
@@ -71,14 +64,12 @@ def next_sample(
             in a row, and no image that was fetched is free.
         StorageError: the ledger can't be written, or the disk is full.
     """
-    seconds = store.settings.store.lease_minutes * 60
+    asked = _Asked(store, STRATEGIES[strategy], client_id, model_version, rng)
     problem, failures = None, 0
     down: UnavailableError | None = None
     for _ in range(_MOST_TRIES):
-        at_hand = None if down is None else store.images.is_at_hand
-        with store.ledger.writing() as connection:
-            held = _kept(connection, strategy, client_id, skip, seconds)
-            given = held or _chosen(connection, strategy, client_id, model_version, seconds, rng, at_hand)
+        given = asked.kept(skip) or asked.chosen(None if down is None else store.images.is_at_hand)
+        skip = False
         if given is None:
             if down is not None:
                 raise down
@@ -105,13 +96,102 @@ def next_sample(
     raise UnavailableError(msg)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Who asks, and how an image is chosen for them; see `next_sample`."""
+
+    store: Store
+    strategy: Strategy
+    client_id: str
+    model_version: str | None
+    rng: np.random.Generator
+
+    def kept(self, skip: bool | str) -> _Given | None:
+        """What the client has by this strategy already, unless it is to be skipped; leases that are over are freed."""
+        with self.store.ledger.reading() as connection:
+            mine = leases.held_by(connection, self.client_id, self.strategy.name)
+            if not (mine or leases.has_expired(connection)):
+                return None
+        with self.store.ledger.writing() as connection:
+            held = self._held(connection, skip)
+            if held is None:
+                leases.expire(connection)
+            return held
+
+    def chosen(self, at_hand: Callable[[str], bool] | None) -> _Given | None:
+        """A free image, of those that are `at_hand` where that is given; None if there is none in anybody's hands.
+
+        Ranking takes longer than handing out, so that it is done before; who is given an image meanwhile has it, and
+        the next of the ranking is taken here.
+        """
+        for _ in range(_MOST_RANKINGS):
+            ranking = rank_pool(
+                self.store, self.strategy, model_version=self.model_version, at_hand=at_hand, rng=self.rng
+            )
+            with self.store.ledger.writing() as connection:
+                given = self._held(connection, skip=False)  # asked for twice at once
+                given = given or self._claimed(connection, ranking)
+                if given is None and not ranking.choices:
+                    return self._last_resort(connection, at_hand)
+            if given is not None:
+                return given
+        msg = "others were given all images that were chosen among, several times in a row; ask again"
+        raise BusyError(msg)
+
+    def _held(self, connection: Connection, skip: bool | str) -> _Given | None:
+        """What the client has, renewed; unless it is to be skipped or no longer waits for a label."""
+        for lease in leases.held_by(connection, self.client_id, self.strategy.name):
+            if skip:
+                why = skip if isinstance(skip, str) else "asked for another"
+                leases.free(connection, lease.image_id, actor=self.client_id, why=why, kind="image skipped")
+            elif not pool.can_keep(connection, lease):
+                leases.free(connection, lease.image_id, actor=SERVER, why="no longer to be labelled")
+            else:
+                return self._renewed(connection, lease)
+        return None
+
+    def _claimed(self, connection: Connection, ranking: Ranking) -> _Given | None:
+        """A lease of the first of a ranking that is free still."""
+        for choice in ranking.choices:
+            if not pool.is_free(connection, choice.image_id, for_review=self.strategy.name == REVIEW):
+                continue
+            place = pool.place_of(connection, choice.image_id)
+            known = ranking.candidates[choice.image_id].scores
+            why = (choice.reason, *(sentences(replace(known, flags=())) if known else ()))
+            lease = leases.acquire(
+                connection, choice.image_id, self.client_id, strategy=self.strategy.name,
+                reason="; ".join(why), score=choice.score, part=choice.part,
+                slices=known.spans if known else (), seconds=self._seconds,
+            )  # fmt: skip
+            return _Given(lease, place)
+        return None
+
+    def _last_resort(self, connection: Connection, at_hand: Callable[[str], bool] | None) -> _Given | None:
+        """Where no image is free: what the client has by another strategy; None if nobody has any either."""
+        held = pool.in_hands(connection, for_review=self.strategy.name == REVIEW)
+        for lease in held:
+            if lease.client_id == self.client_id:
+                return self._renewed(connection, lease)
+        if held and at_hand is None:
+            raise BusyError(_who_has(held))
+        return None
+
+    def _renewed(self, connection: Connection, lease: Lease) -> _Given:
+        leases.renew(connection, lease.image_id, lease.client_id, self._seconds)
+        return _Given(leases.of_image(connection, lease.image_id) or lease)
+
+    @property
+    def _seconds(self) -> float:
+        return self.store.settings.store.lease_minutes * 60
+
+
 def _put_back(store: Store, given: _Given, why: str, *, in_its_place: bool = False) -> None:
     """Take an image back that could not be handed out; unless it is to keep its place, it comes last now."""
     image_id = given.lease.image_id
     with store.ledger.writing() as connection:
         leases.free(connection, image_id, actor=SERVER, why=why)
         if in_its_place and given.place:
-            connection.execute(update(images_table).where(images_table.c.image_id == image_id).values(given.place))
+            pool.put_back(connection, image_id, given.place)
 
 
 def _labelled_in_the_pacs(store: Store, lease: Lease) -> str | None:
@@ -119,90 +199,6 @@ def _labelled_in_the_pacs(store: Store, lease: Lease) -> str | None:
     store.take_in_from_pacs(lease.image_id)
     with store.ledger.reading() as connection:
         return None if pool.can_keep(connection, lease) else "somebody has labelled it in the PACS"
-
-
-def _kept(connection: Connection, strategy: str, client_id: str, skip: bool | str, seconds: float) -> _Given | None:
-    """What the client has by this strategy, renewed; unless it is to be skipped or no longer waits for a label."""
-    for lease in leases.held_by(connection, client_id, strategy):
-        if skip:
-            why = skip if isinstance(skip, str) else "asked for another"
-            leases.free(connection, lease.image_id, actor=client_id, why=why, kind="image skipped")
-        elif not pool.can_keep(connection, lease):
-            leases.free(connection, lease.image_id, actor=SERVER, why="no longer to be labelled")
-        else:
-            return _renewed(connection, lease, seconds)
-    return None
-
-
-def _renewed(connection: Connection, lease: Lease, seconds: float) -> _Given:
-    leases.renew(connection, lease.image_id, lease.client_id, seconds)
-    return _Given(leases.of_image(connection, lease.image_id) or lease)
-
-
-def _chosen(
-    connection: Connection,
-    strategy: str,
-    client_id: str,
-    model_version: str | None,
-    seconds: float,
-    rng: np.random.Generator,
-    at_hand: Callable[[str], bool] | None,
-) -> _Given | None:
-    """A lease of a free image; of one that is `at_hand` where that is given."""
-    leases.expire(connection)
-    candidates = _candidates(connection, strategy, model_version, rng, at_hand)
-    if not candidates:
-        return _last_resort(connection, strategy, client_id, seconds, at_hand)
-    choice = STRATEGIES[strategy].rank(candidates, History(model_version), rng)[0]
-    columns = (images_table.c.served_at, images_table.c.to_review)
-    place = connection.execute(select(*columns).where(images_table.c.image_id == choice.image_id)).mappings().one()
-    lease = leases.acquire(
-        connection,
-        choice.image_id,
-        client_id,
-        strategy=strategy,
-        reason=choice.reason,
-        score=choice.score,
-        seconds=seconds,
-    )
-    return _Given(lease, dict(place))
-
-
-def _candidates(
-    connection: Connection,
-    strategy: str,
-    model_version: str | None,
-    rng: np.random.Generator,
-    at_hand: Callable[[str], bool] | None,
-) -> list[Candidate]:
-    for order in _ORDERS[strategy]:
-        start = float(rng.random())
-        found = pool.candidates(
-            connection, order, model_version=model_version, start=start, fetched=at_hand is not None,
-            limit=pool.ENOUGH if at_hand is None else _MOST_AT_HAND,
-        )  # fmt: skip
-        if at_hand is not None:
-            found = [one for one in found if at_hand(one.image_id)][: pool.ENOUGH]
-        if found:
-            return found
-    return []
-
-
-def _last_resort(
-    connection: Connection,
-    strategy: str,
-    client_id: str,
-    seconds: float,
-    at_hand: Callable[[str], bool] | None,
-) -> _Given | None:
-    """Where no image is free: what the client has by another strategy; None if nobody has any either."""
-    held = pool.in_hands(connection, for_review=strategy == REVIEW)
-    for lease in held:
-        if lease.client_id == client_id:
-            return _renewed(connection, lease, seconds)
-    if held and at_hand is None:
-        raise BusyError(_who_has(held))
-    return None
 
 
 def _who_has(held: Sequence[Lease]) -> str:

@@ -58,6 +58,7 @@ def _in_turn(
             heapq.heappush(heads, (waiting[patient][0], patient))
         last.append(patient)
         choice = ranking[place]
-        reason = choice.reason if kept_its_place else f"{choice.reason}; before images of patients just handed out"
-        result.append(replace(choice, reason=reason))
+        if not kept_its_place:
+            choice = replace(choice, reason=f"{choice.reason}; before images of patients just handed out")
+        result.append(choice)
     return result

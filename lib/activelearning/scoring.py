@@ -20,7 +20,8 @@ from lib.settings import Settings
 from lib.volume import Volume
 
 _KEPT_MM = 5.0  # between slices that are kept for dropout passes: the others' memory is free once they are segmented
-_ONE_IN = 8  # slices: dropout passes of one take as long as segmenting about three
+_LEAST_LOOKS = 2
+_MOST_WORK = 0.25  # of segmenting: a dropout pass, and encoding before the first, take about as long as one slice
 _COARSE_MM = 3.0  # pixels in which the pieces of a liver are counted
 
 Note = Callable[[CaseScores, float], None]
@@ -141,8 +142,8 @@ class CaseObserver:
         kept = np.array(sorted(self._kept))
         # Where nothing was predicted, the whole volume; where it lies between two slices that are kept, the nearer one.
         low, high = (with_foreground[0], with_foreground[-1]) if with_foreground else (0, self._shape[0] - 1)
-        slices = min(chosen.slices_per_score, -(-(high - low + 1) // _ONE_IN))
-        wanted = np.linspace(low, high, slices + 2)[1:-1]  # not the ends, which are small
+        affordable = max(_LEAST_LOOKS, round(_MOST_WORK * (high - low + 1) / (1 + chosen.dropout_passes)))
+        wanted = np.linspace(low, high, min(chosen.slices_per_score, affordable) + 2)[1:-1]  # the ends are small
         nearest = {int(kept[np.abs(kept - place).argmin()]) for place in wanted}
         looks = []
         for z in sorted(nearest):

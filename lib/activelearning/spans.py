@@ -53,7 +53,7 @@ def _runs(values: NDArray[np.float64]) -> list[tuple[int, int, float]]:
 
 
 def _lengthened(values: NDArray[np.float64], first: int, last: int) -> tuple[int, int]:
-    """A run of at least `LEAST_SLICES`, grown to the side with more uncertainty, to both in turn where that is equal."""
+    """A run of at least `LEAST_SLICES`, grown to the side with more uncertainty, or to both where that is equal."""
     middle = first + last
     while last - first + 1 < min(LEAST_SLICES, len(values)):
         below = values[first - 1] if first > 0 else -1.0

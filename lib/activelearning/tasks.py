@@ -1,11 +1,10 @@
-"""MONAI Label's strategy and scoring interfaces: thin shells around `next_image`, `strategies` and `uncertainty`.
+"""MONAI Label's strategy and scoring interfaces: thin shells around `next_image`, `strategies` and `score_all`.
 
-They use the ledger of a folder or a PACS; over a datastore without one, what that notes about images.
+They use the ledger of a folder or a PACS. Over a datastore without one, which keeps no scores, there are only the
+strategies that need none.
 """
 
 import logging
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,23 +14,25 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from lib.activelearning.history import History
 from lib.activelearning.next_image import next_sample
+from lib.activelearning.score_all import score_all
+from lib.activelearning.score_keeper import ScoreKeeper
 from lib.activelearning.strategies import STRATEGIES
-from lib.activelearning.uncertainty import uncertainty_score
-from lib.errors import BadInputError, LiverLoopError
+from lib.activelearning.strategy import BY_NAME, BY_TURN
+from lib.activelearning.told import told
+from lib.errors import BadInputError, LiverLoopError, SettingsError
 from lib.inference.device import choose_device
-from lib.inference.model import Model, ModelSource
+from lib.inference.model import ModelSource
+from lib.inference.overlapped import workers_for
+from lib.inference.shared import SharedSegmenter
 from lib.looked_at import both_judged
 from lib.metrics.overlap import Overlap
 from lib.settings import Settings
-from lib.store import images, pool
 from lib.store.leases import REVIEW
 from lib.store.pool import Candidate
 from lib.store.store import Store
-from lib.volume import Volume
-from lib.volume_io import read_image, read_label
+from lib.volume_io import read_label
 
 logger = logging.getLogger(__name__)
-SCORE_KEY = "uncertainty"
 
 
 class StrategyTask(Strategy):
@@ -39,14 +40,13 @@ class StrategyTask(Strategy):
 
     Args:
         name: of the strategy.
-        source: the model in force; scores of other versions do not count.
+        source: the model in force, whose scores come first.
     """
 
     def __init__(self, name: str, source: ModelSource) -> None:
-        super().__init__(STRATEGIES[name].description)
-        self._name = name
+        self._strategy = STRATEGIES[name]
+        super().__init__(self._strategy.description)
         self._source = source
-        self._rng = np.random.default_rng()
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """The next image; None when nothing is left.
@@ -54,80 +54,90 @@ class StrategyTask(Strategy):
         Request keys for a studies folder: `client_id`, who gets the image; `skip`, see `next_sample`.
 
         Returns:
-            `{"id", "reason", "score"}`; of a studies folder `strategy` and `lease` as well.
+            `{"id", "reason", "score"}`; of a studies folder also what `lib.activelearning.told` says.
 
         Raises:
             BadInputError: the strategy can't be had with this datastore.
             BusyError: all images that are left are in other hands.
         """
+        rng = np.random.default_rng()
         store = _store(datastore)
         if store is not None:
-            return self._lease(request, store)
-        if self._name == REVIEW:
-            msg = "the strategy review needs a ledger, which keeps versions of labels; this datastore has none"
-            raise BadInputError(msg)
+            return self._lease(request, store, rng)
+        self._check_needs_no_ledger()
         waiting = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
         if not waiting:
             return None
-        version = self._source.version
-        candidates = [_candidate(image, datastore.get_image_info(image), version) for image in waiting]
-        choice = STRATEGIES[self._name].rank(candidates, History(version), self._rng)[0]
+        candidates = [_candidate(image, datastore.get_image_info(image)) for image in waiting]
+        choice = self._strategy.rank(candidates, History(), rng)[0]
         return {"id": choice.image_id, "reason": choice.reason, "score": choice.score}
 
-    def _lease(self, request: dict[str, Any], store: Store) -> dict[str, Any] | None:
+    def _lease(self, request: dict[str, Any], store: Store, rng: np.random.Generator) -> dict[str, Any] | None:
+        # An app without weights hands out images as well.
+        version = self._source.version if self._source.path_or_none else None
         lease = next_sample(
             store,
-            self._name,
+            self._strategy.name,
             str(request.get("client_id") or "anonymous"),
-            # An app without weights hands out images as well.
-            model_version=self._source.version if self._source.path_or_none else None,
+            model_version=version,
             skip=request.get("skip") or False,
-            rng=self._rng,
+            rng=rng,
         )
-        if lease is None:
-            return None
-        return {
-            "id": lease.image_id,
-            "reason": lease.reason,
-            "score": lease.score,
-            "strategy": lease.strategy,
-            "lease": lease.described(),
-        }
+        return None if lease is None else told(store, lease, version)
+
+    def _check_needs_no_ledger(self) -> None:
+        if {*self._strategy.walks} <= {BY_NAME, BY_TURN}:
+            return
+        what = "versions of labels" if self._strategy.name == REVIEW else "scores"
+        msg = f"the strategy {self._strategy.name} needs a ledger, which keeps {what}; this datastore has none"
+        raise BadInputError(msg)
 
 
-class UncertaintyScoring(ScoringMethod):
-    """Scores every image to be labelled with the model in force; those already scored by it are skipped."""
+def strategy_tasks(settings: Settings, source: ModelSource) -> dict[str, Strategy]:
+    """The strategies that `app.yaml` names, the default first.
+
+    Raises:
+        SettingsError: there is no strategy of such a name.
+    """
+    chosen = settings.active_learning.strategies
+    unknown = [name for name in chosen if name not in STRATEGIES]
+    if unknown:
+        msg = (
+            f"app.yaml: active_learning.strategies: there is no strategy {unknown[0]!r}; choose from "
+            f"{', '.join(STRATEGIES)}"
+        )
+        raise SettingsError(msg)
+    return {name: StrategyTask(name, source) for name in chosen}
+
+
+class ScoresScoring(ScoringMethod):
+    """Scores every image to be labelled with the model in force; those already scored by it are skipped.
+
+    Args:
+        settings: of the app.
+        source: the model in force.
+    """
 
     def __init__(self, settings: Settings, source: ModelSource) -> None:
-        super().__init__("How unsure the current model is of each unlabelled image")
-        self._settings = settings
-        self._source = source
+        super().__init__("What the current model shows of each unlabelled image, for the strategies")
+        self._settings, self._source = settings, source
 
-    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, float]:
-        """Score and store; returns `{image id: score}` of those scored now."""
-        model = self._source.get(choose_device(_device(request)))
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, dict[str, Any]]:
+        """Score and keep; by image what came of those scored now: `{"entropy": ...}` or `{"error": reason}`.
+
+        Raises:
+            BadInputError: the datastore has no ledger.
+        """
         store = _store(datastore)
-        scores: dict[str, float] = {}
-        for image_id in _not_scored(store, datastore, model.version):
-            try:
-                scores[image_id] = self._score(model, read_image(datastore.get_image_uri(image_id)))
-                _note_score(store, datastore, image_id, scores[image_id], model.version)
-            except LiverLoopError as error:
-                logger.warning("not scored: %s", error)
-                continue
-            logger.info("scored %d: %s %.5f", len(scores), image_id, scores[image_id])
-        return scores
-
-    def _score(self, model: Model, volume: Volume) -> float:
-        chosen = self._settings.active_learning
-        return uncertainty_score(
-            model.network,
-            volume.axial(),
-            self._settings.blend_channels(),
-            passes=chosen.dropout_passes,
-            slices=chosen.slices_per_score,
-            precision=self._settings.inference.precision,
-        )
+        if store is None:
+            msg = "scores are kept in a ledger; this datastore has none"
+            raise BadInputError(msg)
+        keeper = ScoreKeeper(store, self._settings)
+        segmenter = SharedSegmenter(self._settings, self._source, keeper.watch)
+        try:
+            return score_all(store, keeper, self._source, segmenter.score, workers_for(choose_device()))
+        finally:
+            segmenter.close()
 
 
 class DiceScoring(ScoringMethod):
@@ -162,40 +172,10 @@ def _store(datastore: Datastore) -> Store | None:
     return getattr(datastore, "store", None)
 
 
-def _not_scored(store: Store | None, datastore: Datastore, version: str) -> Iterator[str]:
-    """The images to be labelled that this model version has not scored, by name."""
-    if store is None:
-        for image_id in sorted(datastore.get_unlabeled_images()):
-            if _noted(datastore.get_image_info(image_id), SCORE_KEY).get("model_version") != version:
-                yield image_id
-        return
-    after = ""
-    while True:
-        with store.ledger.reading() as connection:
-            page = pool.not_scored(connection, version, after)
-        if not page:
-            return
-        yield from page
-        after = page[-1]
-
-
-def _note_score(store: Store | None, datastore: Datastore, image_id: str, score: float, version: str) -> None:
-    """Keep a score where strategies look for it, and where clients can read it."""
-    stored = {SCORE_KEY: {"score": score, "model_version": version, "ts": int(time.time())}}
-    if store is None:
-        datastore.update_image_info(image_id, stored)
-        return
-    with store.ledger.writing() as connection:
-        images.note_info(connection, image_id, stored)
-        images.note_score(connection, image_id, score, version)
-
-
-def _candidate(image_id: str, info: dict[str, Any], version: str) -> Candidate:
-    score = _noted(info, SCORE_KEY)
-    value = score.get("score") if score.get("model_version") == version else None
+def _candidate(image_id: str, info: dict[str, Any]) -> Candidate:
     served = [_noted(info, "strategy", name).get("ts") for name in _noted(info, "strategy")]
     times = [float(at) for at in served if isinstance(at, int | float)]
-    return Candidate(image_id, float(value) if isinstance(value, int | float) else None, max(times, default=0.0))
+    return Candidate(image_id, last_served=max(times, default=0.0))
 
 
 def _noted(info: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -204,9 +184,3 @@ def _noted(info: dict[str, Any], *keys: str) -> dict[str, Any]:
         found = info.get(key)
         info = found if isinstance(found, dict) else {}
     return info
-
-
-def _device(request: dict[str, Any]) -> str | None:
-    device = request.get("device")
-    first = device[0] if isinstance(device, list) and device else device
-    return str(first) if first else None

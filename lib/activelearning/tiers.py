@@ -108,7 +108,7 @@ def highest_first(
         values = [(number(one.scores), one.image_id) for one in tier if one.scores is not None]
         return [
             Choice(image_id, reason.format(place=_highest(place), value=f"{found:.3g}"), found, part)
-            for place, (found, image_id) in enumerate(sorted(values, key=lambda pair: (-pair[0], pair[1])), 1)
+            for place, (found, image_id) in enumerate(sorted(values, key=lambda pair: -pair[0]), 1)
         ]
 
     return in_tiers(
@@ -132,6 +132,15 @@ def waited_longest(turns: Turns, rng: np.random.Generator) -> list[Choice]:
         reason += ", and no image is left that was not"
     order = np.lexsort((rng.random(len(turns.served)), np.array([one.last_served for one in turns.served])))
     return [Choice(turns.served[index].image_id, reason, part="again") for index in order]
+
+
+def images(stands_for: Iterable[float]) -> str:
+    """How many images candidates stand for in all, in words; roughly if some stand for others."""
+    weights = list(stands_for)
+    total = float(sum(weights))
+    if all(weight == 1 for weight in weights):
+        return f"{total:,.0f} image{'s' * (total != 1)}"
+    return f"about {float(f'{total:.2g}'):,.0f} images"
 
 
 def _highest(place: int) -> str:

@@ -29,7 +29,7 @@ from lib.settings import Settings
 from lib.volume import Volume
 from lib.volume_io import read_image, write_image
 
-__all__ = ["SUMMARY", "add_arguments", "as_text", "measure"]
+__all__ = ["SUMMARY", "add_arguments", "as_text", "measure", "small_image", "volume_file"]
 
 SUMMARY = "one auto-segmentation, from the file on disk to the label on disk"
 SAMPLE_APPS = {"monailabel-radiology": "segmentation", "monailabel-radiology-spleen": "segmentation_spleen"}
@@ -104,7 +104,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         set_threads(arguments.threads)
     weights = arguments.weights or ModelSource.of_app(settings, arguments.app).path
     plain = load_model(settings, weights, device)
-    path = _volume(arguments.volume, arguments.size, arguments.spacing)
+    path = volume_file(arguments.volume, arguments.size, arguments.spacing)
     image = read_image(path)
     result: dict[str, Any] = {
         "benchmark": "infer",
@@ -118,7 +118,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     against = None if arguments.no_baseline else arguments.against
     with tempfile.TemporaryDirectory() as folder, _baseline(against, settings, plain, voxels, Path(folder)) as rival:
-        small = _small_image(Path(folder))
+        small = small_image(Path(folder))
         records: dict[str, list[_Record]] = {way: [] for way in (*WAYS, "baseline")}
         label, peaks = None, matrix_peaks(device)
         if rival:
@@ -207,7 +207,12 @@ def _side(records: Sequence[_Record], slices: int) -> dict[str, Any]:
     }
 
 
-def _volume(volume: str, size: int, spacing: tuple[float, float] | None) -> Path:
+def volume_file(volume: str, size: int, spacing: tuple[float, float] | None) -> Path:
+    """The image that `--volume` names: a phantom of so many slices, or a file or folder.
+
+    Raises:
+        LiverLoopError: there is neither, or no such phantom.
+    """
     if volume.isdigit():
         return phantom_file(size, int(volume), spacing=spacing)
     if not Path(volume).exists():
@@ -216,7 +221,7 @@ def _volume(volume: str, size: int, spacing: tuple[float, float] | None) -> Path
     return Path(volume)
 
 
-def _small_image(folder: Path) -> Path:
+def small_image(folder: Path) -> Path:
     """An image of other size that each side segments first: what a process imports and prepares once is no part of a
     request, what it prepares for an image of this size is.
     """

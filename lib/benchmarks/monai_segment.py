@@ -45,7 +45,7 @@ def segment_with_monai(image: Path, folder: Path, model: Model, settings: Settin
     with watch("read"):
         data = orient(LoadImaged("image", ensure_channel_first=True)({"image": str(image)}))
     with watch("windows"):
-        data = _windows(settings)(data)
+        data = monai_windows(settings)(data)
     inputs = data["channels"]
     with watch("network"):
         roi = [-(-extent // STRIDE) * STRIDE for extent in inputs.shape[1:3]]
@@ -64,7 +64,8 @@ def segment_with_monai(image: Path, folder: Path, model: Model, settings: Settin
     return watch.seconds
 
 
-def _windows(settings: Settings) -> Compose:
+def monai_windows(settings: Settings) -> Compose:
+    """From a channel-first "image" to "channels", as MONAI's transforms scale windows."""
     names = [f"channel_{position}" for position in range(len(settings.channels))]
     windows = [_WIDE if channel == HISTOGRAM else find_window(channel) for channel in settings.blend_channels()]
     scale = [

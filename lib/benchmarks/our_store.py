@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 
 from lib.activelearning.next_image import next_sample
+from lib.case_scores import CaseScores, Span
 from lib.files import atomic_write
 from lib.settings import Settings
-from lib.store import leases
+from lib.store import leases, scores
 from lib.store.folder import FolderDatastore
 from lib.store.layout import FINAL
+
+_MODEL_VERSION = "v1"
+_SLICES, _FEATURES = 100, 256  # of a usual CT through the liver, and of the default network
+_SCORED_AT_ONCE = 5000
 
 
 class OurStore:
@@ -25,7 +30,9 @@ class OurStore:
     answers_during_rescan = True
 
     def __init__(self, folder: Path, label_info: list[dict[str, Any]]) -> None:
-        self._datastore = FolderDatastore(str(folder), Settings())
+        settings = Settings()
+        self._datastore = FolderDatastore(str(folder), settings)
+        self._strategy = settings.active_learning.strategies[0]
         self._rng = np.random.default_rng()
         self._label_info = label_info
 
@@ -34,11 +41,40 @@ class OurStore:
         self._datastore.store.watch()
 
     def next_sample(self, client_id: str) -> str:
-        """The image that a client is given by the strategy `random`; the client has it from now on."""
-        lease = next_sample(self._datastore.store, "random", client_id, model_version="v1", rng=self._rng)
+        """The image that a client is given by the default strategy; the client has it from now on."""
+        lease = next_sample(
+            self._datastore.store, self._strategy, client_id, model_version=_MODEL_VERSION, rng=self._rng
+        )
         assert lease is not None
         self._datastore.get_image_info(lease.image_id)
         return lease.image_id
+
+    def score_all(self) -> None:
+        """Made-up scores of all images, as a model leaves them that has looked at each."""
+        ledger = self._datastore.store.ledger
+        while True:
+            with ledger.writing() as connection:
+                ids = scores.waiting(connection, _MODEL_VERSION, _SCORED_AT_ONCE)
+                found = {image_id: self._made_up_scores() for image_id in ids}
+                scores.note_many(connection, found, _MODEL_VERSION)
+            if not ids:
+                return
+
+    def _made_up_scores(self) -> CaseScores:
+        entropy, bald, liver, tumor = self._rng.random(4)
+        by_slice = self._rng.random((2, _SLICES)).tolist()
+        embedding = self._rng.standard_normal(_FEATURES, dtype=np.float32)
+        return CaseScores(
+            entropy=entropy,
+            classes={"liver": liver, "tumor": tumor},
+            bald=bald,
+            ml={"liver": 1500.0, "tumor": 10.0 * tumor},
+            lesions=2,
+            first_slice=_SLICES // 2,
+            slices={"liver": tuple(by_slice[0]), "tumor": tuple(by_slice[1])},
+            spans=(Span("tumor", 90, 97, 0.5), Span("liver", 60, 67, 0.1)),
+            embedding=embedding / np.linalg.norm(embedding),
+        )
 
     def save_label(self, image_id: str, label: Path, client_id: str) -> None:
         """Save a final label."""

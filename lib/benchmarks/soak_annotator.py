@@ -45,7 +45,7 @@ class Annotator(Person):
         if self._reviews and self.happens(0.5):
             self._review()
             return
-        strategy = str(self.chance.choice(["random", "first", "uncertainty"]))
+        strategy = str(self.chance.choice(["random", "first", "hybrid"]))
         sample = self.ask("next sample", lambda: self.client.next_sample(strategy, {}))
         if not sample:
             self.pause(1)

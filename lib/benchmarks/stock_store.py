@@ -44,6 +44,9 @@ class StockStore:
         self._datastore.update_image_info(image_id, {"strategy": noted})
         return image_id
 
+    def score_all(self) -> None:
+        """Nothing: its strategy knows no scores."""
+
     def save_label(self, image_id: str, label: Path, client_id: str) -> None:
         """Save a final label."""
         info = {"label_info": self._label_info, "client_id": client_id}

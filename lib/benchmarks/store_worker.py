@@ -36,7 +36,10 @@ class Side(Protocol):
         """What the server does besides, once it has opened the store."""
 
     def next_sample(self, client_id: str) -> str:
-        """The image that a client is given by the strategy `random`."""
+        """The image that a client is given by the store's default strategy."""
+
+    def score_all(self) -> None:
+        """Have scores of all images, for strategies that go by them."""
 
     def save_label(self, image_id: str, label: Path, client_id: str) -> None:
         """Save a final label."""
@@ -65,22 +68,22 @@ def run_phase(side: str, phase: str, label: Path, repeat: int, folders: Sequence
 
     Args:
         side: `"ours"` or `"stock"`.
-        phase: `"start"` opens a store, `"look"` opens it, does everything once and looks through the whole folder,
-            `"use"` does what clients ask for many times, in all folders in turn: a machine or a disk that is busy for a
-            while is so for all of them.
+        phase: `"start"` opens a store, `"score"` gives it scores of all images, `"look"` opens it, does everything
+            once and looks through the whole folder, `"use"` does what clients ask for many times, in all folders in
+            turn: a machine or a disk that is busy for a while is so for all of them.
         label: a file that fits the images, on the disk of the folders.
         repeat: how often `"use"` does each operation.
         folders: of `lib.benchmarks.tiny_images`.
 
     Returns:
         For each folder's name `{operation: [(seconds, seconds of the CPU), ...]}`. Of `"start"` that is only from the
-        opening to the first answer. Of `"look"` it is what the folder's size decides, and `memory_mb` with `imported`,
-        before the store was opened, and `peak`.
+        opening to the first answer, of `"score"` nothing. Of `"look"` it is what the folder's size decides, and
+        `memory_mb` with `imported`, before the store was opened, and `peak`.
     """
     opened = _opener(side)
     if phase == "use":
         return _use({folder.name: opened(folder, _LABEL_INFO) for folder in folders}, label, repeat)
-    measure = _start if phase == "start" else _look
+    measure = {"start": _start, "score": _score, "look": _look}[phase]
     return {folder.name: measure(opened, folder, label) for folder in folders}
 
 
@@ -99,6 +102,13 @@ def _start(opened: _Opened, folder: Path, _: Path) -> dict[str, Any]:
     store, taken = _timed(_started, opened, folder)
     store.close()
     return {"start": [taken]}
+
+
+def _score(opened: _Opened, folder: Path, _: Path) -> dict[str, Any]:
+    store = opened(folder, _LABEL_INFO)
+    store.score_all()
+    store.close()
+    return {}
 
 
 def _started(opened: _Opened, folder: Path) -> Side:

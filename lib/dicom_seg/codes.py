@@ -5,12 +5,15 @@ Segments are told by code, then by name, never by number: whoever stores a SEG n
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code as Concept
 
 from lib.labels import DEFAULT_LABELS, NOT_LOOKED_AT, Code, Codes, Label, find_index, is_not_looked_at
+
+if TYPE_CHECKING:
+    from pydicom.sr.coding import Code as Concept
 
 # Of a class without codes of its own: says nothing, so such a class is told by its name alone.
 UNSPECIFIED = Codes(
@@ -98,8 +101,10 @@ def index_of(segment: Segment, labels: Mapping[str, Label]) -> int | None:
     return NOT_LOOKED_AT if is_not_looked_at(segment.name) else find_index(segment.name, labels)
 
 
-def concept(code: Code) -> Concept:
+def concept(code: Code) -> "Concept":
     """A code as pydicom and highdicom want it; it equals the same concept in the older scheme SRT."""
+    from pydicom.sr.coding import Code as Concept  # a second, for its tables of all codes
+
     return Concept(code.value, code.scheme, code.meaning)
 
 

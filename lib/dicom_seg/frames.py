@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import numpy as np
-from highdicom.frame import decode_frame
 from numpy.typing import NDArray
 from openjpeg.utils import get_parameters
 from pydicom.dataset import Dataset
@@ -75,6 +74,8 @@ def _native(data: bytes, count: int, rows: int, columns: int, bits: int) -> Iter
 
 
 def _compressed(dataset: Dataset, data: bytes, count: int, syntax: UID) -> Iterator[NDArray]:
+    from highdicom.frame import decode_frame  # a second, which scripts without a PACS need not wait for
+
     rows, columns, bits = int(dataset.Rows), int(dataset.Columns), int(dataset.BitsAllocated)
     found = 0
     for found, frame in enumerate(generate_pixel_data_frame(data, count), start=1):

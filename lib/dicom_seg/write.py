@@ -5,29 +5,29 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import fastremap
 import numpy as np
-from highdicom import AlgorithmIdentificationSequence
-from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code as Concept
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM, PersonName
 
 from lib.dicom_seg.codes import NOT_LOOKED_AT_CODES, NOT_LOOKED_AT_COLOR, UNSPECIFIED, cielab, codes_of, concept
 from lib.dicom_seg.source import UNREADABLE, SourceSeries, SourceSlice, onto_grid
 from lib.errors import BadInputError
-from lib.labels import NOT_LOOKED_AT, NOT_LOOKED_AT_NAME, Codes, Label, indices
+from lib.labels import NOT_LOOKED_AT, NOT_LOOKED_AT_NAME, Code, Codes, Label, indices
 from lib.volume import Volume
+
+if TYPE_CHECKING:
+    from highdicom.seg import SegmentDescription
 
 # Tells of each group of attributes that it copies.
 logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 PROGRAM = "LiverLoop"
-_FAMILY = Concept("123110", "DCM", "Artificial Intelligence")  # of algorithms
+_FAMILY = Code(value="123110", scheme="DCM", meaning="Artificial Intelligence")  # of algorithms
 _FIRST_SERIES_NUMBER = 7000  # beyond those that scanners give
 # What a SEG has from the study it belongs to; needed, even if empty.
 _STUDY = (
@@ -80,6 +80,8 @@ def write_seg(label: Volume, source: SourceSeries, labels: Mapping[str, Label], 
     Raises:
         BadInputError: the label has another grid or unknown values, or the series lacks what a SEG needs.
     """
+    from highdicom.seg import Segmentation  # a second, which scripts that write none need not wait for
+
     voxels = onto_grid(label, source.grid).array
     planes = voxels.transpose(2, 1, 0)  # (Z, Y, X)
     used = np.flatnonzero([plane.any() for plane in planes])
@@ -119,7 +121,7 @@ def write_seg(label: Volume, source: SourceSeries, labels: Mapping[str, Label], 
 
 def _segments(
     planes: NDArray[np.uint8], labels: Mapping[str, Label], provenance: Provenance
-) -> tuple[NDArray[np.uint8], list[SegmentDescription]]:
+) -> tuple[NDArray[np.uint8], list["SegmentDescription"]]:
     """Segment number of each value, and the segments in the order of their numbers."""
     names = list(indices(labels))
     found = {int(value) for value in fastremap.unique(planes)}
@@ -144,11 +146,14 @@ def _segments(
 
 def _described(
     number: int, name: str, codes: Codes, color: tuple[int, int, int], provenance: Provenance
-) -> SegmentDescription:
+) -> "SegmentDescription":
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.seg import SegmentDescription
+
     algorithm = None
     if provenance.kind != "MANUAL":
         version = _text(provenance.model_version) or "unknown"
-        algorithm = AlgorithmIdentificationSequence(name=PROGRAM, family=_FAMILY, version=version)
+        algorithm = AlgorithmIdentificationSequence(name=PROGRAM, family=concept(_FAMILY), version=version)
     described = SegmentDescription(
         segment_number=number,
         segment_label=_text(name),

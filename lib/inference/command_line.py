@@ -3,13 +3,13 @@
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from lib.errors import BadInputError, NotFoundError, SettingsError
-from lib.inference.device import choose_device
 from lib.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT_APP = Path(__file__).resolve().parents[2] / "apps" / "liver_tumor"
 
@@ -76,12 +76,16 @@ def settings_from(arguments: argparse.Namespace, overrides: Mapping[str, Any] | 
     return load_settings(arguments.app / "app.yaml", chosen)
 
 
-def device_from(arguments: argparse.Namespace) -> torch.device:
+def device_from(arguments: argparse.Namespace) -> "torch.device":
     """The device of `--device`.
 
     Raises:
         BadInputError: this machine has no such device.
     """
+    import torch  # seconds, for which scripts that work on a ledger need not wait
+
+    from lib.inference.device import choose_device
+
     name = arguments.device
     if name is not None:
         kind, _, number = name.partition(":")

@@ -92,9 +92,9 @@ class SharedSegmenter:
         """
         began = time.perf_counter()
         model, key = self._asked(path, postprocessing, device)
-        known = self._known(key, model)  # kept, or just being cleaned
-        if known is not None:
-            return known.value()
+        kept = self._results.get(key)
+        if kept is not None:
+            return _served(kept, model)
         if background:
             return self._one_of_many(path, postprocessing, model)
         work = partial(self._make, Path(path), key, model, once)
@@ -156,21 +156,16 @@ class SharedSegmenter:
         self._results.keep_only(model.version)
         return model, Key(content_of(path), model.version, postprocessing)
 
-    def _known(self, key: Key, model: Model) -> "_Once | None":
-        """What has been made already."""
-        unfinished = self._unfinished.get(key)  # first: once that is gone, it is kept
-        if unfinished is not None:
-            return unfinished
-        kept = self._results.get(key)
-        return None if kept is None else _Once(partial(_served, kept, model))
-
     def _make(
         self, path: Path, key: Key, model: Model, once: bool, give_way: GiveWay, watch_by: Watch | None = None
     ) -> "_Once":
         """What needs the engine; the rest is done when its value is asked for."""
-        known = self._known(key, model)  # made while this one waited
-        if known is not None:
-            return known
+        unfinished = self._unfinished.get(key)  # first: once that is gone, it is kept
+        if unfinished is not None:
+            return _Once(lambda: unfinished.value()._replace(cached=True))
+        kept = self._results.get(key)  # made while this one waited
+        if kept is not None:
+            return _Once(partial(_served, kept, model))
         watch = Stopwatch()
         before = key._replace(postprocessing=None)
         made = self._results.get(before)

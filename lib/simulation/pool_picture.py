@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageColor
 
 from lib.files import atomic_write
 from lib.labels import TUMOR
@@ -19,7 +19,7 @@ _LIVER_COLOR, _TUMOR_COLOR = "#ff7033", "#2ee06a"
 _MARGIN = 3  # pixels
 
 
-def draw_kinds_picture(path: Path, examples: int = 3, seed: int = 0, grid: Grid | None = None) -> None:
+def draw_kinds_picture(path: Path, examples: int = 3, seed: int = 2, grid: Grid | None = None) -> None:
     """Draw a PNG with a column for each kind and a row for each example: one slice and the true outlines.
 
     Args:
@@ -31,7 +31,7 @@ def draw_kinds_picture(path: Path, examples: int = 3, seed: int = 0, grid: Grid 
     Raises:
         StorageError: it can't be written.
     """
-    figure = Figure(figsize=(2.1 * len(KINDS), 1.62 * examples + 0.25), facecolor="black")
+    figure = Figure(figsize=(2.1 * len(KINDS), 1.5 * examples + 0.25), facecolor="black")
     figure.subplots_adjust(left=0, right=1, bottom=0, top=0.95, wspace=0.02, hspace=0.02)
     axes = figure.subplots(examples, len(KINDS), squeeze=False)
     for number, case in enumerate(draw_test_set(seed, examples * len(KINDS), grid)):
@@ -40,10 +40,24 @@ def draw_kinds_picture(path: Path, examples: int = 3, seed: int = 0, grid: Grid 
         if number < len(KINDS):
             axis.set_title(case.kind, color="white", fontsize=11)
     pixels = BytesIO()
-    figure.savefig(pixels, dpi=75)
-    picture = Image.open(pixels).convert("RGB").quantize(64)  # a palette is enough for gray and two colors
+    figure.savefig(pixels, dpi=80)
+    picture = Image.open(pixels).convert("RGB").quantize(palette=_palette(), dither=Image.Dither.NONE)
     with atomic_write(path) as temporary:
         picture.save(temporary, format="PNG", optimize=True)
+
+
+def _palette() -> Image.Image:
+    """Grays, and both outlines' colors mixed with some of them: a third of the bytes of full color."""
+    grays = [(level, level, level) for level in np.linspace(0, 255, 40).astype(int).tolist()]
+    mixed = [
+        tuple(round(share * part + (1 - share) * level) for part in ImageColor.getrgb(color)[:3])
+        for color in (_LIVER_COLOR, _TUMOR_COLOR)
+        for level in (20, 90, 140, 190)
+        for share in (0.3, 0.6, 1.0)
+    ]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for color in (*grays, *mixed) for part in color])
+    return palette
 
 
 def _show(axis: Axes, phantom: Phantom) -> None:

@@ -13,7 +13,7 @@ The rows come in this order: facts; the sides of patients; for each image by nam
 pre-segmentations and lease;
 events as they happened; and for each file that no row of a version gives a hash of one of the table `files`. A row
 has the columns of `lib.store.schema` without keys that a database counts up; a label has the number of its version.
-Images are not part of it.
+Images are not part of it, nor are scores, which are made again.
 """
 
 import hashlib
@@ -42,6 +42,7 @@ MANIFEST = "manifest.json"
 ROWS = "ledger.jsonl"
 VERSIONS, PRESEGMENTATIONS, LABELS = "versions", "presegmentations", "labels"
 # Of a ledger, not of what it holds.
+SCORES_IN_ROWS: Mapping[str, set[str]] = {"images": {"scored"}, "leases": {"slices"}}  # not kept: made again
 OWN_FACTS = ("belongs_to", "schema", "made_at", "scanned_at", "label_indices", "pacs", "pacs_error")
 
 CHUNK = 1 << 20
@@ -165,7 +166,7 @@ def _rows(connection: Connection) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _rows_of(records: Records) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if records.image is not None:
-        yield "images", records.image
+        yield "images", _without(records.image, *SCORES_IN_ROWS["images"])
     numbers = {version.id: (version.tag, version.number) for version in records.versions}
     for version in records.versions:
         yield "versions", _without(asdict(version), "id")
@@ -176,7 +177,7 @@ def _rows_of(records: Records) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for row in records.presegmentations:
         yield "presegmentations", row
     if records.lease is not None:
-        yield "leases", records.lease
+        yield "leases", _without(records.lease, *SCORES_IN_ROWS["leases"])
 
 
 def _add_files(writer: _Writer, rows: IO[bytes], layout: Layout) -> list[dict[str, Any]]:

@@ -418,7 +418,7 @@ def _is_untouched(connection: Connection, here: Records) -> bool:
 
 def _knowledge(row: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
     """What the archive knows about an image whose file is here; what the file itself says is not replaced."""
-    keys = ["excluded", "shuffle", "served_at", "score", "score_version", "to_review", "added_at"]
+    keys = ["excluded", "shuffle", "served_at", "to_review", "added_at"]
     if here["fingerprint"] is None and here["problem"] is None and here["size"] == row["size"]:
         keys += ["problem", "fingerprint", "sha256", "grid"]
     as_registered = here["info"].keys() <= {"ts", "name"}

@@ -20,9 +20,10 @@ from sqlalchemy import JSON, Boolean, Double, Integer, Table, Text
 
 from lib.errors import BadInputError, NotFoundError
 from lib.store import schema
-from lib.store.archive import CHUNK, FORMAT, LABELS, MANIFEST, PRESEGMENTATIONS, ROWS, VERSIONS
+from lib.store.archive import CHUNK, FORMAT, LABELS, MANIFEST, PRESEGMENTATIONS, ROWS, SCORES_IN_ROWS, VERSIONS
 from lib.store.door import checked_identifier
 from lib.store.layout import REFUSED, STORED, checked_tag
+from lib.store.migrations import row_of_today
 from lib.volume_io import IMAGE_SUFFIXES, LABEL_SUFFIXES, suffix_of
 
 Row = dict[str, Any]
@@ -31,7 +32,12 @@ _MANIFEST_BYTES = 64 << 20  # names of missing files are in it
 _ROW_BYTES = 16 << 20
 _OF_AN_IMAGE = ("images", "versions", "labels", "presegmentations", "leases")
 _ORDER = {"facts": 0, "splits": 1, **dict.fromkeys(_OF_AN_IMAGE, 2), "events": 3, "files": 4}
-_NOT_IN_ROWS = {"versions": {"id"}, "events": {"id"}, "labels": {"version_id", "shown_size", "shown_modified_ns"}}
+_NOT_IN_ROWS = {
+    "versions": {"id"},
+    "events": {"id"},
+    "labels": {"version_id", "shown_size", "shown_modified_ns"},
+    **SCORES_IN_ROWS,
+}
 _TABLES: dict[str, Table] = {
     name: schema.metadata.tables[name] for name in ("facts", "splits", *_OF_AN_IMAGE, "events")
 }
@@ -227,7 +233,7 @@ class ArchiveReader:
             for number, line in enumerate(_lines(lines), start=1):
                 try:
                     entry = json.loads(line)
-                    table, row = _checked(entry)
+                    table, row = _checked(entry, self.manifest["schema"])
                     here = _place(table, row)
                     if here[0] < place[0] or (table in _OF_AN_IMAGE and here <= place):
                         msg = f"a row of the table {table} is not in its place"
@@ -281,8 +287,8 @@ def _place(table: str, row: Row) -> tuple[int, str, int, str, int]:
     )
 
 
-def _checked(entry: Any) -> tuple[str, Row]:
-    """Table and row of a line.
+def _checked(entry: Any, made_by: int) -> tuple[str, Row]:
+    """Table and row of a line, which an archive of the schema `made_by` holds.
 
     Raises:
         BadInputError: another table, other columns, other kinds of values, or names that must not be.
@@ -296,6 +302,7 @@ def _checked(entry: Any) -> tuple[str, Row]:
     if table not in _TABLES:
         msg = f"there is no table {str(table)[:80]!r}"
         raise BadInputError(msg)
+    row = row_of_today(table, row, made_by)
     columns = {c.name: c for c in _TABLES[table].columns if c.name not in _NOT_IN_ROWS.get(table, ())}
     if row.keys() != columns.keys() | ({"version"} if table == "labels" else set()):
         msg = f"a row of the table {table} has the columns {', '.join(sorted(row))[:400]}"

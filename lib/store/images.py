@@ -11,6 +11,7 @@ import numpy as np
 from sqlalchemy import Connection, and_, exists, func, insert, not_, or_, select, update
 
 from lib.errors import BadInputError, NotFoundError
+from lib.store import scores
 from lib.store.events import record
 from lib.store.layout import FINAL
 from lib.store.schema import images, labels
@@ -202,12 +203,6 @@ def note_info(connection: Connection, image_id: str, info: dict[str, Any]) -> No
     connection.execute(update(images).where(images.c.image_id == image_id).values(info={**known, **info}))
 
 
-def note_score(connection: Connection, image_id: str, score: float, model_version: str) -> None:
-    """Note what a model version would gain by an image."""
-    values = {"score": score, "score_version": model_version}
-    connection.execute(update(images).where(images.c.image_id == image_id).values(values))
-
-
 def note_vanished(connection: Connection, image_ids: Iterable[str]) -> None:
     """The files of these images are gone; what is known of them and their labels stays."""
     for chunk in _chunks(list(image_ids)):
@@ -222,9 +217,10 @@ def note_changed(connection: Connection, image_id: str, state: FileState) -> Non
     row = connection.execute(select(*_COLUMNS).where(images.c.image_id == image_id)).one()
     values: dict[str, Any] = {"present": True}
     if (row.suffix, row.size, row.modified_ns) != (state.suffix, state.size, state.modified_ns):
-        read = ("problem", "fingerprint", "sha256", "grid", "score", "score_version")
+        read = ("problem", "fingerprint", "sha256", "grid")
         changed = {"suffix": state.suffix, "size": state.size, "modified_ns": state.modified_ns}
         values |= changed | dict.fromkeys(read)
+        scores.forget(connection, [image_id])
     connection.execute(update(images).where(images.c.image_id == image_id).values(values))
     record(connection, "image changed" if row.present else "image is back", image_id, detail={"size": state.size})
     reckon(connection, [image_id])
@@ -263,6 +259,7 @@ def reckon(connection: Connection, image_ids: Sequence[str]) -> None:
         connection.execute(
             update(images).where(images.c.image_id.in_(chunk)).values(labelled=final, open=and_(fit, not_(final)))
         )
+        scores.reckon(connection, chunk)
 
 
 def names(connection: Connection, *, labelled: bool | None = None, open_only: bool = False) -> list[str]:
@@ -298,6 +295,11 @@ def progress(connection: Connection) -> dict[str, int]:
         "total": _count(connection) - _count(connection, ~images.c.present),
         "completed": int(connection.scalar(final.where(_IS_FINAL, images.c.present)) or 0),
     }
+
+
+def count_labelled(connection: Connection) -> int:
+    """How many images ever got a final label, gone ones among them; by an index alone, so for quick requests."""
+    return int(connection.scalar(select(func.count()).select_from(labels).where(labels.c.tag == FINAL)) or 0)
 
 
 def counts(connection: Connection) -> dict[str, int]:

@@ -5,15 +5,19 @@ come one at a time, what a transaction finds free stays free until its end.
 """
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, tuple_, update
 
+from lib.case_scores import Span
+from lib.store import scores
 from lib.store.events import SERVER, record
-from lib.store.schema import images, leases
+from lib.store.schema import events, images, leases, picks
 
+HANDED_OUT = "image handed out"  # the event
 REVIEW = "review"  # the one strategy that hands out images which have a final label
 
 
@@ -30,6 +34,8 @@ class Lease:
         acquired_at: seconds since the epoch.
         renewed_at: the same, when its holder last worked on it.
         expires_at: the same.
+        part: of the strategy which chose it, empty if it has none.
+        slices: worth looking at.
     """
 
     image_id: str
@@ -40,11 +46,14 @@ class Lease:
     acquired_at: float
     renewed_at: float
     expires_at: float
+    part: str = ""
+    slices: tuple[Span, ...] = ()
 
     def described(self) -> dict[str, Any]:
         """As JSON: times in ISO format, and for how many seconds it goes on."""
         times = {key: iso_time(getattr(self, key)) for key in ("acquired_at", "renewed_at", "expires_at")}
-        return {**asdict(self), **times, "seconds": round(max(0.0, self.expires_at - time.time()), 1)}
+        slices = [asdict(span) for span in self.slices]
+        return {**asdict(self), **times, "slices": slices, "seconds": round(max(0.0, self.expires_at - time.time()), 1)}
 
 
 def iso_time(at: float) -> str:
@@ -61,6 +70,8 @@ def acquire(
     reason: str,
     score: float | None,
     seconds: float,
+    part: str = "",
+    slices: Sequence[Span] = (),
 ) -> Lease:
     """Give an image that nobody has to a client, and note when, so that it comes last should it come back.
 
@@ -72,17 +83,37 @@ def acquire(
         reason: why, in words.
         score: by which it was chosen.
         seconds: how long it is kept unless renewed.
+        part: of the strategy, to be counted, see `picked`.
+        slices: worth looking at.
     """
     now = time.time()
-    lease = Lease(image_id, client_id, strategy, reason, score, now, now, now + seconds)
-    connection.execute(insert(leases).values(asdict(lease)))
+    lease = Lease(image_id, client_id, strategy, reason, score, now, now, now + seconds, part, tuple(slices))
+    spans = [asdict(span) for span in slices] or None
+    connection.execute(insert(leases).values({**asdict(lease), "slices": spans}))
     served: dict[str, float] = {"served_at": now}
     if strategy == REVIEW:
         served["to_review"] = -now  # behind those that were not handed out yet, and those handed out before
     connection.execute(update(images).where(images.c.image_id == image_id).values(served))
-    detail = {"strategy": strategy, "reason": reason, "score": score}
-    record(connection, "image handed out", image_id, actor=client_id, detail=detail)
+    scores.reckon(connection, [image_id])
+    _count_pick(connection, strategy, part)
+    detail = {"strategy": strategy, "reason": reason, "score": score} | ({"part": part} if part else {})
+    record(connection, HANDED_OUT, image_id, actor=client_id, detail=detail)
     return lease
+
+
+def picked(connection: Connection, strategy: str) -> dict[str, int]:
+    """By part of a strategy, how many images it has chosen."""
+    query = select(picks.c.part, picks.c.count).where(picks.c.strategy == strategy).order_by(picks.c.part)
+    return dict(connection.execute(query).tuples().all())
+
+
+def last_handed_out(connection: Connection, count: int = 2) -> list[str]:
+    """Ids of the images that were handed out last, to anybody, the last one first; an image may be there twice."""
+    place = tuple_(events.c.kind, events.c.id)
+    # Cut off here, see `lib.store.walks`.
+    walk = select(events.c.kind, events.c.image_id).where(place <= tuple_(HANDED_OUT, 2**63 - 1))
+    rows = connection.execute(walk.order_by(events.c.kind.desc(), events.c.id.desc()).limit(count))
+    return [row.image_id for row in rows if row.kind == HANDED_OUT]
 
 
 def of_image(connection: Connection, image_id: str) -> Lease | None:
@@ -133,6 +164,11 @@ def free(connection: Connection, image_id: str, *, actor: str, why: str, kind: s
     return lease
 
 
+def has_expired(connection: Connection) -> bool:
+    """Whether the time of any lease is over."""
+    return bool(connection.scalar(select(exists().where(leases.c.expires_at <= time.time()))))
+
+
 def expire(connection: Connection) -> int:
     """Take back every image whose time is over; returns how many."""
     over = _select(connection, leases.c.expires_at <= time.time())
@@ -141,6 +177,17 @@ def expire(connection: Connection) -> int:
     return len(over)
 
 
+def of_row(row: Mapping[str, Any]) -> Lease:
+    """The lease that a row of the table is."""
+    return Lease(**{**row, "slices": tuple(Span(**span) for span in row["slices"] or ())})
+
+
+def _count_pick(connection: Connection, strategy: str, part: str) -> None:
+    here = (picks.c.strategy == strategy, picks.c.part == part)
+    if not connection.execute(update(picks).where(*here).values(count=picks.c.count + 1)).rowcount:
+        connection.execute(insert(picks).values(strategy=strategy, part=part, count=1))
+
+
 def _select(connection: Connection, *conditions: ColumnElement[bool]) -> list[Lease]:
     query = select(leases).where(*conditions).order_by(leases.c.acquired_at, leases.c.image_id)
-    return [Lease(**row) for row in connection.execute(query).mappings()]
+    return [of_row(row._asdict()) for row in connection.execute(query)]

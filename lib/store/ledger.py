@@ -6,6 +6,7 @@ of the database becomes one that a person can act on.
 
 import errno
 import json
+import logging
 import re
 import sqlite3
 import threading
@@ -23,7 +24,10 @@ from sqlalchemy.exc import TimeoutError as NoConnectionError
 
 from lib.errors import BadInputError, LiverLoopError, SettingsError, StorageError, UnavailableError
 from lib.store.layout import Layout
+from lib.store.migrations import migrate
 from lib.store.schema import SCHEMA_VERSION, facts, metadata
+
+logger = logging.getLogger(__name__)
 
 _WAIT_MS = 60_000  # for another process's transaction; ours take milliseconds
 _ONE_STATE = "REPEATABLE READ"
@@ -117,6 +121,10 @@ class Ledger:
         elif int(stored) > SCHEMA_VERSION:
             msg = f"the ledger {self.name} was made by a newer LiverLoop (schema {stored}); update this one"
             raise SettingsError(msg)
+        elif int(stored) < SCHEMA_VERSION:
+            logger.info("the ledger %s has the schema %s and gets that of this LiverLoop", self.name, stored)
+            migrate(connection, int(stored))
+            self.set_fact(connection, "schema", str(SCHEMA_VERSION))
         if belongs_to is None:
             return
         owner = self.fact(connection, "belongs_to")

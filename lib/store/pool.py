@@ -1,29 +1,30 @@
-"""What can be handed out, in an order, found by an index: a choice costs the same among a thousand or a million images.
+"""What can be handed out: candidates from walks through the pool, with all that a strategy may look at.
 
-Each order is a walk along a partial index of `lib.store.schema` that holds only images in the pool. The leased ones are
-passed over, so that a walk gets longer by the images in people's hands, not by those in the folder.
+A choice costs the same among a thousand or a million images, see `lib.store.walks`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, exists, select, true, tuple_, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, not_, select, true, update
 
 from lib.case_scores import CaseScores
-from lib.store import leases
+from lib.store import leases, scores, walks
 from lib.store.layout import FINAL
 from lib.store.leases import REVIEW, Lease
-from lib.store.schema import REVIEWABLE, images, labels, versions
+from lib.store.listing import chunks
+from lib.store.patients import PATIENT_ID, Patients
+from lib.store.schema import FETCHED, REVIEWABLE, images, labels, versions
 from lib.store.schema import leases as leases_table
 from lib.store.versions import Version
+from lib.store.walks import Drawn
 
-Order = Literal["name", "turn", "score", "review"]
-ENOUGH = 64  # candidates to choose among
-
-_OPEN = select(images.c.image_id, images.c.score, images.c.score_version, images.c.served_at, images.c.shuffle).where(
-    images.c.open
-)
+NAME, TURN, FOR_REVIEW, FOREGROUND, HIGHEST = "name", "turn", "review", "foreground", "highest:"
+HIGHEST_OF_EACH_CLASS = f"{HIGHEST}{scores.CLASS}*"
+ENOUGH = 48  # candidates of a walk in an order; a few hundred together are read in some milliseconds
+SAMPLE = 128  # of a walk that draws at random
+_MOST_IN_A_LIST = 500  # of the values that one statement may hold
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class Candidate:
 
     Args:
         image_id: of the image.
-        score: how much the current model would gain by it, None while it has not been scored; for a review how much
-            its final label changed, None if it was compared with nothing.
+        score: for a review how much its final label changed, None if it was compared with nothing.
         last_served: seconds since the epoch when it was last handed out, 0 if never; for a review never means not since
             its final label was saved.
         scores: what a model shows of it; None while it has not been scored.
@@ -54,43 +54,59 @@ class Candidate:
 
 def candidates(
     connection: Connection,
-    order: Order,
+    chosen: Sequence[str],
     *,
     model_version: str | None = None,
     start: float = 0.0,
     fetched: bool = False,
+    patients: Patients | None = None,
     limit: int = ENOUGH,
+    sample: int = SAMPLE,
 ) -> list[Candidate]:
-    """Images that can be handed out now, the best first; expired leases must have been freed.
+    """Images that can be handed out now, each once; expired leases must have been freed.
+
+    Walks are `"name"`, `"turn"`, `"review"`, `"foreground"`, `"highest:<kind>"` and `"highest:class:*"`, which is that
+    of every class; see the functions of `lib.store.walks`, and `lib.store.scores` for kinds.
 
     Args:
         connection: to the ledger.
-        order: `"name"`: those not handed out yet, by name, behind them the others, the least recently first.
-            `"score"`: those not handed out yet and scored by `model_version`, the highest first. `"turn"`: those that
-            waited longest since they were handed out, where the never handed out are equal. `"review"`: those with a
-            final label that nobody has reviewed, the most changed first, behind them those that were handed out for
-            review already, the least recently first.
-        model_version: whose scores count.
-        start: for `"turn"`, where among equals to begin, in [0, 1): each has a fixed random place there, so that a
-            random `start` makes a random draw.
+        chosen: the walks; first come those of the first walk, the best first.
+        model_version: whose scores count; those of other models where it has too few.
+        start: for walks that draw at random, where to begin, in [0, 1): each image has a fixed random place there, so
+            that a random `start` makes a random draw.
         fetched: only of a PACS's images that were fetched once; to be asked for while it is down, since no index helps.
-        limit: at most so many.
+        patients: to tell whose images they are; without, that is not known.
+        limit: at most so many of a walk in an order.
+        sample: at most so many of a walk that draws at random.
+
+    Returns:
+        Candidates. Those that were drawn stand for others, so that what they stand for, and all others for themselves,
+        is about the number of images that can be handed out.
     """
-    only = images.c.size > 0 if fetched else true()
-    if order == "review":
-        return _for_review(connection, only, limit)
-    if order == "turn":
-        return _scored(_by_turn(connection, _OPEN.where(only), start, limit), model_version)
-    if order == "name":
-        walk = _OPEN.where(only).order_by(images.c.served_at, images.c.image_id)
-        return _scored(_nobodys(connection, walk, limit), model_version)
-    return _scored(_by_score(connection, _OPEN.where(only), model_version, limit), model_version)
+    only = FETCHED if fetched else true()
+    if FOR_REVIEW in chosen:
+        return _for_review(connection, walks.for_review(connection, only, limit), patients)
+    # Who is found twice is as likely to be found as by the walk that leaves fewer out.
+    stands_for: dict[str, float] = {}
+    for walk in chosen:
+        for found in _walked(connection, walk, only, model_version, start, limit, sample):
+            for image_id in found.image_ids:
+                stands_for[image_id] = min(found.stands_for, stands_for.get(image_id, found.stands_for))
+    known = _looked_up(connection, stands_for, only, patients)
+    return [known[image_id] for image_id in stands_for if image_id in known]
 
 
 def can_keep(connection: Connection, lease: Lease) -> bool:
     """Whether a leased image is still one to be labelled, or reviewed if it was leased for that."""
     condition = REVIEWABLE if lease.strategy == REVIEW else images.c.open
     return bool(connection.scalar(select(exists().where(images.c.image_id == lease.image_id, condition))))
+
+
+def is_free(connection: Connection, image_id: str, *, for_review: bool) -> bool:
+    """Whether an image can be handed out, to be labelled or reviewed; expired leases must have been freed."""
+    here = exists().where(images.c.image_id == image_id, REVIEWABLE if for_review else images.c.open)
+    held = exists().where(leases_table.c.image_id == image_id)
+    return bool(connection.scalar(select(and_(here, not_(held)))))
 
 
 def in_hands(connection: Connection, *, for_review: bool) -> list[Lease]:
@@ -101,7 +117,7 @@ def in_hands(connection: Connection, *, for_review: bool) -> list[Lease]:
         .where(REVIEWABLE if for_review else images.c.open)
         .order_by(leases_table.c.expires_at, leases_table.c.image_id)
     )
-    return [Lease(**row) for row in connection.execute(query).mappings()]
+    return [leases.of_row(row._asdict()) for row in connection.execute(query)]
 
 
 def note_final(connection: Connection, version: Version) -> None:
@@ -121,69 +137,67 @@ def note_final(connection: Connection, version: Version) -> None:
     connection.execute(update(images).where(images.c.image_id == version.image_id).values(to_review=place))
 
 
-def not_scored(connection: Connection, model_version: str, after: str = "", limit: int = 256) -> list[str]:
-    """Ids of images to be labelled that a model version has not scored yet, by name from behind `after`."""
-    query = select(images.c.image_id).where(
-        images.c.open,
-        images.c.image_id > after,
-        images.c.score_version.is_distinct_from(model_version),
-    )
-    return list(connection.scalars(query.order_by(images.c.image_id).limit(limit)))
+def place_of(connection: Connection, image_id: str) -> dict[str, Any]:
+    """Where an image stands among those that wait, before it is handed out; for `put_back`."""
+    columns = (images.c.served_at, images.c.to_review)
+    return dict(connection.execute(select(*columns).where(images.c.image_id == image_id)).mappings().one())
 
 
-def _for_review(connection: Connection, only: ColumnElement[bool], limit: int) -> list[Candidate]:
-    walk = select(images.c.image_id, images.c.to_review).where(REVIEWABLE, only).order_by(images.c.to_review.desc())
-    rows = _nobodys(connection, walk, limit)
+def put_back(connection: Connection, image_id: str, place: Mapping[str, Any]) -> None:
+    """Let an image that could not be handed out wait where it did before."""
+    connection.execute(update(images).where(images.c.image_id == image_id).values(dict(place)))
+    scores.reckon(connection, [image_id])
+
+
+def _walked(
+    connection: Connection,
+    walk: str,
+    only: ColumnElement[bool],
+    model_version: str | None,
+    start: float,
+    limit: int,
+    sample: int,
+) -> Iterator[Drawn]:
+    if walk == NAME:
+        yield Drawn(walks.by_name(connection, only, limit))
+    elif walk == TURN:
+        yield walks.by_turn(connection, only, start, sample)
+    elif walk == FOREGROUND:
+        yield walks.with_foreground(connection, model_version, start, sample)
+    elif walk == HIGHEST_OF_EACH_CLASS:
+        for kind in walks.classes(connection):
+            yield Drawn(walks.highest(connection, kind, model_version, limit))
+    else:
+        yield Drawn(walks.highest(connection, walk.removeprefix(HIGHEST), model_version, limit))
+
+
+def _looked_up(
+    connection: Connection, stands_for: Mapping[str, float], only: ColumnElement[bool], patients: Patients | None
+) -> dict[str, Candidate]:
+    """What is known of images, by their keys alone."""
+    scored = scores.of_images(connection, list(stands_for), profile=False)
+    columns = (images.c.image_id, images.c.served_at, PATIENT_ID)
+    found = {}
+    for chunk in chunks(stands_for, _MOST_IN_A_LIST):
+        for row in connection.execute(select(*columns).where(images.c.image_id.in_(chunk), images.c.open, only)):
+            known = scored.get(row.image_id)
+            found[row.image_id] = Candidate(
+                row.image_id,
+                last_served=row.served_at,
+                scores=known.scores if known else None,
+                model_version=known.model_version if known and known.scores else None,
+                patient=patients.key(row.image_id, row.patient_id) if patients else None,
+                stands_for=stands_for[row.image_id],
+            )
+    return found
+
+
+def _for_review(connection: Connection, places: Mapping[str, float], patients: Patients | None) -> list[Candidate]:
     final = (
         select(labels.c.image_id, versions.c.change)
         .join(versions, versions.c.id == labels.c.version_id)
-        .where(labels.c.tag == FINAL, labels.c.image_id.in_([row.image_id for row in rows]))
+        .where(labels.c.tag == FINAL, labels.c.image_id.in_(list(places)))
     )
     changes: dict[str, float | None] = {row.image_id: row.change for row in connection.execute(final)}
-    return [Candidate(row.image_id, changes.get(row.image_id), max(0.0, -row.to_review)) for row in rows]
-
-
-# The next two walks begin at a place and are cut off here, instead of asking for `served_at = ...` and the like: before
-# its first statistics, PostgreSQL takes what equals something for few rows, and would fetch and sort them all.
-
-
-def _by_score(connection: Connection, waiting: Select[Any], model_version: str | None, limit: int) -> list[Any]:
-    if model_version is None:
-        return []
-    walk = waiting.where(images.c.score_version >= model_version)
-    walk = walk.order_by(images.c.score_version, images.c.served_at, images.c.score.desc())
-    found = _nobodys(connection, walk, limit)
-    return [row for row in found if row.score_version == model_version and row.served_at == 0]
-
-
-def _by_turn(connection: Connection, waiting: Select[Any], start: float, limit: int) -> list[Any]:
-    walk = waiting.order_by(images.c.served_at, images.c.shuffle)
-    oldest = [row.served_at for row in _nobodys(connection, walk, 1)]
-    if not oldest:
-        return []
-    place = tuple_(images.c.served_at, images.c.shuffle)
-
-    def equals(begin: float) -> list[Any]:
-        found = _nobodys(connection, walk.where(place >= tuple_(*oldest, begin)), limit)
-        return [row for row in found if row.served_at == oldest[0]]
-
-    behind = equals(start)
-    around = [row for row in equals(0.0) if row.shuffle < start] if len(behind) < limit else []
-    return [*behind, *around][:limit]
-
-
-def _nobodys(connection: Connection, walk: Select[Any], limit: int) -> list[Any]:
-    """The first rows of a walk whose images are not leased.
-
-    The leased ones are left out here, as joining them would make PostgreSQL leave the index, too.
-    """
-    held = set(connection.scalars(select(leases_table.c.image_id)))
-    rows = connection.execute(walk.limit(limit + len(held)))
-    return [row for row in rows if row.image_id not in held][:limit]
-
-
-def _scored(rows: Iterable[Any], model_version: str | None) -> list[Candidate]:
-    return [
-        Candidate(row.image_id, row.score if row.score_version == model_version else None, row.served_at)
-        for row in rows
-    ]
+    whose = patients.keys(connection, list(places)) if patients else {}
+    return [Candidate(one, changes.get(one), max(0.0, -place), patient=whose.get(one)) for one, place in places.items()]

@@ -13,17 +13,20 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
     UniqueConstraint,
     and_,
+    false,
+    literal_column,
     or_,
     true,
 )
 from sqlalchemy.dialects.postgresql import TEXT
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # after a change to a table, `lib.store.migrations` says how to get there
 
 metadata = MetaData()
 
@@ -59,8 +62,7 @@ images = Table(
     Column("grid", _Json, comment='{"shape": [x, y, z], "affine": 4 x 4 RAS+ mm}, by the header'),
     Column("shuffle", Double, nullable=False, comment="a fixed random place in [0, 1)"),
     Column("served_at", Double, nullable=False, default=0.0, comment="when it was last handed out, 0 if never"),
-    Column("score", Double, comment="what the model `score_version` would gain by it"),
-    Column("score_version", Text),
+    Column("scored", Boolean, nullable=False, server_default=false(), comment="has a row in `scores`"),
     Column(
         "to_review",
         Double,
@@ -79,13 +81,15 @@ for _name, _columns in {
         images.c.shuffle,
         # What a choice reads, so that it needs no page of the table; SQLite wants `open` among it.
         images.c.image_id,
-        images.c.score_version,
-        images.c.score,
         images.c.open,
     ),
-    "pool_by_score": (images.c.score_version, images.c.served_at, images.c.score.desc()),
 }.items():
     Index(_name, *_columns, sqlite_where=_OPEN, postgresql_where=_OPEN)
+NOT_SCORED = and_(_OPEN, images.c.scored == false())
+FETCHED = images.c.size > literal_column("0")  # not a bound value, which no partial index can be compared with
+Index("pool_not_scored", images.c.image_id, sqlite_where=NOT_SCORED, postgresql_where=NOT_SCORED)
+_AT_HAND = and_(NOT_SCORED, FETCHED)
+Index("pool_not_scored_fetched", images.c.image_id, sqlite_where=_AT_HAND, postgresql_where=_AT_HAND)
 REVIEWABLE = and_(
     images.c.labelled,
     images.c.to_review.is_not(None),
@@ -177,12 +181,71 @@ leases = Table(
     Column("strategy", Text, nullable=False),
     Column("reason", Text, nullable=False, comment="why this image, in words"),
     Column("score", Double),
+    Column("part", Text, nullable=False, server_default="", comment="of the strategy, which chose it"),
+    Column("slices", _Json, comment="[{label, first, last, share}, ...] to look at"),
     Column("acquired_at", Double, nullable=False),
     Column("renewed_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),
 )
 Index("leases_by_client", leases.c.client_id)
 Index("leases_by_expiry", leases.c.expires_at)
+
+picks = Table(
+    "picks",
+    metadata,
+    Column("strategy", Text, primary_key=True),
+    Column("part", Text, primary_key=True),
+    Column("count", Integer, nullable=False),
+    comment="how many images each part of a strategy has chosen",
+)
+
+scores = Table(
+    "scores",
+    metadata,
+    Column("image_id", _Name, primary_key=True),
+    Column("model_version", _Name, nullable=False, comment="of the model that scored it last"),
+    Column("scored_at", Double, nullable=False),
+    Column("seconds", Double, comment="that it took; none: it was a by-product of a segmentation"),
+    Column("problem", Text, comment="why it can't be scored; there are no figures then"),
+    Column("figures", _Json, comment="of lib.case_scores without the next one"),
+    Column("embedding", LargeBinary, comment="float16, little endian"),
+    Column("open", Boolean, nullable=False, comment="as in `images`"),
+    # Last, as it is long: what is read of many images lies before it.
+    Column("profile", _Json, comment="the uncertainty of each slice, which is read for one image at a time only"),
+    comment="what a model shows of an image; kept when that is labelled, see lib.store.scores",
+)
+_TO_SCORE_AGAIN = scores.c.open == true()
+Index(
+    "scores_by_version",
+    scores.c.model_version,
+    scores.c.scored_at,
+    scores.c.image_id,
+    scores.c.open,
+    sqlite_where=_TO_SCORE_AGAIN,
+    postgresql_where=_TO_SCORE_AGAIN,
+)
+
+rankings = Table(
+    "rankings",
+    metadata,
+    Column("image_id", _Name, primary_key=True),
+    Column("kind", _Name, primary_key=True, comment="of the score, see lib.store.scores"),
+    Column("model_version", _Name, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("fresh", Boolean, nullable=False, comment="the image is to be labelled and was never handed out"),
+    comment="the scores by which images are found; they follow from `scores`",
+)
+_FRESH = rankings.c.fresh == true()
+Index(
+    "rankings_by_value",
+    rankings.c.kind,
+    rankings.c.model_version,
+    rankings.c.value,
+    rankings.c.image_id,
+    rankings.c.fresh,
+    sqlite_where=_FRESH,
+    postgresql_where=_FRESH,
+)
 
 splits = Table(
     "splits",

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from lib.errors import BadInputError
 from lib.labels import NOT_LOOKED_AT
-from lib.training.split import Side, divide, patient_of
+from lib.store.patients import patient_of
+from lib.training.split import Side, divide
 from lib.volume import Grid, Volume, same_geometry
 from lib.volume_io import read_label, stem_of
 
@@ -55,7 +56,7 @@ def find_cases(datalist: Iterable[Mapping[str, Any]]) -> list[CaseFiles]:
 
 
 def patients_of(cases: Iterable[CaseFiles], pattern: str) -> dict[str, str]:
-    """The patient of each case, by its name; see `lib.training.split.patient_of` for the pattern."""
+    """The patient of each case, by its name; see `lib.store.patients.patient_of` for the pattern."""
     return {case.name: case.patient or patient_of(case.name, pattern) for case in cases}
 
 

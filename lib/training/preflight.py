@@ -20,6 +20,7 @@ from lib.store import versions
 from lib.store.comparison import count_voxels
 from lib.store.inspection import inspect
 from lib.store.layout import FINAL
+from lib.store.patients import patient_of
 from lib.store.store import Store
 from lib.training.cache import CaseCache, size_of
 from lib.training.cases import FAR_SLICE_STEP, CaseFiles, check_grid, checked_label, kept_slices, split_cases
@@ -37,7 +38,7 @@ from lib.training.estimates import (
     weight_bytes,
 )
 from lib.training.folds import plan_folds
-from lib.training.split import Side, patient_of
+from lib.training.split import Side
 from lib.volume import Volume
 from lib.volume_io import read_grid, suffix_of
 

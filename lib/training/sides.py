@@ -9,9 +9,10 @@ from lib.settings import Settings
 from lib.store import images, splits, versions
 from lib.store.layout import FINAL, Layout
 from lib.store.opening import open_store
+from lib.store.patients import patient_of
 from lib.store.store import Store
 from lib.store.studies import is_pacs, labelled_images
-from lib.training.split import Side, divide, patient_of
+from lib.training.split import Side, divide
 from lib.volume_io import stem_of
 
 

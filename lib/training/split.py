@@ -5,32 +5,10 @@ hash with a salt, so it follows neither from names nor from when a case was labe
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
 Side = Literal["training", "validation"]
-
-
-def patient_of(case: str, pattern: str = "", patient_id: str | None = None) -> str:
-    r"""Whose a case is.
-
-    Args:
-        case: its name.
-        pattern: a regular expression that is searched in the name; its first group, else the whole match, names the
-            patient. Empty, or not found in this name: every case is a patient of its own.
-        patient_id: of DICOM, which comes before the pattern.
-
-    Example:
-        >>> patient_of("p007_arterial", r"^(p\d+)_")
-        'p007'
-    """
-    if patient_id:
-        return patient_id
-    found = re.search(pattern, case) if pattern else None
-    if found is None:
-        return case
-    return (found.group(1) if found.re.groups else found.group()) or case
 
 
 def divide(

@@ -17,7 +17,8 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
-from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
+from lib.activelearning.score_keeper import ScoreKeeper
+from lib.activelearning.tasks import DiceScoring, ScoresScoring, strategy_tasks
 from lib.errors import BadInputError, LiverLoopError, NotFoundError, StorageError, UnavailableError
 from lib.inference.batch import LiverTumorBatchInferTask
 from lib.inference.device import choose_device
@@ -37,9 +38,11 @@ from lib.training.registry import Registry
 from lib.training.task import LiverTumorTrainTask
 from lib.volume_io import read_grid
 from lib.web.answers import install_answers
+from lib.web.campaign import CampaignStats
 from lib.web.endpoints import install_endpoints
 from lib.web.environment import settle_environment
 from lib.web.guard.handed_out import HandedOut
+from lib.web.idle_scoring import IdleScoring
 from lib.web.job_records import BATCH, SCORING, TRAIN, JobRecords
 from lib.web.jobs import begin_jobs, end_jobs, end_with_server, interrupted_jobs, running_jobs
 from lib.web.log import keep_private, keep_private_in_job
@@ -100,7 +103,16 @@ class LiverLoopApp(MONAILabelApp):
         self.stopping = Stopping(
             self.traffic, self.settings.server.stop_seconds, self._end_jobs, self._infers[model].close
         )
+        self.scoring_when_idle = IdleScoring(
+            self._keeper,
+            self.store.ledger if self.store else None,
+            self.source,
+            segment=self._infers[model].shared.score,
+            is_idle=self._is_idle,
+            enabled=self.settings.active_learning.score_when_idle,
+        )
         self._figures = LedgerFigures(self.store.ledger) if self.store else None
+        self._campaign = CampaignStats(self.store, lambda: self.registry) if self.store else None
         access = self.settings.access
         self.handed_out = HandedOut()
         self.logins = Logins(access, Accounts(self.store.ledger, access.token_hours) if self.store else None)
@@ -129,8 +141,10 @@ class LiverLoopApp(MONAILabelApp):
         return Registry(self.app_dir, self.settings, self.store.ledger if self.store else None)
 
     def init_infers(self) -> dict[str, InferTask]:
-        """The segmentation model."""
-        return {self.settings.model_name: LiverTumorInferTask(self.settings, self.source)}
+        """The segmentation model, watched for scores where nobody waits for it."""
+        self._keeper = ScoreKeeper(self.store, self.settings) if self.store else None
+        watch = self._keeper.watch if self._keeper else None
+        return {self.settings.model_name: LiverTumorInferTask(self.settings, self.source, watch)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """The trainer of the segmentation model."""
@@ -138,14 +152,18 @@ class LiverLoopApp(MONAILabelApp):
         return {self.settings.model_name: LiverTumorTrainTask(self.settings, self.source, folder, self.jobs.note)}
 
     def init_strategies(self) -> dict[str, Strategy]:
-        """The strategies of `app.yaml`, the default first."""
-        return {name: StrategyTask(name, self.source) for name in self.settings.active_learning.strategies}
+        """The strategies of `app.yaml`, the default first.
+
+        Raises:
+            SettingsError: there is no strategy of such a name.
+        """
+        return strategy_tasks(self.settings, self.source)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """The scoring methods of `app.yaml`."""
         methods = {
             "dice": DiceScoring(self.settings),
-            "uncertainty": UncertaintyScoring(self.settings, self.source),
+            "scores": ScoresScoring(self.settings, self.source),
         }
         return {name: methods[name] for name in self.settings.active_learning.scoring}
 
@@ -157,9 +175,11 @@ class LiverLoopApp(MONAILabelApp):
         """What clients show of the app, and how things stand with inference and retraining."""
         inference = self._infers[self.settings.model_name].shared.info()
         told = super().info()
+        campaign = self._campaign.told() if self._campaign else {}
         # Of figures that don't exist yet clients make a training that is at 100 %.
-        stats = {name: figures for name, figures in told["train_stats"].items() if figures}
-        told |= {"train_stats": stats, "inference": inference, "retraining": self.retraining.info()}
+        stats = {name: figures | campaign for name, figures in told["train_stats"].items() if figures}
+        told |= {"train_stats": stats, "inference": inference, "retraining": self.retraining.info(), **campaign}
+        told["scores"] = self.scoring_when_idle.info()
         interrupted = interrupted_jobs()
         return told | ({"interrupted": interrupted} if interrupted else {})
 
@@ -327,11 +347,13 @@ class LiverLoopApp(MONAILabelApp):
         super().on_init_complete()
         keep_private()  # a log of its own has what it runs every minute
         self.retraining.begin()
+        self.scoring_when_idle.begin()
         self.source.get(choose_device())  # so that its engine is chosen before the first request
         logger.info("model in force: %s (%s)", self.source.version, self.source.path.name)
 
     def _end_jobs(self) -> Sequence[str]:
         self.retraining.end()
+        self.scoring_when_idle.end()
         return end_jobs(self.jobs, self.store.ledger if self.store else None)
 
     def _state(self) -> State:
@@ -342,10 +364,10 @@ class LiverLoopApp(MONAILabelApp):
             ready = False
         else:
             ready = True
-        figures = None
+        figures = scored = None
         if self._figures is not None:
             with suppress(StorageError):
-                figures = self._figures.get()
+                figures, scored = self._figures.get(), self.scoring_when_idle.counts()
         return State(
             ready=ready,
             model=self.source.version if self.source.path_or_none else None,
@@ -353,7 +375,13 @@ class LiverLoopApp(MONAILabelApp):
             requests=self.traffic.running().total(),
             jobs=running_jobs(),
             ledger=figures,
+            scored=scored,
         )
+
+    def _is_idle(self) -> bool:
+        """Whether nobody waits for anything, and nothing else works in the background."""
+        waiting = self._infers[self.settings.model_name].shared.info()["waiting"]
+        return not (waiting or self.traffic.running() or any(running_jobs().values()) or self.stopping.has_begun)
 
     @contextmanager
     def _noting_unreadable(self, image: object) -> Iterator[None]:

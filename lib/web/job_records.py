@@ -118,7 +118,7 @@ class JobRecords:
             state = self._models / "runs" / run / STATE_FILE if run else None
             told = training_told(request, run if state and state.is_file() else None, done, heard)
         else:
-            goes_on = method == BATCH or request.get("method") == "uncertainty"
+            goes_on = method == BATCH or request.get("method") == "scores"
             told = "resumable: start it again, it goes on with what is left" if goes_on else "start it again"
             told = f"interrupted, begun at {_clock(started)}; {told}"
         return Interrupted(method, request, int(content["pid"]), started, heard, told, content.get("training"))

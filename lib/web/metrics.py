@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from lib.store.figures import Figures
+from lib.store.scores import Counts
 
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -34,6 +35,7 @@ class State:
         requests: how many are being answered.
         jobs: how many wait or run, by kind.
         ledger: what it holds; None: there is none, or it can't be read.
+        scored: by which model the images to be labelled were scored; None: as `ledger`.
     """
 
     ready: bool
@@ -42,6 +44,7 @@ class State:
     requests: int = 0
     jobs: Mapping[str, int] = field(default_factory=dict)
     ledger: Figures | None = None
+    scored: Counts | None = None
 
 
 class Metrics:
@@ -114,6 +117,9 @@ class _StateCollector(Collector):
         yield _gauge("ledger_up", "Whether the ledger can be read", int(state.ledger is not None))
         if state.ledger is not None:
             yield from _of_ledger(state.ledger)
+        if state.scored is not None:
+            by_model = {"current": state.scored.current, "earlier": state.scored.earlier, "none": state.scored.none}
+            yield _gauges("images_scored", "Images to be labelled, by the model that scored them last", "by", by_model)
 
 
 def _of_ledger(figures: Figures) -> Iterator[Metric]:

@@ -2,14 +2,18 @@ import multiprocessing
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sqlalchemy import insert, update
 
 from lib.activelearning import next_image
+from lib.activelearning.strategies import STRATEGIES
+from lib.case_scores import CaseScores, Span
 from lib.errors import BusyError, UnavailableError
-from lib.store import images, leases, pool
+from lib.settings import Settings
+from lib.store import images, leases, pool, scores
 from lib.store.events import history
 from lib.store.schema import images as images_table
 from lib.store.schema import labels, versions
@@ -42,6 +46,13 @@ def save_final(connection, image_id, change):
     images.reckon(connection, [image_id])
 
 
+def score_as(studies, image_id, entropy, version, **others):
+    """As much of scores as a choice looks at."""
+    found = CaseScores(entropy=entropy, **({"classes": {"tumor": entropy / 2}} | others))
+    with studies.ledger.writing() as connection:
+        scores.note(connection, image_id, version, found)
+
+
 def end_time_of(studies, image_id):
     with studies.ledger.writing() as connection:
         query = update(leases_table).where(leases_table.c.image_id == image_id)
@@ -69,7 +80,7 @@ def test_who_asks_again_gets_the_same_renewed(studies):
 def test_one_lease_for_each_strategy(studies):
     studies.register("a", "b", "c")
     assert studies.ask("anna", "first").image_id == "a"
-    assert studies.ask("anna", "uncertainty").image_id in {"b", "c"}
+    assert studies.ask("anna", "entropy").image_id in {"b", "c"}
     assert studies.ask("anna", "first").image_id == "a"
 
 
@@ -84,15 +95,14 @@ def test_a_skipped_image_comes_back_last(studies):
     assert holders(studies) == {"b": "anna"}
 
 
-@pytest.mark.parametrize("strategy", ["random", "first", "uncertainty"])
+@pytest.mark.parametrize("strategy", ["random", "first", "entropy"])
 def test_no_strategy_brings_a_skipped_image_back_before_the_others(studies, strategy):
     studies.register(*"abcdef")
-    with studies.ledger.writing() as connection:
-        for score, name in enumerate("abc"):
-            images.note_score(connection, name, score, "v1")
+    for score, name in enumerate("abc", 1):
+        score_as(studies, name, score, "v1")
     order = [studies.ask("anna", strategy, skip=True).image_id for _ in range(6)]
     assert sorted(order) == list("abcdef")
-    if strategy == "uncertainty":
+    if strategy == "entropy":
         assert order[:3] == ["c", "b", "a"]
     assert studies.ask("anna", strategy, skip=True).image_id == order[0]
 
@@ -117,7 +127,7 @@ def test_the_only_image_can_be_skipped_and_comes_back(studies):
 
 
 def test_nothing_left(studies):
-    for strategy in ("random", "first", "uncertainty", "review"):
+    for strategy in ("random", "first", "entropy", "review"):
         assert studies.ask("anna", strategy) is None
 
 
@@ -207,19 +217,106 @@ def test_where_no_image_is_free_a_client_gets_what_it_has_by_another_strategy(st
     assert holders(studies) == {"a": "anna", "b": "bob"}
 
 
-def test_uncertainty_goes_by_the_model_in_force(studies):
-    studies.register("a", "b", "c")
-    with studies.ledger.writing() as connection:
-        images.note_score(connection, "b", 0.2, "v1")
-        images.note_score(connection, "c", 0.1, "v1")
-        images.note_score(connection, "a", 0.9, "v0")
-    lease = studies.ask("anna", "uncertainty")
-    assert (lease.image_id, lease.score) == ("b", 0.2)
-    assert "(score 0.2000)" in lease.reason
-    assert studies.ask("bob", "uncertainty").image_id == "c"
-    assert studies.ask("carl", "uncertainty").reason.endswith(
-        "; none has an uncertainty score of the current model yet"
+def test_scores_of_the_model_in_force_come_first_then_those_of_others(studies):
+    studies.register("a", "b", "c", "d")
+    score_as(studies, "b", 0.2, "v1")
+    score_as(studies, "c", 0.1, "v1")
+    score_as(studies, "a", 0.9, "v0")
+    leases_ = [studies.ask(client, "entropy") for client in ("anna", "bob", "carl")]
+    assert [(lease.image_id, lease.score, lease.part) for lease in leases_] == [
+        ("b", 0.2, "entropy"), ("c", 0.1, "entropy"), ("a", 0.9, "entropy"),
+    ]  # fmt: skip
+    assert leases_[0].reason.startswith("the highest uncertainty (mean entropy 0.2) of the images scored")
+    assert "scored by an earlier model" in leases_[2].reason
+    last = studies.ask("dora", "entropy")
+    assert (last.image_id, last.score) == ("d", None)
+    assert last.reason == "drawn at random: none has scores of the current model yet"
+
+
+def test_the_lease_keeps_why_and_where_to_look_whatever_is_scored_later(studies):
+    studies.register("a", "b")
+    spans = (Span("tumor", 41, 48, 0.5), Span("liver", 90, 95, 0.3), Span("tumor", 60, 63, 0.2))
+    score_as(studies, "a", 0.5, "v1", spans=spans, lesions=2, ml={"tumor": 3.0})
+    first = studies.ask("anna", "entropy")
+    assert first.slices == spans
+    assert first.reason == (
+        "the highest uncertainty (mean entropy 0.5) of the images scored; tumor border uncertain on slices "
+        "41-48 and 60-63, perhaps liver on slices 90-95, two lesion candidates"
     )
+    score_as(studies, "a", 0.1, "v2", spans=spans[1:2])
+    again = studies.ask("anna", "entropy", model_version="v2")
+    assert (again.image_id, again.reason, again.score, again.slices) == ("a", first.reason, 0.5, spans)
+
+
+def test_parts_of_a_strategy_are_counted(studies):
+    names = [f"{number:02d}" for number in range(12)]
+    studies.register(*names)
+    for number, name in enumerate(names):
+        score_as(studies, name, 0.1 + number / 100, "v1", classes={"liver": 0.3, "tumor": 0.1})
+    given = [studies.ask("anna", "class_balanced", skip=True).part for _ in range(12)]
+    assert {part: given.count(part) for part in given} == {"class:liver": 4, "class:tumor": 4, "entropy": 4}
+
+
+def test_progress_of_the_campaign_reaches_the_strategy(studies, monkeypatch):
+    studies.register("a", "b", "c")
+    studies.settings = Settings.model_validate({"active_learning": {"planned_labels": 4}})
+    with studies.ledger.writing() as connection:
+        save_final(connection, "a", 0.3)
+    seen = []
+    random = STRATEGIES["random"]
+
+    def rank(candidates, history, rng):
+        seen.append(history)
+        return random.rank(candidates, history, rng)
+
+    monkeypatch.setattr(next_image, "STRATEGIES", {"random": replace(random, rank=rank)})
+    studies.ask("anna", "random")
+    score_as(studies, "b", 0.1, "v1", embedding=np.array([0.6, 0.8], np.float32))
+    score_as(studies, "c", 0.1, "v1", embedding=np.array([1.0, 0.0], np.float32))
+    studies.ask("bob", "random")
+    assert [(one.labelled, one.planned, one.progress, one.model_version) for one in seen] == [(1, 4, 0.25, "v1")] * 2
+    assert (dict(seen[0].picked), dict(seen[1].picked)) == ({}, {"random": 1})
+    assert seen[0].embeddings.size == 0
+    assert seen[1].embeddings.shape == (1, 2)  # of the one in hands
+
+
+def test_patients_take_turns(studies):
+    studies.settings = Settings.model_validate({"training": {"patient_pattern": "^(p[0-9]+)_"}})
+    studies.register("p1_a", "p1_b", "p1_c", "p2_a", "p3_a")
+    given = [studies.ask(client) for client in "vwxyz"]
+    assert [lease.image_id for lease in given] == ["p1_a", "p2_a", "p3_a", "p1_b", "p1_c"]
+    assert [lease.reason.partition("; ")[2] for lease in given] == [
+        "", "before images of patients just handed out", "before images of patients just handed out", "", "",
+    ]  # fmt: skip
+
+
+def test_a_skipped_image_does_not_come_before_others_of_the_same_patient(studies):
+    studies.settings = Settings.model_validate({"training": {"patient_pattern": "^(p[0-9]+)_"}})
+    studies.register("p1_a", "p1_b", "p2_a")
+    assert [studies.ask("anna", skip=True).image_id for _ in range(4)] == ["p1_a", "p2_a", "p1_b", "p1_a"]
+
+
+def test_who_was_faster_has_the_image_and_the_next_of_the_ranking_is_given(studies, monkeypatch):
+    studies.register("a", "b", "c")
+    ranked = next_image.rank_pool
+
+    def slowly(*arguments, **options):
+        ranking = ranked(*arguments, **options)
+        with studies.ledger.writing() as connection:
+            if leases.of_image(connection, "a") is None:
+                leases.acquire(connection, "a", "fast", strategy="first", reason="", score=None, seconds=60)
+        return ranking
+
+    monkeypatch.setattr(next_image, "rank_pool", slowly)
+    assert studies.ask("anna").image_id == "b"
+    assert holders(studies) == {"a": "fast", "b": "anna"}
+
+
+def test_who_asks_twice_at_once_gets_one_image(studies):
+    studies.register(*(f"{number:03d}" for number in range(20)))
+    given = ask_all_at_once(studies, ["anna"] * 8)
+    assert len({image for _, image in given}) == 1
+    assert len(holders(studies)) == 1
 
 
 def test_random_begins_anywhere(studies):

@@ -88,7 +88,7 @@ def test_certain_classes_have_no_entropy():
 def test_only_the_region_counts():
     label = cube((9, 20, 20), 4, slice(8, 12), slice(8, 12))
     region = Region(label, (5.0, 2.5, 2.5))
-    classes, probabilities = told([1, 0, 0], 9, (20, 20))
+    _, probabilities = told([1, 0, 0], 9, (20, 20))
     inside = np.stack([region.mask(z) if z in region.slices else np.zeros((8, 8), bool) for z in range(9)])
     assert region.slices == range(3, 6)
     chances = probabilities.transpose(0, 2, 3, 1)

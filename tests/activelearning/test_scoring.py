@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from lib.activelearning import tasks
-from lib.activelearning.tasks import DiceScoring, StrategyTask, UncertaintyScoring
-from lib.errors import BadInputError
+from lib.activelearning.quality import SENTENCES
+from lib.activelearning.score_keeper import ScoreKeeper
+from lib.activelearning.strategies import STRATEGIES
+from lib.activelearning.tasks import DiceScoring, ScoresScoring, StrategyTask
+from lib.case_scores import CaseScores
+from lib.errors import BadInputError, UnavailableError
 from lib.inference.model import ModelSource, new_network
 from lib.labels import NOT_LOOKED_AT
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings
-from lib.store import images
+from lib.store import images, scores
 from lib.volume import Volume
 from lib.volume_io import write_image, write_label
 
@@ -49,7 +52,7 @@ def settings():
     return Settings.model_validate(
         {
             "network": {"arguments": {"filters": [4, 4, 8, 8, 8]}},
-            "inference": {"precision": "float32"},
+            "inference": {"precision": "float32", "engine": "pytorch"},
             "active_learning": {"dropout_passes": 2, "slices_per_score": 2},
         }
     )
@@ -72,39 +75,6 @@ def pool(tmp_path):
     return Studies(tmp_path, ["b", "broken", "a"])
 
 
-def test_uncertainty_is_stored_with_the_version_that_made_it(settings, source, pool, caplog):
-    scoring = UncertaintyScoring(settings, source)
-    with caplog.at_level(logging.WARNING):
-        scores = scoring({"device": ["cpu"]}, pool)
-    assert set(scores) == {"a", "b"}
-    assert all(value >= 0 for value in scores.values())
-    assert "not scored: broken.nii.gz" in caplog.text
-    stored = pool.info["a"]["uncertainty"]
-    assert (stored["score"], stored["model_version"]) == (scores["a"], "v1")
-    assert stored["ts"] > 0
-
-
-def test_an_image_is_scored_once_per_version(settings, source, pool):
-    scoring = UncertaintyScoring(settings, source)
-    scoring({"device": "cpu"}, pool)
-    assert scoring({"device": "cpu"}, pool) == {}
-    save_weights(source.published, new_network(settings), {"version": "v2"})
-    assert set(scoring({"device": "cpu"}, pool)) == {"a", "b"}
-    assert pool.info["b"]["uncertainty"]["model_version"] == "v2"
-
-
-def test_strategies_use_scores_of_the_model_in_force_only(source, pool):
-    pool.info = {
-        "a": {"uncertainty": {"score": 0.9, "model_version": "old"}},
-        "b": {"uncertainty": {"score": 0.1, "model_version": "v1"}},
-    }
-    answer = StrategyTask("uncertainty", source)({}, pool)
-    assert answer == {
-        "id": "b", "score": 0.1,
-        "reason": "of the scored images, the model is least sure of this one (score 0.1000)",
-    }  # fmt: skip
-
-
 def test_an_image_just_handed_out_does_not_come_back_at_once(source, pool):
     pool.info = {name: {"strategy": {"x": {"ts": 100}, "y": {"ts": ts}}} for name, ts in (("a", 5), ("broken", 200))}
     assert StrategyTask("random", source)({}, pool)["id"] == "b"
@@ -124,11 +94,19 @@ def test_without_a_ledger_there_are_no_labels_to_review(source, pool):
     )
 
 
-def test_notes_of_any_kind_do_no_harm(settings, source, pool):
-    pool.info = {"a": {"uncertainty": 5, "strategy": [1]}, "b": {"uncertainty": {"score": "x"}, "strategy": {"x": 1}}}
-    for name in ("first", "random", "uncertainty"):
+def test_without_a_ledger_there_are_no_scores(settings, source, pool):
+    for name in set(STRATEGIES) - {"random", "first", "review"}:
+        with pytest.raises(BadInputError) as caught:
+            StrategyTask(name, source)({}, pool)
+        assert str(caught.value) == (f"the strategy {name} needs a ledger, which keeps scores; this datastore has none")
+    with pytest.raises(BadInputError, match="scores are kept in a ledger; this datastore has none"):
+        ScoresScoring(settings, source)({}, pool)
+
+
+def test_notes_of_any_kind_do_no_harm(source, pool):
+    pool.info = {"a": {"strategy": [1]}, "b": {"strategy": {"x": 1}}}
+    for name in ("first", "random"):
         assert StrategyTask(name, source)({}, pool)["id"] in {"a", "b", "broken"}
-    assert set(UncertaintyScoring(settings, source)({"device": "cpu"}, pool)) == {"a", "b"}
 
 
 class Folder(Studies):
@@ -154,7 +132,10 @@ def test_an_image_of_a_folder_is_leased(folder, source):
     strategy = StrategyTask("first", source)
     answer = strategy({"client_id": "anna"}, folder)
     lease = answer.pop("lease")
-    assert answer == {"id": "a", "reason": "first unlabelled image by name", "score": None, "strategy": "first"}
+    assert answer == {
+        "id": "a", "reason": "first unlabelled image by name", "score": None, "strategy": "first", "slices": [],
+        "flags": [], "campaign": {"labelled": 0, "planned": 100, "left": 100, "model_version": "v1"},
+    }  # fmt: skip
     assert (lease["client_id"], lease["image_id"]) == ("anna", "a")
     assert strategy({"client_id": "anna"}, folder)["id"] == "a"
     assert strategy({"client_id": "anna", "skip": True}, folder)["id"] == "b"
@@ -164,29 +145,91 @@ def test_an_image_of_a_folder_is_leased(folder, source):
 
 def test_an_app_without_weights_hands_out_images(folder, settings, tmp_path):
     source = ModelSource.of_app(settings, tmp_path / "no app")
-    assert StrategyTask("uncertainty", source)({}, folder)["id"] in {"a", "b", "broken"}
+    assert StrategyTask("hybrid", source)({}, folder)["id"] in {"a", "b", "broken"}
 
 
-def test_scores_of_a_folder_go_where_strategies_look(folder, settings, source):
-    scoring = UncertaintyScoring(settings, source)
-    scores = scoring({"device": "cpu"}, folder)
-    assert set(scores) == {"a", "b"}
+def test_scores_of_a_folder_go_where_strategies_look(folder, settings, source, caplog):
+    scoring = ScoresScoring(settings, source)
+    with caplog.at_level(logging.INFO):
+        outcome = scoring({}, folder)
+    assert set(outcome) == {"a", "b", "broken"}
+    assert outcome["broken"]["error"].startswith("broken.nii.gz: ")
+    assert "scored 3 of 3: broken" in caplog.text
     with folder.store.ledger.reading() as connection:
-        noted = images.get(connection, "a").info["uncertainty"]
-    assert (noted["score"], noted["model_version"]) == (scores["a"], "v1")
-    answer = StrategyTask("uncertainty", source)({"client_id": "anna"}, folder)
-    best = max(scores, key=lambda name: scores[name])
-    assert (answer["id"], answer["score"]) == (best, scores[best])
-    assert scoring({"device": "cpu"}, folder) == {}
+        noted = scores.of_images(connection, ["a", "b", "excluded"])
+        assert scores.counts(connection, "v1") == scores.Counts(current=2, earlier=0, none=0)
+    assert set(noted) == {"a", "b"}
+    for name, one in noted.items():
+        assert (one.model_version, one.scores.entropy) == ("v1", outcome[name]["entropy"])
+        assert one.scores.bald == outcome[name]["bald"] >= 0
+        assert one.scores.embedding.any()
+    answer = StrategyTask("entropy", source)({"client_id": "anna"}, folder)
+    best = max("ab", key=lambda name: outcome[name]["entropy"])
+    assert (answer["id"], answer["score"]) == (best, outcome[best]["entropy"])
+    assert answer["slices"] == [
+        {"label": span.label, "first": span.first, "last": span.last} for span in noted[best].scores.spans
+    ]
+    assert answer["flags"] == [SENTENCES[flag] for flag in noted[best].scores.flags]
+    assert StrategyTask("entropy", source)({"client_id": "anna"}, folder) | {"lease": 0} == answer | {"lease": 0}
+    assert scoring({}, folder) == {}
     save_weights(source.published, new_network(settings), {"version": "v2"})
-    assert set(scoring({"device": "cpu"}, folder)) == {"a", "b"}
+    assert set(scoring({}, folder)) == {"a", "b"}
 
 
-def test_what_a_client_notes_is_no_score(folder, settings, source):
+@pytest.fixture
+def keeper(folder, settings):
+    return ScoreKeeper(folder.store, settings)
+
+
+def test_only_images_that_wait_for_this_model_are_watched(keeper, folder, source, tmp_path):
+    image, model = Volume(np.zeros((20, 24, 4), np.int16), AFFINE), source.get(torch.device("cpu"))
+
+    def watches(path):
+        return keeper.watch(str(path), image, model) is not None
+
+    assert watches(tmp_path / "a.nii.gz")
+    assert not watches(tmp_path / "excluded.nii.gz")
+    assert not watches(tmp_path / "unknown.nii.gz")
+    assert not watches(tmp_path / "sent" / "a.nii.gz")
     with folder.store.ledger.writing() as connection:
-        images.note_info(connection, "a", {"uncertainty": 5})
-    assert StrategyTask("uncertainty", source)({"client_id": "anna"}, folder)["score"] is None
-    assert set(UncertaintyScoring(settings, source)({"device": "cpu"}, folder)) == {"a", "b"}
+        scores.note(connection, "a", "v1", CaseScores(0.1, {"tumor": 0.1}))
+        scores.note(connection, "b", "v0", CaseScores(0.1, {"tumor": 0.1}))
+    assert not watches(tmp_path / "a.nii.gz")
+    assert watches(tmp_path / "b.nii.gz")
+
+
+def test_an_image_that_gives_no_scores_is_not_tried_again(keeper, folder, tmp_path):
+    def fail(path):
+        raise MemoryError("too large")
+
+    path = keeper.path("a")
+    assert path == tmp_path / "a.nii.gz"
+    assert keeper.waiting("v1", at_hand=True) == ["a", "b", "broken"]
+    assert keeper.score("a", path, "v1", fail) == "MemoryError: too large"
+    assert keeper.score("b", keeper.path("b"), "v1", str) == "no scores came of its segmentation; the log says why"
+    assert keeper.waiting("v1") == ["broken"]
+    assert keeper.waiting("v2") == ["broken", "a", "b"]
+    with folder.store.ledger.reading() as connection:
+        assert scores.of_images(connection, ["a"])["a"].problem == "MemoryError: too large"
+
+
+def test_what_another_model_scored_meanwhile_stays(keeper, folder):
+    def publish(path):
+        with folder.store.ledger.writing() as connection:
+            scores.note(connection, "a", "v2", CaseScores(0.1, {"tumor": 0.1}))
+
+    assert keeper.score("a", keeper.path("a"), "v1", publish) is None
+    with folder.store.ledger.reading() as connection:
+        assert scores.of_images(connection, ["a"])["a"].model_version == "v2"
+
+
+def test_a_server_that_stops_blames_no_image(keeper):
+    def stop(path):
+        raise UnavailableError("the server is being stopped")
+
+    with pytest.raises(UnavailableError):
+        keeper.score("a", keeper.path("a"), "v1", stop)
+    assert keeper.waiting("v1") == ["a", "b", "broken"]
 
 
 def label_file(path, *boxes, shape=(10, 10, 4)):
@@ -244,10 +287,3 @@ def test_dice_of_other_tags(settings, labelled):
     scores = DiceScoring(settings)({"y": "original", "y_pred": "final"}, labelled)
     assert scores["other"]["tumor"] == pytest.approx(1 / 3)
     assert DiceScoring(settings)({"y_pred": "user_1"}, labelled) == {}
-
-
-def test_devices_in_requests():
-    assert [tasks._device({"device": value}) for value in ("cpu", ["cuda", "cpu"], [], None, "")] == [
-        "cpu", "cuda", None, None, None,
-    ]  # fmt: skip
-    assert tasks._device({}) is None

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,7 +30,7 @@ def test_spans_lie_in_the_case_do_not_overlap_and_hold_shares_of_it(values, firs
             assert span.last - span.first + 1 >= min(LEAST_SLICES, len(series))
             expected = sum(series[span.first - first : span.last - first + 1]) / sum(series)
             assert span.share == pytest.approx(min(1, expected))
-        for one, other in zip(of, of[1:], strict=False):
+        for one, other in pairwise(of):
             assert other.first > one.last + 2  # else they were one
 
 

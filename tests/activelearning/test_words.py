@@ -5,6 +5,8 @@ from lib.activelearning.words import sentences
 from lib.case_scores import CaseScores, Span
 
 LIVER, TUMOR = Span("liver", 12, 30, 0.6), Span("tumor", 41, 48, 0.8)
+OTHERS = [Span("tumor", 3, 5, 0.1), Span("tumor", 60, 63, 0.1)]
+BOTH = "tumor border uncertain on slices 41-48, liver border uncertain on slices 12-30"
 FOUND = {"liver": 1500.0, "tumor": 3.0}
 
 
@@ -17,14 +19,14 @@ def said(spans=(), lesions=0, ml=None, flags=()):
     ("spans", "lesions", "expected"),
     [
         ([TUMOR], 2, "tumor border uncertain on slices 41-48, two lesion candidates"),
-        ([TUMOR, LIVER], 1, "tumor border uncertain on slices 41-48, liver border uncertain on slices 12-30, one lesion candidate"),
-        ([TUMOR, Span("tumor", 3, 5, 0.1), Span("tumor", 60, 63, 0.1)], 0, "tumor border uncertain on slices 3-5 and 41-48"),
+        ([TUMOR, LIVER], 1, f"{BOTH}, one lesion candidate"),
+        ([TUMOR, *OTHERS], 0, "tumor border uncertain on slices 3-5 and 41-48"),
         ([Span("liver", 0, 0, 1.0)], 0, "liver border uncertain on slice 0"),
         ([Span("liver", 7, 7, 0.5), Span("liver", 2, 2, 0.4)], 0, "liver border uncertain on slices 2 and 7"),
         ([], 12, "12 lesion candidates"),
     ],
     ids=["tumor", "both", "several places", "one slice", "two slices", "many lesions"],
-)  # fmt: skip
+)
 def test_places_and_lesions(spans, lesions, expected):
     assert said(spans, lesions) == (expected,)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from lib.inference.model import Model, load_model, new_network
+from lib.inference.observer import Seen
+from lib.inference.stopwatch import Stopwatch
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings
 from lib.transforms.windowing import gray_levels
@@ -72,6 +75,62 @@ def turned() -> Callable[[Volume, str], Volume]:
         return Volume(array, volume.affine @ inv_ornt_aff(turn, volume.shape))
 
     return turn_volume
+
+
+class Told:
+    """Puts together what an observer is told."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.classes = np.zeros(shape, np.uint8)
+        self.parts: list[tuple[int, slice, slice]] = []
+        self.began_again = 0
+        self.cleaned: np.ndarray | None = None
+        self.lesions: int | None = None
+
+    def saw(self, first: int, rows: slice, columns: slice, seen: Seen) -> None:
+        there = slice(first, first + len(seen.classes))
+        self.classes[there] = 0
+        assert self.classes[there, rows, columns].shape == seen.classes.shape  # nothing lies outside of the volume
+        self.classes[there, rows, columns] = seen.classes
+        is_softmax(seen)
+        self.parts.append((first, rows, columns))
+
+    def begin_again(self) -> None:
+        self.classes[:] = 9
+        self.began_again += 1
+
+    def finished(self, cleaned: np.ndarray, lesions: int, give_way: Callable[[], None]) -> None:
+        give_way()
+        self.cleaned, self.lesions = cleaned, lesions
+
+
+def is_softmax(seen: Seen) -> None:
+    """The probabilities are some, of the classes."""
+    assert seen.probabilities.dtype == np.float32
+    np.testing.assert_allclose(seen.probabilities.sum(1), 1, atol=1e-5)
+    of_chosen = np.take_along_axis(seen.probabilities, seen.classes[:, None].astype(np.intp), 1)
+    np.testing.assert_array_equal(of_chosen[:, 0], seen.probabilities.max(1))
+
+
+@pytest.fixture
+def told() -> type[Told]:
+    """An observer by the shape of the axial volume, which it also checks."""
+    return Told
+
+
+@pytest.fixture
+def sees_the_same() -> Callable:
+    """Checks that an engine tells the labels that it gives, with their softmax; returns what it told."""
+
+    def check(engine: Any, hu: np.ndarray) -> Seen:
+        inputs = hu, np.stack([gray_levels(one) for one in hu]), Stopwatch()
+        seen = engine.seen(*inputs)
+        np.testing.assert_array_equal(seen.classes, engine(*inputs))
+        assert len(np.unique(seen.classes)) > 1
+        is_softmax(seen)
+        return seen
+
+    return check
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import torch
 
 from lib.inference.cascade import Box, locate, predict_liver
 from lib.inference.model import Model, load_model
+from lib.inference.observer import Seen
 from lib.inference.predict import predict_axial
 from lib.inference.segment import segment
 from lib.inference.stopwatch import Stopwatch
@@ -32,20 +33,24 @@ class Bright:
             self.calls.append(hu.shape)
             return (hu > 80).astype(np.uint8) + (hu > 200)
 
+    def seen(self, hu, levels, watch):
+        classes = self(hu, levels, watch)
+        return Seen(classes, np.moveaxis(np.eye(3, dtype=np.float32)[classes], -1, 1), None)
+
 
 class Shortsighted(Bright):
     """As at low resolution it misses all that lies beyond some rows and slices."""
 
     def __init__(self, rows, slices):
         super().__init__()
-        self.rows, self.slices, self.seen = rows, slices, 0
+        self.rows, self.slices, self.passed = rows, slices, 0
 
     def __call__(self, hu, levels, watch):
         classes = super().__call__(hu, levels, watch)
         if hu.shape[2] < 130:  # the coarse pass
             classes[:, self.rows :] = 0
-            classes[self.slices - self.seen if self.slices > self.seen else 0 :] = 0
-            self.seen += len(hu)
+            classes[self.slices - self.passed if self.slices > self.passed else 0 :] = 0
+            self.passed += len(hu)
         return classes
 
 
@@ -95,6 +100,25 @@ def test_where_cuts_keep_growing_everything_is_looked_at_once():
     assert engine.pixels < 2 * hu.size
     assert sum(done) == len(hu)
     assert min(done) > 0
+
+
+def test_what_is_told_makes_up_the_result(told):
+    """Whether groups were done once, again with more room, or all of it from its beginning."""
+    kinds = set()
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        depth, height = int(rng.integers(6, 13)), int(rng.integers(130, 310))
+        hu = trunk(depth=depth, size=int(rng.integers(440, 480)), first=0, last=0)
+        hu[rng.integers(0, 3) : depth - rng.integers(0, 2), 110 : 110 + height, 60:200] = rng.integers(90, 250)
+        rows, slices = int(rng.integers(34, 70)), int(rng.integers(3, 8))
+        observer = told(hu.shape)
+        found = predict_liver(Shortsighted(rows, slices), hu, SPACING, margin=13, observer=observer)
+        np.testing.assert_array_equal(observer.classes, found)
+        np.testing.assert_array_equal(found, predict_liver(Shortsighted(rows, slices), hu, SPACING, margin=13))
+        firsts = [first for first, *_ in observer.parts]
+        again = len(firsts) > len(set(firsts))
+        kinds.add("all" if observer.began_again else "again" if again else "once" if set(firsts) else "nothing")
+    assert kinds >= {"all", "again", "once"}
 
 
 def test_the_margin_is_in_pixels_but_never_less_than_what_the_coarse_pass_is_wrong_by():

@@ -96,3 +96,17 @@ def test_its_name_and_its_steps(model):
     assert engine.name == "PyTorch bfloat16 on cpu"
     engine(*inputs_of(random_hu((1, 16, 16))), watch)
     assert list(watch.seconds) == ["windows", "network"]
+
+
+def test_what_is_seen_are_the_labels_their_softmax_and_the_bottom_of_the_u(model, sees_the_same):
+    engine, hu = TorchEngine(model.network, DEFAULT_CHANNELS, "float32"), random_hu((2, 32, 48))
+    seen = sees_the_same(engine, hu)
+    with torch.inference_mode():
+        bottom = model.network.encode(torch.from_numpy(blend(hu)))[-1]
+    np.testing.assert_allclose(seen.features, bottom, atol=1e-4)
+    np.testing.assert_allclose(seen.probabilities, plain_logits(model.network, hu).softmax(1), atol=1e-4)
+
+
+def test_a_network_without_a_bottom_is_seen_without(sees_the_same):
+    network = torch.nn.Conv2d(3, 2, 3, padding=1)
+    assert sees_the_same(TorchEngine(network, DEFAULT_CHANNELS, "float32"), random_hu((2, 16, 16))).features is None

@@ -86,6 +86,15 @@ def test_the_labels_of_trained_weights_stay_nearly_the_same(tmp_path):
     assert (tmp_path / "int8.bin").stat().st_size < 0.3 * 4 * sum(weight.numel() for weight in network.parameters())
 
 
+def test_what_is_seen_in_int8(settings, network, made, sees_the_same):
+    channels = settings.blend_channels()
+    hu = np.random.default_rng(2).integers(-150, 250, (2, 64, 80)).astype(np.int16)
+    seen = sees_the_same(OpenVinoEngine(made, channels, "int8", threads=1, has_bottom=True), hu)
+    exact = sees_the_same(TorchEngine(network, channels, "float32"), hu)
+    assert seen.features.shape == exact.features.shape
+    assert np.corrcoef(seen.features.ravel(), exact.features.ravel())[0, 1] > 0.97
+
+
 @pytest.mark.usefixtures("small_probe")
 def test_an_accepted_network_is_one_more_engine(fast, network, folder, tmp_path, caplog):
     caplog.set_level(logging.INFO)

@@ -52,6 +52,30 @@ def test_bfloat16_is_close(network):
     assert rounded.name == "OpenVINO bfloat16, 1 stream on cpu"
 
 
+@pytest.mark.parametrize(("precision", "streams"), [("float32", 1), ("bfloat16", 2)])
+def test_what_is_seen_are_the_labels_their_softmax_and_the_bottom_of_the_u(network, sees_the_same, precision, streams):
+    engine = OpenVinoEngine(network, DEFAULT_CHANNELS, precision, threads=streams, streams=streams, has_bottom=True)
+    for seed, shape in enumerate([(3, 64, 80), (1, 32, 16)]):
+        hu = random_hu(shape, seed)
+        seen = sees_the_same(engine, hu)
+        expected = sees_the_same(TorchEngine(network, DEFAULT_CHANNELS, "float32"), hu)
+        rounded = precision == "bfloat16"
+        np.testing.assert_allclose(
+            seen.features, expected.features, atol=0.02 * expected.features.max() if rounded else 1e-4
+        )
+        np.testing.assert_allclose(seen.probabilities, expected.probabilities, atol=0.05 if rounded else 1e-4)
+
+
+def test_what_can_not_be_told_beside_the_labels():
+    engine = OpenVinoEngine(torch.nn.Conv2d(3, 2, 1), DEFAULT_CHANNELS, "float32", threads=1, has_bottom=True)
+    hu = random_hu((1, 16, 16))
+    assert run(engine, hu).shape == hu.shape
+    with pytest.raises(RuntimeError, match="the network has no ConvolutionBackpropData, hence nothing to look at"):
+        engine.seen(hu, levels_of(hu), Stopwatch())
+    without = OpenVinoEngine(torch.nn.Conv2d(3, 2, 1), DEFAULT_CHANNELS, "float32", threads=1)
+    assert without.seen(hu, levels_of(hu), Stopwatch()).features is None
+
+
 def test_threads_that_use_it_at_once_get_their_own_labels(engine):
     images = [random_hu((1 + seed % 3, 32 + 16 * (seed % 4), 48), seed) for seed in range(6)]
     expected = [run(engine, hu) for hu in images]

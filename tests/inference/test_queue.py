@@ -8,7 +8,7 @@ import pytest
 
 from lib.errors import BadInputError, GoneError, OverloadedError, UnavailableError
 from lib.inference import queue as module
-from lib.inference.queue import EngineQueue, Rank, asked_by
+from lib.inference.queue import EngineQueue, Rank, WithRest, asked_by
 
 LONG_S = 20  # never waited for unless something is broken
 
@@ -115,7 +115,7 @@ def test_the_result_and_the_error_of_the_work_come_back(desk):
 
 def test_one_thread_runs_them_all_one_at_a_time(desk):
     asked = [desk.ask(key, key) for key in "abc"]
-    assert desk.begun == ["a"]
+    desk.until(lambda: desk.begun == ["a"])
     desk.end("a")
     assert asked[0].result(LONG_S) == "a done"
     desk.until(lambda: desk.begun == ["a", "b"])
@@ -174,6 +174,63 @@ def test_background_work_gives_way_in_the_middle(desk):
     desk.end("ahead")
     desk.until(lambda: "later" in desk.ended)
     assert desk.ended == ["a", "b", "ahead", "later"]  # what has begun goes on first
+
+
+def test_idle_work_gives_way_to_all_other(desk):
+    idle = desk.ask("idle", rank=Rank.IDLE, steps=2)
+    later = desk.ask("later", rank=Rank.IDLE)
+    desk.until(lambda: desk.begun == ["idle"])
+    desk.ask("ahead", waits=False, steps=2)
+    desk.step("idle")
+    desk.until(lambda: desk.begun == ["idle", "ahead"])  # paused for work that may be paused itself
+    asked = desk.ask("a", "a")
+    desk.step("ahead")
+    desk.until(lambda: desk.begun == ["idle", "ahead", "a"])
+    desk.end("a", "ahead", "idle", "later")
+    assert [each.result(LONG_S) for each in (asked, idle, later)] == ["a done", "idle done", "later done"]
+    assert desk.ended == ["a", "ahead", "idle", "later"]
+
+
+def test_a_result_is_there_before_the_rest_is_done(desk):
+    """And the rest gives way, whoever waited for the result, and goes on before other background work."""
+    go_on, steps = threading.Event(), []
+
+    def rest(give_way):
+        while not go_on.wait(0.002):
+            give_way()
+        steps.append("rest")
+
+    assert desk.queue.run("x", lambda _: WithRest("x", rest), rank=Rank.BACKGROUND) == "x"
+    assert desk.queue.run("x", lambda _: "x again") == "x again"
+    later = desk.ask("later", rank=Rank.BACKGROUND)
+    assert desk.begun == steps == []
+    go_on.set()
+    desk.until(lambda: desk.begun == ["later"])
+    assert steps == ["rest"]
+    desk.end("later")
+    assert later.result(LONG_S)
+
+
+def test_a_rest_that_fails_is_told_in_the_log(desk, caplog):
+    def rest(_):
+        raise BadInputError("no scores")
+
+    with caplog.at_level(logging.WARNING, module.__name__):
+        assert desk.queue.run("x", lambda _: WithRest("x", rest), rank=Rank.BACKGROUND) == "x"
+        assert desk.queue.run("y", lambda _: "y", rank=Rank.BACKGROUND) == "y"
+    assert caplog.messages == ["not done in the background: no scores"]
+
+
+def test_what_has_not_begun_is_done_as_who_waits_does_it(desk):
+    busy = desk.ask("a", "a")
+    desk.ask("x", waits=False)
+    with ThreadPoolExecutor(1) as clients:
+        asked = clients.submit(desk.queue.run, "x", lambda _: "with nothing beside")
+        desk.until(lambda: desk.queue._jobs["x"].callers)
+        desk.end("a", "x")
+        assert asked.result(LONG_S) == "with nothing beside"
+    assert busy.result(LONG_S)
+    assert desk.begun == ["a"]
 
 
 def test_a_request_that_somebody_waits_for_does_not_give_way(desk):

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from lib.inference.model import Model
-from lib.inference.segment import finish, segment
+from lib.inference.segment import finish, predict, segment
+from lib.inference.stopwatch import Stopwatch
 from lib.settings import Settings
 from lib.transforms.postprocessing import PostprocessingSettings
 from lib.volume import Volume
@@ -43,11 +44,13 @@ def test_the_label_lies_in_space_where_it_does_in_any_orientation(ct, turned, mo
     np.testing.assert_array_equal(label.array, turned(expected, codes).array)
 
 
-def test_a_gpu_without_the_memory_for_many_slices_takes_fewer(ct, threshold, settings, monkeypatch):
+def test_a_gpu_without_the_memory_for_many_slices_takes_fewer(ct, threshold, settings, told, monkeypatch):
     tried = []
 
-    def on_small_gpu(engine, hu, *, batch_slices, **options):
+    def on_small_gpu(engine, hu, *, batch_slices, observer, **options):
         tried.append(batch_slices)
+        if observer:
+            observer.parts.append(batch_slices)
         if batch_slices > most:
             raise torch.OutOfMemoryError
         return np.zeros(hu.shape, np.uint8)
@@ -57,6 +60,9 @@ def test_a_gpu_without_the_memory_for_many_slices_takes_fewer(ct, threshold, set
     slices = most = settings.inference.batch_slices
     segment(ct, threshold, settings)
     assert tried == [8 * slices, slices]
+    observer = told(ct.axial().shape)
+    predict(ct, threshold, settings, Stopwatch(), None, observer)
+    assert (observer.began_again, len(observer.parts)) == (1, 2)
     most = 0
     with pytest.raises(torch.OutOfMemoryError):
         segment(ct, threshold, settings)

@@ -4,6 +4,7 @@ import json
 import pytest
 from monailabel.client.client import MONAILabelClientException
 
+from lib.settings import Settings
 from tests.loop.running_server import MODEL
 from tests.loop.studies import manifest
 
@@ -191,7 +192,7 @@ def test_a_training_of_models_that_are_not_there_is_refused(server):
     answer = server.ask("POST", "/train/", json={"spleen": {"max_epochs": 1}})
     assert answer == (404, f"there is no model to train 'spleen'; choose one of {MODEL}")
     answer = server.ask("POST", "/scoring/", json={"beauty": {}})
-    assert answer == (404, "there is no scoring method 'beauty'; choose one of dice, uncertainty")
+    assert answer == (404, "there is no scoring method 'beauty'; choose one of dice, scores")
 
 
 def test_training_without_labels_is_refused_before_it_starts(server, client):
@@ -211,9 +212,9 @@ def test_training_without_labels_is_refused_before_it_starts(server, client):
         (
             "POST",
             "/activelearning/best",
-            "there is no strategy 'best'; choose one of random, first, uncertainty, review",
+            f"there is no strategy 'best'; choose one of {', '.join(Settings().active_learning.strategies)}",
         ),
-        ("POST", "/scoring/beauty", "there is no scoring method 'beauty'; choose one of dice, uncertainty"),
+        ("POST", "/scoring/beauty", "there is no scoring method 'beauty'; choose one of dice, scores"),
     ],
 )
 def test_an_unknown_name_is_told_with_the_known_ones(server, method, path, reason):

@@ -1,6 +1,7 @@
 import pytest
 
-from tests.loop.running_server import MODEL
+from lib.settings import Settings
+from tests.loop.running_server import MODEL, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -14,24 +15,41 @@ def test_info_has_labels_as_a_list_and_each_models_as_a_dict_in_index_order(clie
     assert model["config"] | {"result_extension": ".nrrd", "result_dtype": "uint8"} == model["config"]
     assert not model["config"]["result_compress"]
     assert "background" not in str(info)
+    assert info["campaign"]["advice"] == "too early to say"
+    assert list(info["campaign"]["classes"]) == info["labels"]
 
 
 def test_info_offers_the_strategies_scoring_methods_and_devices(client, cases):
     info = client.info()
-    assert list(info["strategies"]) == ["random", "first", "uncertainty", "review"]
-    assert list(info["scoring"]) == ["dice", "uncertainty"]
+    assert list(info["strategies"]) == list(Settings().active_learning.strategies)
+    assert list(info["scoring"]) == ["dice", "scores"]
     assert "cpu" in info["models"][MODEL]["config"]["device"]
     assert "cpu" in info["trainers"][MODEL]["config"]["device"]
     assert info["datastore"]["total"] >= len(cases)
 
 
-@pytest.mark.parametrize("strategy", ["random", "first", "uncertainty"])
+@pytest.mark.parametrize("strategy", ["random", "first", "hybrid"])
 def test_each_strategy_names_an_image_of_the_pool_and_why(client, server, cases, strategy):
     sample = client.next_sample(strategy, {"skip": "to ask for another"})
     assert sample["id"] in cases
     assert sample["path"] == str(server.studies / f"{sample['id']}.nii.gz")
     assert sample["reason"]
-    assert sample["score"] is None  # none is scored yet
+    assert sample["campaign"]["planned"] == 100
+
+
+def test_a_server_with_nothing_to_do_scores_its_pool(client, server):
+    def told():
+        return client.info()["scores"]
+
+    wait_until(lambda: told()["waiting"] == 0, "the scores of the pool")
+    wait_until(lambda: told()["state"] == "every image that is at hand is scored", "the end of it")
+    assert told()["current"] > 0
+    sample = client.next_sample("entropy", {})
+    assert sample["score"] > 0
+    assert sample["slices"]
+    assert "uncertain on slices" in sample["reason"]
+    assert server.ask("DELETE", f"/ledger/leases/{sample['id']}").status == 200
+    assert f'liverloop_images_scored{{by="current"}} {told()["current"]:.1f}' in server.ask("GET", "/metrics").reason
 
 
 def test_who_asks_again_gets_the_same_image_and_who_skips_it_another(client, server):

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK
 from pydicom.uid import generate_uid
 
+from lib.settings import Settings
 from lib.volume_io import write_image, write_label
 from tests.loop.running_server import MODEL, wait_until
 from tests.loop.slicer_module import DialogError, SlicerModule
@@ -73,8 +74,8 @@ def refusal(action):
 def test_the_panels_are_filled(site, start):
     slicer = start()
     assert slicer.panels == {"segmentation": [MODEL], "deepgrow": [], "scribbles": []}
-    assert slicer.strategies[0] == "random"
-    assert set(slicer.strategies) == {"random", "first", "uncertainty", "review"}
+    assert slicer.strategies[0] == "hybrid"
+    assert set(slicer.strategies) == set(Settings().active_learning.strategies)
     assert slicer.trainers == ["ALL", MODEL]
     assert slicer.tooltip == f"0/{len(site.cases)} samples are labeled"
     assert slicer.active_learning_bar == 0

@@ -28,6 +28,7 @@ _RECIPE = {
     "training.threads": 1,
     "training.cross_validate_below": 0,
     "training.by_itself.niceness": 0,  # the requests below never pause, and would hold the training up for minutes
+    "active_learning.score_when_idle": False,  # so that what is scored was asked for
     "active_learning.dropout_passes": 2,
     "active_learning.slices_per_score": 2,
 }
@@ -223,6 +224,10 @@ def test_a_batch_goes_on_after_a_file_it_can_not_read(server, client):
     assert client.info()["datastore"]["completed"] == 2  # a pre-segmentation is no label
 
 
+def test_what_a_batch_segments_is_scored(server, client):
+    assert scored(client)[:3] == (2, 0, 0)
+
+
 def test_a_batch_over_all_images_within_the_request(server, client):
     answer = server.ask("POST", f"/batch/infer/{MODEL}?images=all&run_sync=true", json={})
     assert answer.status == 200
@@ -248,23 +253,36 @@ def test_dice_compares_what_was_submitted_with_what_was_proposed(server, client)
         assert client.datastore()["objects"][name]["image"]["info"]["dice"] == scores
 
 
-def test_uncertainty_scores_the_unlabelled_images_for_the_strategy(server, client):
-    assert server.ask("POST", "/scoring/uncertainty").status == 200
+def scored(client):
+    """How many images to be labelled the model in force has scored, an earlier one has, and are waiting."""
+    told = client.info()["scores"]
+    return told["current"], told["earlier"], told["waiting"], told["state"]
+
+
+def test_an_image_that_is_handed_out_is_scored_and_the_others_when_somebody_asks_for_it(server, client):
+    before = version(server)
+    assert server.ask("POST", "/models/starter/publish", json={"reason": "of which there are no scores"}).status == 200
+    assert scored(client) == (0, 2, 2, "off")
+    sample = client.next_sample("hybrid", {})
+    assert "scored by an earlier model" in sample["reason"]
+    assert all(span["first"] <= span["last"] < 16 for span in sample["slices"])
+    assert sample["campaign"] == {"labelled": 2, "planned": 100, "left": 98, "model_version": version(server)}
+    wait_until(lambda: scored(client)[:3] == (1, 1, 1), "the scores of the segmentation ahead")
+    again = client.next_sample("hybrid", {})
+    for key in ("id", "reason", "slices", "score", "strategy"):
+        assert again[key] == sample[key]
+    assert server.ask("POST", "/scoring/scores").status == 200
     done = server.finished("/scoring/")
     assert done["status"] == "DONE", "\n".join(done["details"])
-
-    def scores():
-        entries = client.datastore()["objects"].items()
-        return {name: entry["image"]["info"].get("uncertainty") for name, entry in entries}
-
-    wait_until(lambda: sum(score is not None for score in scores().values()) == 2, "the scores to be seen")
-    found = {name: score for name, score in scores().items() if score}
-    assert set(found) == {"case_42", "case_43"}
-    assert all(score["score"] >= 0 and score["model_version"] == version(server) for score in found.values())
-    sample = client.next_sample("uncertainty", {})
-    best = max(found, key=lambda name: (found[name]["score"], name))
-    assert (sample["id"], sample["score"]) == (best, found[best]["score"])
-    assert "least sure" in sample["reason"]
+    assert "scored 1 of 1: " in "\n".join(done["details"])
+    wait_until(lambda: scored(client)[:3] == (2, 0, 0), "the scores to be seen")
+    best = server.client("another").next_sample("bald", {})
+    assert best["id"] != sample["id"]
+    assert best["score"] >= 0
+    assert best["lease"]["part"] == "bald"
+    for image_id in (best["id"], sample["id"]):
+        assert server.ask("DELETE", f"/ledger/leases/{image_id}").status == 200
+    assert server.ask("POST", f"/models/{before}/publish", json={"reason": "the better one"}).status == 200
 
 
 def test_a_stopped_training_ends_at_once_and_changes_no_model(server, client):

@@ -10,10 +10,11 @@ from collections import Counter
 import pytest
 from sqlalchemy import select, update
 
+from lib.case_scores import CaseScores
 from lib.errors import BadInputError, NotFoundError, StorageError
 from lib.files import file_sha256
 from lib.settings import Settings
-from lib.store import archive_import, audit, images, leases, schema, splits
+from lib.store import archive_import, audit, images, leases, schema, scores, splits
 from lib.store.archive import export_archive
 from lib.store.archive_import import Imported, import_archive
 from lib.store.audit import check
@@ -38,7 +39,7 @@ def source(tmp_path):
     fill(store, tmp_path / "scratch", ["a", "b"], ["o", "p"])
     exclude(store, "x")
     with store.ledger.writing() as connection:
-        images.note_score(connection, "o", 0.25, "v1")
+        scores.note(connection, "o", "v1", CaseScores(0.25, {}))
         images.note_info(connection, "x", {"colour": "gray"})
         store.ledger.set_fact(connection, "name", "Livers")
     store.labels.restore("a", "final", 1, author="eve")
@@ -75,7 +76,7 @@ def tables(store):
             table = schema.metadata.tables[name]
             rows = []
             for row in connection.execute(select(table)).mappings():
-                row = {key: value for key, value in row.items() if key not in {"id", "shown_modified_ns"}}
+                row = {key: value for key, value in row.items() if key not in {"id", "shown_modified_ns", "scored"}}
                 if name == "labels":
                     row["version_id"] = numbers.get(row["version_id"])
                 if name == "facts" and row["key"] in {"belongs_to", "made_at", "scanned_at"}:
@@ -296,6 +297,25 @@ def with_row(table, **values):
         return sealed({**members, "ledger.jsonl": content})
 
     return change
+
+
+def of_schema_1(members):
+    """As it would have been before scores had tables of their own."""
+    lines = [json.loads(line) for line in members["ledger.jsonl"].splitlines()]
+    for line in lines:
+        if line["table"] == "images":
+            line["row"] |= {"score": 0.5, "score_version": "v0"}
+        if line["table"] == "leases":
+            del line["row"]["part"]
+    members["manifest.json"] = json.dumps({**json.loads(members["manifest.json"]), "schema": 1}).encode()
+    return sealed({**members, "ledger.jsonl": b"".join(json.dumps(line).encode() + b"\n" for line in lines)})
+
+
+def test_an_archive_made_before_scores_had_tables(source, target, archive, tmp_path):
+    import_archive(target, rewritten(archive, tmp_path / "old.zip", of_schema_1))
+    assert tables(target) == tables(source)
+    with target.ledger.reading() as connection:
+        assert scores.counts(connection, "v1") == scores.Counts(0, 0, 2)
 
 
 def with_lines(change):

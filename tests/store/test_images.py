@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert, select
 
+from lib.case_scores import CaseScores
 from lib.errors import NotFoundError
-from lib.store import images
+from lib.store import images, scores
 from lib.store.events import history
 from lib.store.images import FileState
 from lib.store.schema import images as images_table
@@ -173,7 +174,7 @@ def test_excluding_is_told_with_who_and_why(connection):
 def test_another_content_forgets_what_was_read_but_not_what_people_said(connection):
     register(connection, "case_1")
     images.note_content(connection, "case_1", GRID, "print", "hash")
-    images.note_score(connection, "case_1", 0.5, "model 1")
+    scores.note(connection, "case_1", "model 1", CaseScores(0.5, {}))
     images.exclude(connection, "case_1", "other contrast", "anna")
     images.note_info(connection, "case_1", {"a": 1})
     shuffle = column(connection, "case_1", "shuffle")
@@ -181,8 +182,10 @@ def test_another_content_forgets_what_was_read_but_not_what_people_said(connecti
     images.note_changed(connection, "case_1", changed)
     image = images.get(connection, "case_1")
     assert (image.file, image.grid, image.excluded, image.info["a"]) == (changed, None, "other contrast", 1)
-    for what in ("fingerprint", "sha256", "score", "score_version"):
+    for what in ("fingerprint", "sha256"):
         assert column(connection, "case_1", what) is None
+    assert scores.of_images(connection, ["case_1"]) == {}
+    assert column(connection, "case_1", "scored") is False
     assert column(connection, "case_1", "shuffle") == shuffle
     assert told(connection, "case_1")[-1] == ("image changed", "server", {"size": 7})
 

@@ -1,5 +1,6 @@
 import pytest
 
+from lib.case_scores import Span
 from lib.store import images, leases
 from lib.store.events import history
 from lib.store.images import FileState
@@ -22,10 +23,9 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def connection(ledger):
-    with ledger.writing() as connection:
-        images.register(connection, [(name, FileState(".nii.gz", 1, 1)) for name in ("a", "b", "c")])
-        yield connection
+def connection(undone):
+    images.register(undone, [(name, FileState(".nii.gz", 1, 1)) for name in "abc"])
+    return undone
 
 
 def give(connection, image_id, client_id, strategy="random", seconds=60.0):
@@ -44,6 +44,35 @@ def test_a_lease_is_what_was_asked_for(connection, clock):
     assert happened(connection) == [
         ("image handed out", "a", "anna", {"strategy": "random", "reason": "why", "score": 0.5})
     ]
+
+
+def test_the_part_of_a_strategy_and_the_slices_to_look_at(connection, clock):
+    spans = (Span("tumor", 3, 5, 0.75), Span("liver", 0, 1, 0.5))
+    lease = leases.acquire(
+        connection, "a", "anna", strategy="hybrid", reason="", score=1.0, seconds=60, part="class:tumor", slices=spans
+    )
+    assert leases.of_image(connection, "a") == lease
+    assert (lease.part, lease.slices) == ("class:tumor", spans)
+    assert lease.described()["slices"][0] == {"label": "tumor", "first": 3, "last": 5, "share": 0.75}
+    assert happened(connection)[0][3]["part"] == "class:tumor"
+
+
+def test_choices_are_counted_by_part(connection):
+    assert leases.picked(connection, "hybrid") == {}
+    for name, strategy, part in (("a", "hybrid", "x"), ("b", "hybrid", "y"), ("c", "first", ""), ("a", "hybrid", "x")):
+        leases.acquire(connection, name, "anna", strategy=strategy, reason="", score=None, seconds=60, part=part)
+        leases.free(connection, name, actor="anna", why="skipped")
+    assert leases.picked(connection, "hybrid") == {"x": 2, "y": 1}
+    assert leases.picked(connection, "first") == {"": 1}
+
+
+def test_what_was_handed_out_last(connection):
+    assert leases.last_handed_out(connection) == []
+    for name in "abca":
+        give(connection, name, "anna")
+        leases.free(connection, name, actor="anna", why="skipped")
+    assert leases.last_handed_out(connection) == ["a", "c"]
+    assert leases.last_handed_out(connection, 3) == ["a", "c", "b"]
 
 
 def test_leases_of_a_client(connection, clock):
@@ -80,8 +109,11 @@ def test_freed_once(connection, clock):
 def test_a_lease_ends_when_its_time_is_over(connection, clock):
     give(connection, "a", "anna", seconds=10)
     give(connection, "b", "bob", seconds=11)
+    assert not leases.has_expired(connection)
     clock.now += 10
+    assert leases.has_expired(connection)
     assert leases.expire(connection) == 1
+    assert not leases.has_expired(connection)
     assert [lease.image_id for lease in leases.list_all(connection)] == ["b"]
     assert happened(connection, "a")[0] == (
         "lease expired", "a", "server", {"client_id": "anna", "strategy": "random", "why": "its time was over"},
@@ -95,6 +127,6 @@ def test_as_json_with_times_that_anyone_can_read(connection, clock):
     assert described == {
         "image_id": "a", "client_id": "anna", "strategy": "random", "reason": "why", "score": 0.5,
         "acquired_at": "1970-01-01T00:16:40.000+00:00", "renewed_at": "1970-01-01T00:16:40.000+00:00",
-        "expires_at": "1970-01-01T00:17:40.000+00:00", "seconds": 60,
+        "expires_at": "1970-01-01T00:17:40.000+00:00", "seconds": 60, "part": "", "slices": [],
     }  # fmt: skip
     assert leases.of_image(connection, "a").described()["seconds"] == 0

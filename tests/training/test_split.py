@@ -1,28 +1,12 @@
 """Sides are decided once, by patient, and nobody ever changes over."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.training.split import divide, left_out_in_turn, patient_of, position
+from lib.training.split import divide, left_out_in_turn, position
 
 NAMES = st.sets(st.text(min_size=1, max_size=12), max_size=30)
 FRACTIONS = st.floats(0, 0.9)
-
-
-@pytest.mark.parametrize(
-    ("case", "pattern", "patient_id", "expected"),
-    [
-        ("p007_arterial", "", None, "p007_arterial"),
-        ("p007_arterial", r"^(p\d+)_", None, "p007"),
-        ("p007_arterial", r"p\d+", None, "p007"),
-        ("other", r"^(p\d+)_", None, "other"),
-        ("p007_arterial", r"^(x)?", None, "p007_arterial"),
-        ("p007_arterial", r"^(p\d+)_", "4711", "4711"),
-    ],
-)
-def test_whose_a_case_is(case, pattern, patient_id, expected):
-    assert patient_of(case, pattern, patient_id) == expected
 
 
 @given(NAMES, NAMES, FRACTIONS, FRACTIONS)

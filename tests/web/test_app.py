@@ -72,13 +72,14 @@ def request(image, **parameters):
 
 
 def test_what_the_app_offers(make_app):
-    info = make_app().info()
+    app = make_app()
+    info = app.info()
     assert info["name"] == "LiverLoop"
     assert info["labels"] == ["liver", "tumor"]  # a list here, or OHIF does not connect
     assert info["models"]["liver_tumor"]["labels"] == {"liver": 1, "tumor": 2}
     assert list(info["trainers"]) == ["liver_tumor"]
-    assert list(info["strategies"]) == ["random", "first", "uncertainty", "review"]
-    assert list(info["scoring"]) == ["dice", "uncertainty"]
+    assert list(info["strategies"]) == list(app.settings.active_learning.strategies)
+    assert list(info["scoring"]) == ["dice", "scores"]
     assert info["datastore"] == {"total": 2, "completed": 0, "label_tags": {}}
     json.dumps(info)
 
@@ -102,6 +103,10 @@ def test_conf_changes_what_the_app_offers(make_app):
 
 def test_wrong_settings_stop_the_start_with_one_line(make_app):
     assert refused(SettingsError, make_app, {"bogus": "1"}).startswith("--conf: unknown key bogus")
+    assert refused(SettingsError, make_app, {"active_learning.strategies": "[first, best]"}) == (
+        "app.yaml: active_learning.strategies: there is no strategy 'best'; choose from bald, class_balanced, "
+        "diversity, entropy, first, foreground_random, hybrid, random, review"
+    )
 
 
 def test_a_damaged_studies_folder_stops_the_start(make_app, studies):
@@ -200,10 +205,10 @@ def test_names_that_are_not_known_are_told_with_those_that_are(make_app):
     )
     assert refused(NotFoundError, app.infer, {"model": ["x"], "image": "a"}).startswith("there is no model \"['x']\"")
     assert refused(NotFoundError, app.next_sample, {"strategy": "best"}) == (
-        "there is no strategy 'best'; choose one of random, first, uncertainty, review"
+        f"there is no strategy 'best'; choose one of {', '.join(app.settings.active_learning.strategies)}"
     )
     assert refused(NotFoundError, app.check_scoring, "best") == (
-        "there is no scoring method 'best'; choose one of dice, uncertainty"
+        "there is no scoring method 'best'; choose one of dice, scores"
     )
     assert refused(NotFoundError, app.check_training, "x", {}) == (
         "there is no model to train 'x'; choose one of liver_tumor"

@@ -85,7 +85,7 @@ def test_a_training_that_has_kept_nothing_can_not_go_on(records, begin, tmp_path
     ("method", "request_", "told"),
     [
         ("batch_infer", {}, "resumable: start it again, it goes on with what is left"),
-        ("scoring", {"method": "uncertainty"}, "resumable: start it again, it goes on with what is left"),
+        ("scoring", {"method": "scores"}, "resumable: start it again, it goes on with what is left"),
         ("scoring", {"method": "dice"}, "start it again"),
     ],
 )

@@ -6,6 +6,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from lib.store.figures import Figures
+from lib.store.scores import Counts
 from lib.web.metrics import Metrics, State, install_metrics
 
 STATE = State(
@@ -21,6 +22,7 @@ STATE = State(
         trainings={"published": 1, "failed": 2},
         segs={"waiting": 3},
     ),
+    scored=Counts(current=1, earlier=3, none=5),
 )
 
 
@@ -68,6 +70,7 @@ def test_how_the_server_stands(figures):
         ("results_kept",): 3, ("results_kept_bytes",): 1.5e6, ("jobs", "train"): 1, ("ledger_up",): 1,
         ("images", "labelled"): 5, ("images", "open"): 2, ("images", "excluded"): 1, ("images", "unfit"): 1,
         ("leases",): 2, ("label_versions_total", "client"): 6, ("trainings", "failed"): 2, ("segs", "waiting"): 3,
+        ("images_scored", "current"): 1, ("images_scored", "earlier"): 3, ("images_scored", "none"): 5,
     }  # fmt: skip
     assert {key: found.get(key) for key in expected} == expected
 

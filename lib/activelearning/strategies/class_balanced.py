@@ -18,7 +18,7 @@ from lib.activelearning.coverage import Alike, embeddings, features, known
 from lib.activelearning.history import History
 from lib.activelearning.parts import class_part, class_shares, next_part
 from lib.activelearning.strategy import BY_TURN, HIGHEST_OF_EACH_CLASS, Choice, Strategy, highest
-from lib.activelearning.tiers import in_tiers
+from lib.activelearning.tiers import images, in_tiers
 from lib.store.pool import Candidate
 
 WALKS = (HIGHEST_OF_EACH_CLASS, highest("entropy"), BY_TURN)
@@ -99,12 +99,11 @@ def _drawn(
 
 def _reason(part: str, values: NDArray[np.float64], stands_for: NDArray[np.float64], index: int, beta: float) -> str:
     what = f"{part.removeprefix('class:')} uncertainty" if part != "entropy" else "uncertainty"
-    images = float(stands_for.sum())
-    of_all = f"of {images:,.0f} image{'s' * (images > 1)}"
+    of_all = f"of {images(stands_for)}"
     if stands_for[index] == 1 and values[index] >= values.max():
         return f"the highest {what} {of_all}"
     chance = ", early in the campaign with much chance" if beta < _MUCH_CHANCE else ""
-    lower = min(99, int(100 * stands_for[values < values[index]].sum() / images))
+    lower = min(99, int(100 * stands_for[values < values[index]].sum() / stands_for.sum()))
     return f"drawn by {what}{chance}: higher than in {lower}% {of_all}"
 
 

@@ -13,14 +13,15 @@ distance of unit vectors is half of a squared one. Images of biomedicine were ch
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lib.activelearning.coverage import FARTHEST, Coverage, distances, embeddings, features, has_embedding, known
 from lib.activelearning.history import History
 from lib.activelearning.strategy import BY_TURN, WITH_FOREGROUND, Choice, Strategy
-from lib.activelearning.tiers import in_tiers
+from lib.activelearning.tiers import images, in_tiers
 from lib.store.pool import Candidate
 
-_SAME = 1e-3  # a cosine distance that nobody would see in the images
+_SAME = 1e-6  # a cosine distance that may come from keeping embeddings in half precision
 
 
 def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Generator) -> list[Choice]:
@@ -33,8 +34,7 @@ def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Gener
         own = embeddings(tier, length)
         coverage = Coverage(own, np.concatenate(taken), np.array([one.stands_for for one in tier]))
         distance = distances(own, labelled).min(1, initial=FARTHEST) if len(labelled) else coverage.nearest
-        before = "the images ranked before it"
-        to_whom = f"the {len(labelled)} images labelled or being labelled" if len(labelled) else before
+        to_whom = f"all {len(labelled):,} labelled or in work" if len(labelled) else "all ranked before it"
         left = np.ones(len(tier), bool)
         ranking: list[Choice] = []
         for _ in tier:
@@ -61,12 +61,11 @@ def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Gener
     )
 
 
-def _reason(distance: float, others: float, to_whom: str) -> str:
+def _reason(distance: float, others: NDArray[np.floating], to_whom: str) -> str:
     if distance < _SAME:
-        return f"like one of {to_whom}, and so is what else is left"
-    if others < 0.5:
-        return f"unlike {to_whom} (distance {distance:.2g})"
-    return f"typical of about {others:,.0f} images that are unlike {to_whom} (distance {distance:.2g})"
+        return f"the least like {to_whom} of what is left, but much like one of them"
+    unlike = f"unlike {to_whom} (distance {distance:.2g})"
+    return f"{unlike}, and typical of {images(others)}" if len(others) else unlike
 
 
 STRATEGY = Strategy(
