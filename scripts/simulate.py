@@ -94,7 +94,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     return Plan(
         pool=pool or PHANTOMS, test=test, rounds=arguments.rounds, per_round=arguments.per_round,
         steps=arguments.steps, start=arguments.start, start_steps=arguments.start_steps,
-        annotator=arguments.annotator, slices_only=arguments.slices_only, validation=arguments.validation,
+        annotator=arguments.annotator, slices_only=arguments.slices_only, validation=arguments.validation if arguments.pool == PHANTOMS else 0,
         patients=arguments.patients,
         test_cases=arguments.test_cases, size=arguments.size, slices=arguments.slices,
         settings=settings_from(arguments, overrides),
@@ -124,9 +124,9 @@ def _arguments() -> argparse.Namespace:
     add(
         "--validation",
         type=int,
-        default=10,
+        default=12,
         metavar="N",
-        help="images that are labelled first, to judge trainings by; 0: the app's split (default: %(default)s)",
+        help="phantoms outside of the pool to judge trainings by; 0: the app's split of what is chosen (%(default)s)",
     )
     add("--patients", type=int, default=110, metavar="N", help="phantoms of a pool, 1.4 images each (%(default)s)")
     add("--test-cases", type=int, default=30, metavar="N", help="phantoms to judge on (default: %(default)s)")

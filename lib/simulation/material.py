@@ -57,6 +57,8 @@ class Material:
     Args:
         pool: what can be labelled, by name.
         test: what never trains.
+        validation: labelled from the beginning, to judge trainings by; none where the app's split takes some for that.
+        known: labelled from the beginning, what the start weights have learned from.
         start: weights.
         start_figures: theirs on `test`, see `lib.simulation.test_set`.
         start_scores: of the whole pool.
@@ -64,6 +66,8 @@ class Material:
 
     pool: Mapping[str, TruthCase]
     test: tuple[TruthCase, ...]
+    validation: tuple[TruthCase, ...]
+    known: tuple[TruthCase, ...]
     start: Path
     start_figures: Mapping[str, Any]
     start_scores: Mapping[str, CaseScores]
@@ -113,9 +117,13 @@ def prepare(plan: Plan, seed: int, folder: Path, app: Path, progress: Callable[[
 
 
 def prepare_test_set(plan: Plan, folder: Path, progress: Callable[[], object] | None = None) -> None:
-    """Render the cases that all seeds are judged on."""
-    if plan.pool == PHANTOMS:
-        write_pool(folder / "test", draw_test_set(0, plan.test_cases, plan.grid), progress)
+    """Render the cases that all seeds are judged on, and those that their trainings are judged on."""
+    if plan.pool != PHANTOMS:
+        return
+    write_pool(folder / "test", draw_test_set(0, plan.test_cases, plan.grid), progress)
+    if plan.validation:
+        others = _renamed("v", draw_test_set(1, plan.validation, plan.grid))
+        write_pool(folder / "validation", others, progress)
 
 
 def load(plan: Plan, seed: int, folder: Path) -> Material:
@@ -123,7 +131,10 @@ def load(plan: Plan, seed: int, folder: Path) -> Material:
     own = seed_folder(folder, seed)
     pool, test = _read(plan, seed, folder)
     figures = json.loads((own / "start.json").read_text(encoding="utf-8"))
-    return Material(pool, test, own / "start.pt", figures, load_scores(own / "start_scores.json"))
+    places = (folder / "validation", own / "easy")
+    validation, known = (tuple(read_cases(place).values()) if place.is_dir() else () for place in places)
+    scores = load_scores(own / "start_scores.json")
+    return Material(pool, test, validation, known, own / "start.pt", figures, scores)
 
 
 def read_cases(folder: Path) -> dict[str, TruthCase]:
@@ -182,10 +193,13 @@ def easy_cases(seed: int, grid: Grid) -> list[CaseSpec]:
         for case in draw_pool(seed_of("easy", seed, number), 10, grid)
         if case.kind == _EASY_KIND and case.lesions and not case.series
     )
-    return [
-        replace(case, image_id=f"e{number:03d}", patient=f"e{number:03d}")
-        for number, case in enumerate(islice(found, _EASY_CASES))
-    ]
+    return _renamed("e", islice(found, _EASY_CASES))
+
+
+def _renamed(letter: str, cases: Iterable[CaseSpec]) -> list[CaseSpec]:
+    """One case of each patient, under a name that no pool has."""
+    names = (f"{letter}{number:03d}" for number in count())
+    return [replace(case, image_id=name, patient=name) for name, case in zip(names, cases, strict=False)]
 
 
 def _train_on_easy(plan: Plan, seed: int, own: Path) -> None:
@@ -196,7 +210,9 @@ def _train_on_easy(plan: Plan, seed: int, own: Path) -> None:
     cases = [case.as_training() for case in read_cases(easy).values()]
     trained_on, _ = split_cases(cases, plan.settings.training.validation_fraction)
     settings = plan.training(seed_of("start", seed) % 2**31, len(trained_on), plan.start_steps)
+    # Fresh weights bear larger steps than those that shall not forget.
+    recipe = settings.training.model_copy(update={"learning_rate": 2 * settings.training.learning_rate})
+    settings = settings.model_copy(update={"training": recipe})
     run_training(cases, settings, run, _CPU, start=None, draw=False)
     (run / "model.pt").replace(own / "start.pt")
     shutil.rmtree(run)
-    shutil.rmtree(easy)

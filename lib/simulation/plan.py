@@ -35,7 +35,7 @@ class Plan:
         start_steps: of the training of an easy start.
         annotator: see `lib.simulation.annotator`.
         slices_only: annotators look only at the slices that are suggested.
-        validation: images drawn from the pool and labelled before the first round, to judge trainings by; what is
+        validation: phantoms outside of the pool that are labelled from the beginning, to judge trainings by; what is
             chosen is then all trained on. 0: of what is chosen, the app's split takes some for that.
         patients: phantoms of a pool; each has about 1.4 images.
         test_cases: phantoms on which the models are judged, the same for all seeds.
@@ -71,7 +71,7 @@ class Plan:
     @property
     def planned(self) -> int:
         """Labels at the end of a campaign."""
-        return self.validation + self.rounds * self.per_round
+        return self.rounds * self.per_round
 
     def rounds_of(self, strategy: str) -> int:
         """How many rounds a campaign has at most, without the one before the first label."""
@@ -138,7 +138,7 @@ def small(*, patch: int, filters: Sequence[int] = (), epochs: int = 4) -> dict[s
     levels = len(filters)
     network = {"filters": list(filters), "dropout": [_DROPOUT] * levels, "up_dropout": [_DROPOUT] * (levels - 1)}
     return {
-        "training.max_epochs": epochs, "training.batch_size": 8, "training.learning_rate": 2e-3,
+        "training.max_epochs": epochs, "training.batch_size": 8, "training.learning_rate": 1e-3,
         "training.patch_size": patch, "training.threads": 1, "training.cross_validate_below": 0,
         "training.tumor_fraction": 0.6, "training.foreground_fraction": 0.8, "inference.engine": "pytorch",
         "inference.int8": False,

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -141,28 +141,11 @@ class Campaign:
             state.weights = _weights_file(self.folder, done["round"])
 
     def _first(self) -> dict[str, Any]:
-        """What all campaigns of a seed begin with: the start weights, and the labels for validation."""
-        scores = self.material.start_scores
-        choices = [Choice(name, "for validation", part="validation") for name in self._reserved]
-        told = [self._label(choice, scores[choice.image_id], whole=True) for choice in choices]
-        slices = sum(one["slices"] for one in told)
-        return self._told(0, len(told), told, slices, True, "the start weights", self.material.start_figures, {})
-
-    @property
-    def _reserved(self) -> list[str]:
-        """Images of as many patients for validation, the same for all strategies."""
-        pool = self.material.pool
-        names = np.random.default_rng(seed_of("validation", self.seed)).permutation(sorted(pool)).tolist()
-        of_patient: dict[str, str] = {}
-        for name in names:
-            of_patient.setdefault(pool[name].patient, name)
-        return list(of_patient.values())[: self.plan.validation]
+        return self._told(0, 0, [], 0, True, "the start weights", self.material.start_figures, {})
 
     def _open(self, state: _State) -> list[TruthCase]:
-        """What can be chosen: neither labelled nor of a patient who is for validation."""
         labelled = set(state.labelled)
-        kept = {self.material.pool[name].patient for name in self._reserved}
-        return [case for name, case in self.material.pool.items() if name not in labelled and case.patient not in kept]
+        return [case for name, case in self.material.pool.items() if name not in labelled]
 
     def _told(
         self,
@@ -246,11 +229,11 @@ class Campaign:
                 embeddings.append(seen.embedding)
         return chosen
 
-    def _label(self, choice: Choice, scores: CaseScores | None, *, whole: bool = False) -> dict[str, Any]:
+    def _label(self, choice: Choice, scores: CaseScores | None) -> dict[str, Any]:
         """Have a case labelled, and tell all that later rounds need to know of it."""
         case, plan = self.material.pool[choice.image_id], self.plan
         hand = np.random.default_rng(seed_of("annotate", self.seed, case.name))
-        only = scores if plan.slices_only and not whole else None
+        only = scores if plan.slices_only else None
         done = annotate(read_label(case.truth), plan.settings.label_indices(), plan.annotator, hand, only)
         write_label(_label_file(self.folder, case.name), done.label)
         return {
@@ -261,9 +244,8 @@ class Campaign:
     def _sides(self, labelled: Sequence[str], before: Mapping[str, Side]) -> dict[str, Side]:
         """Of the patients, as a studies folder decides them: who has a side keeps it."""
         patients = {self.material.pool[name].patient for name in labelled}
-        if self.plan.validation:
-            kept = {self.material.pool[name].patient for name in self._reserved}
-            return {patient: "validation" if patient in kept else "training" for patient in patients}
+        if self.material.validation:
+            return {patient: "training" for patient in patients}
         fraction = self.plan.settings.training.validation_fraction
         return {**before, **divide(patients, fraction, str(self.seed), before)}
 
@@ -276,7 +258,11 @@ class Campaign:
         app = work / "app"
         app.mkdir(parents=True)
         shutil.copyfile(weights, app / "starter.pt")
-        files = [self._files(self.material.pool[name], sides) for name in sorted(labelled)]
+        files = [
+            *(self._files(self.material.pool[name], sides) for name in sorted(labelled)),
+            *(replace(case.as_training(), side="training") for case in self.material.known),
+            *(replace(case.as_training(), side="validation") for case in self.material.validation),
+        ]
         trained_on = sum(file.side == "training" for file in files)
         settings = self.plan.training(
             seed_of("train", self.seed, number) % 2**31, trained_on, self.plan.steps_of(self.strategy)
