@@ -94,7 +94,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     return Plan(
         pool=pool or PHANTOMS, test=test, rounds=arguments.rounds, per_round=arguments.per_round,
         steps=arguments.steps, start=arguments.start, start_steps=arguments.start_steps,
-        annotator=arguments.annotator, slices_only=arguments.slices_only, validation=arguments.validation if arguments.pool == PHANTOMS else 0,
+        annotator=arguments.annotator, slices_only=arguments.slices_only,
+        validation=arguments.validation if arguments.pool == PHANTOMS else 0,
         patients=arguments.patients,
         test_cases=arguments.test_cases, size=arguments.size, slices=arguments.slices,
         settings=settings_from(arguments, overrides),

@@ -42,6 +42,7 @@ from lib.volume_io import read_label, write_label
 logger = logging.getLogger(__name__)
 
 _CPU = torch.device("cpu")
+_TRAINING: Side = "training"
 _ENOUGH = 2  # trainings in a row that were not published, after which the whole pool has nothing more to give
 _NO_SCORES: Mapping[str, CaseScores] = {}
 
@@ -245,7 +246,7 @@ class Campaign:
         """Of the patients, as a studies folder decides them: who has a side keeps it."""
         patients = {self.material.pool[name].patient for name in labelled}
         if self.material.validation:
-            return {patient: "training" for patient in patients}
+            return dict.fromkeys(patients, _TRAINING)
         fraction = self.plan.settings.training.validation_fraction
         return {**before, **divide(patients, fraction, str(self.seed), before)}
 

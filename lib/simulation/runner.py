@@ -87,7 +87,7 @@ def run_all(
     """
     folder.mkdir(parents=True, exist_ok=True)
     plan.keep(folder)
-    with tqdm(total=plan.test_cases, desc="test set", unit="case", leave=False) as bar:
+    with tqdm(total=plan.test_cases + plan.validation, desc="test set", unit="case", leave=False) as bar:
         prepare_test_set(plan, folder, bar.update)
     with _processes(workers, niceness) as pool:
         _do(pool, [Job(plan, "", seed, folder, app) for seed in seeds], "pools and start weights", "seed")

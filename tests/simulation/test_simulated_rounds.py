@@ -19,12 +19,11 @@ def settings_of(**chosen):
 
 @pytest.fixture(scope="module")
 def plan():
-    """So that a network of nothing is better after each round."""
     chosen = small(patch=32, filters=(4, 4, 8, 8, 8), epochs=2)
     gate = {"training.gate.most_loss": 1, "training.gate.most_recall_loss": 1, "inference.precision": "float32"}
     settings = load_settings(DEFAULT_APP / "app.yaml", {**chosen, **gate, "training.learning_rate": 0.005})
     return Plan(
-        pool="phantoms", test="", rounds=2, per_round=2, steps=40, start=SCRATCH, start_steps=1, annotator="true",
+        pool="phantoms", test="", rounds=2, per_round=2, steps=30, start=SCRATCH, start_steps=1, annotator="true",
         slices_only=False, validation=6, patients=6, test_cases=6, size=64, slices=12, settings=settings,
     )  # fmt: skip
 
@@ -75,8 +74,6 @@ def test_a_campaign_labels_trains_and_judges(uncut, folder, plan):
     for done in rounds:
         assert set(done["cases"]) == {case.name for case in material.test}
         assert set(done["figures"]) == {"liver", "tumor", "lesion recall", "false lesions"}
-    assert all(one["published"] for one in rounds)  # the second training began with what the first had learned
-    assert rounds[2]["figures"]["liver"] > rounds[1]["figures"]["liver"] > rounds[0]["figures"]["liver"]
     assert not set(chosen) & {case.name for case in material.test}
 
 
@@ -105,6 +102,16 @@ def test_strategies_of_a_seed_differ_only_in_what_they_choose(plan, folder, tmp_
     # The same cases, whatever their order, have the same labels and give the same model.
     for key in ("labels", "slices", "published", "reason", "figures", "cases"):
         assert first[1][key] == random[1][key]
+
+
+def test_what_was_published_last_is_in_force(uncut, plan, folder, tmp_path):
+    for number, published in enumerate((True, True, False)):
+        done = {**uncut[1][number], "published": published}
+        (tmp_path / f"round-0{number}.json").write_text(json.dumps(done))
+    state = campaign(plan, folder, tmp_path)._remembered()
+    assert state.weights == tmp_path / "weights-01.pt"
+    assert state.unpublished == 1
+    assert len(state.labelled) == 4
 
 
 def test_the_whole_pool_at_once(plan, folder, tmp_path):
