@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,13 +9,14 @@ from lib.activelearning.quality import SENTENCES
 from lib.activelearning.score_keeper import ScoreKeeper
 from lib.activelearning.strategies import STRATEGIES
 from lib.activelearning.tasks import DiceScoring, ScoresScoring, StrategyTask
+from lib.activelearning.told import told
 from lib.case_scores import CaseScores
 from lib.errors import BadInputError, UnavailableError
 from lib.inference.model import ModelSource, new_network
 from lib.labels import NOT_LOOKED_AT
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings
-from lib.store import images, scores
+from lib.store import images, leases, scores
 from lib.volume import Volume
 from lib.volume_io import write_image, write_label
 
@@ -171,6 +173,11 @@ def test_scores_of_a_folder_go_where_strategies_look(folder, settings, source, c
     ]
     assert answer["flags"] == [SENTENCES[flag] for flag in noted[best].scores.flags]
     assert StrategyTask("entropy", source)({"client_id": "anna"}, folder) | {"lease": 0} == answer | {"lease": 0}
+    with folder.store.ledger.reading() as connection:
+        lease = leases.of_image(connection, best)
+    assert answer["flags"]
+    assert told(folder.store, replace(lease, strategy="review"), "v1")["flags"] == []  # its label is not the model's
+    assert "scored 2 images, 1 could not be; no other waits" in caplog.text
     assert scoring({}, folder) == {}
     save_weights(source.published, new_network(settings), {"version": "v2"})
     assert set(scoring({}, folder)) == {"a", "b"}
