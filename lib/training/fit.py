@@ -197,6 +197,7 @@ def fit(
     keep: Callable[[FitState], object] | None = None,
     resumed: FitState | None = None,
     name: str = "",
+    draw: bool = True,
 ) -> FitResult:
     """Train a network.
 
@@ -215,6 +216,7 @@ def fit(
             the weights that the training would have given without the interruption, exactly so on a CPU with the
             same number of threads. `training` and `validation` may be empty where no epoch follows.
         name: what its lines in the log begin with, to tell it from other fits of one training.
+        draw: False leaves out `curves.png`.
 
     Returns:
         The best weights and the history.
@@ -234,7 +236,7 @@ def fit(
         patience=recipe.plateau_patience,
         min_lr=recipe.minimum_learning_rate,
     )
-    records = _Records(folder, name, epochs, resumed, on_epoch) if part.rank == 0 else None
+    records = _Records(folder, name, epochs, resumed, on_epoch, draw=draw) if part.rank == 0 else None
     steps = steps_per_epoch(training, settings, part.world)
     best = _Best(copy.deepcopy(network.state_dict()))
     begin = time.monotonic() - (float(resumed.rows[-1]["seconds"] or 0) if resumed else 0)
@@ -363,6 +365,7 @@ class _Records:
         epochs: at most.
         resumed: where it goes on.
         on_epoch: called with each row.
+        draw: see `fit`.
     """
 
     def __init__(
@@ -372,9 +375,11 @@ class _Records:
         epochs: int,
         resumed: FitState | None,
         on_epoch: Callable[[Row], object] | None,
+        *,
+        draw: bool,
     ) -> None:
         self._folder, self._name, self._epochs, self._on_epoch = folder, name, epochs, on_epoch
-        self._history = History(folder, resumed.rows if resumed else ())
+        self._history = History(folder, resumed.rows if resumed else (), draw=draw)
         # An epoch that was shown but not kept comes again.
         self._board = SummaryWriter(str(folder / "events"), purge_step=resumed.epoch + 1 if resumed else None)
         if resumed and on_epoch:

@@ -30,16 +30,17 @@ class History:
     Args:
         folder: where both files go.
         rows: of the epochs before, where a training goes on; the files are brought in line with them at once.
+        draw: False leaves out `curves.png`.
     """
 
-    def __init__(self, folder: Path, rows: Sequence[Row] = ()) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, rows: Sequence[Row] = (), *, draw: bool = True) -> None:
+        self.folder, self._draw = folder, draw
         self.rows = list(rows)
         if rows:
             self._write()
 
     def add(self, row: Row) -> None:
-        """Append an epoch and write both files anew, each whole or not at all."""
+        """Append an epoch and write the files anew, each whole or not at all."""
         self.rows.append(row)
         self._write()
 
@@ -49,6 +50,8 @@ class History:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self.rows)
+        if not self._draw:
+            return
         with atomic_write(self.folder / "curves.png") as path:
             draw_curves(self.rows).savefig(path, dpi=100)
 

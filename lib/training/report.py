@@ -72,6 +72,7 @@ class RunPage:
         version: of the weights in the making.
         facts: `started_from`, `parent`, `training_cases`, `validation_cases`, as far as they are known.
         rows: of the history.
+        draw: False: there is no page.
         worst: the pictures.
     """
 
@@ -81,6 +82,7 @@ class RunPage:
     version: str
     facts: Mapping[str, Any]
     rows: list[Row] = field(default_factory=list)
+    draw: bool = True
     worst: WorstCases = field(init=False)
 
     def __post_init__(self) -> None:
@@ -146,6 +148,8 @@ class RunPage:
         self._write(verdict, best_epoch)
 
     def _write(self, verdict: Verdict, best_epoch: int | None = None) -> None:
+        if not self.draw:
+            return
         try:
             text = render(self, verdict, best_epoch)
             with atomic_write(self.path) as temporary:

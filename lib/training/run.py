@@ -121,6 +121,7 @@ def run_training(
     registry: Registry | None = None,
     cache_folder: Path | None = None,
     may_publish: bool = True,
+    draw: bool = True,
     resume: bool = False,
     preflight: Preflight | None = None,
     on_epoch: Callable[[Row], object] | None = None,
@@ -156,6 +157,8 @@ def run_training(
             keeps the new one; None: there is nothing to compare with, and the result stays in the run's folder.
         cache_folder: of decoded cases, which stay there for the next training; None: they don't.
         may_publish: False keeps even a better model for somebody to publish later.
+        draw: False leaves out what is only looked at, `curves.png` and `report.html`: a short training takes longer to
+            draw than to do.
         resume: go on with the interrupted training of the folder, after its last whole epoch; `start` does not matter.
         preflight: what was found about these cases; None: they are checked now, and the log shows it.
         on_epoch: called with each row of the history.
@@ -197,7 +200,7 @@ def run_training(
             _keep_start(folder, start, network)
         kept = _kept(registry, version) if before else None
         network = network.to(device).to(memory_format=torch.channels_last)
-        page = RunPage(folder, settings, preflight, version, facts, list(before.fit.rows) if before else [])
+        page = RunPage(folder, settings, preflight, version, facts, list(before.fit.rows) if before else [], draw)
 
         def told(row: Row) -> None:
             page.epoch_done(row)
@@ -224,7 +227,7 @@ def run_training(
                     )
                 result = fit(
                     network, training, validation, settings, folder,
-                    on_epoch=told, on_step=on_step, keep=keep, resumed=plan.resumed,
+                    on_epoch=told, on_step=on_step, keep=keep, resumed=plan.resumed, draw=draw,
                 )  # fmt: skip
                 folds = train_folds(
                     plan.left_out if result.best_epoch else (), training, settings, epochs=result.best_epoch,
@@ -348,7 +351,7 @@ def _decode(files: Sequence[CaseFiles], cache: CaseCache, what: str) -> list[Cas
 def _finish(page: RunPage, outcome: Outcome, registry: Registry | None) -> None:
     """Write the page, give the version its own, and end what could be resumed."""
     page.ended(published=outcome.published, reason=outcome.reason, best_epoch=outcome.fit.best_epoch)
-    if registry:
+    if registry and page.draw:
         registry.keep_report(outcome.version, page.path)
     (page.folder / STATE_FILE).unlink(missing_ok=True)
     (page.folder / _START_FILE).unlink(missing_ok=True)

@@ -65,3 +65,10 @@ def test_files_are_brought_in_line_where_a_training_goes_on(tmp_path, read_histo
     assert read_history(tmp_path / "history.csv") == [BEFORE]
     history.add(AFTER)
     assert read_history(tmp_path / "history.csv") == history.rows == [BEFORE, AFTER]
+
+
+def test_curves_that_nobody_looks_at_are_not_drawn(tmp_path, read_history):
+    history = History(tmp_path, draw=False)
+    history.add(BEFORE)
+    assert read_history(tmp_path / "history.csv") == [BEFORE]
+    assert not (tmp_path / "curves.png").exists()
