@@ -18,9 +18,9 @@ def told(store: Store, lease: Lease, model_version: str | None) -> dict[str, Any
 
     Returns:
         `id`, `strategy`, `reason`, `score`, `lease`; `slices`, those worth looking at, the most uncertain first, each
-        `{"label", "first", "last"}` with axial slices from 0, nearest the feet; `flags`, doubts about the image and what
-        a model made of it, in sentences, none for a review, which shows a label of people; `campaign`: how many labels
-        there are, are planned and are left to be made, and the model in force.
+        `{"label", "first", "last"}` with axial slices from 0, nearest the feet; `flags`, doubts about the image and
+        what a model made of it, in sentences, none for a review, which shows a label of people; `campaign`: how many
+        labels there are, are planned and are left to be made, and the model in force.
 
     Raises:
         StorageError: the ledger can't be read.
