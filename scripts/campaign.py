@@ -48,7 +48,8 @@ def main() -> None:
     try:
         campaign = campaign_of(store, gate_history(registry.list()), in_force)
         if not arguments.quick:
-            with tqdm(desc="comparing annotators", total=len(pairs(campaign.saved)), unit=" pair", leave=False) as bar:
+            total = len(pairs(campaign.saved))
+            with tqdm(desc="comparing annotators", total=total, unit=" pair", leave=False, disable=not total) as bar:
                 found = agreements_in(store, campaign.saved, lambda done: bar.update(done - bar.n))
             campaign = replace(campaign, agreements=found)
     finally:

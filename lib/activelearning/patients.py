@@ -59,6 +59,6 @@ def _in_turn(
         last.append(patient)
         choice = ranking[place]
         if not kept_its_place:
-            choice = replace(choice, reason=f"{choice.reason}; before images of patients just handed out")
+            choice = replace(choice, reason=f"{choice.reason}; those ranked higher are of patients just handed out")
         result.append(choice)
     return result

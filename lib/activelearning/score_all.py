@@ -53,6 +53,8 @@ def score_all(
             found = keeper.waiting(version, _PAGE + sum("error" in one for one in outcome.values()))
             page = [one for one in found if "error" not in outcome.get(one, {})][:_PAGE]
             if not page:
+                failed = sum("error" in one for one in outcome.values())
+                logger.info("scored %d images, %d could not be; no other waits", len(outcome) - failed, failed)
                 return outcome
             for image_id, problem in zip(page, threads.map(score, page), strict=True):
                 outcome[image_id] = {"error": problem} if problem else _scores_of(store, image_id)

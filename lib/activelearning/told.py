@@ -4,7 +4,7 @@ from typing import Any
 
 from lib.activelearning.quality import SENTENCES
 from lib.store import images, scores
-from lib.store.leases import Lease
+from lib.store.leases import REVIEW, Lease
 from lib.store.store import Store
 
 
@@ -18,8 +18,9 @@ def told(store: Store, lease: Lease, model_version: str | None) -> dict[str, Any
 
     Returns:
         `id`, `strategy`, `reason`, `score`, `lease`; `slices`, those worth looking at, the most uncertain first, each
-        `{"label", "first", "last"}` with axial slices from 0, nearest the feet; `flags`, doubts about the image in
-        sentences; `campaign`: how many labels there are, are planned and are left to be made, and the model in force.
+        `{"label", "first", "last"}` with axial slices from 0, nearest the feet; `flags`, doubts about the image and
+        what a model made of it, in sentences, none for a review, which shows a label of people; `campaign`: how many
+        labels there are, are planned and are left to be made, and the model in force.
 
     Raises:
         StorageError: the ledger can't be read.
@@ -28,7 +29,7 @@ def told(store: Store, lease: Lease, model_version: str | None) -> dict[str, Any
         labelled = images.count_labelled(connection)
         scored = scores.of_images(connection, [lease.image_id], profile=False).get(lease.image_id)
     planned = store.settings.active_learning.planned_labels
-    flags = scored.scores.flags if scored and scored.scores else ()
+    flags = scored.scores.flags if scored and scored.scores and lease.strategy != REVIEW else ()
     return {
         "id": lease.image_id,
         "strategy": lease.strategy,

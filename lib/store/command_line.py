@@ -40,5 +40,5 @@ def check_studies(studies: str | Path, *, may_be_new: bool) -> None:
         msg = f"there is no studies folder {studies}"
         raise NotFoundError(msg)
     if not may_be_new and not (Layout(studies.resolve()).ledger / "id").is_file():
-        msg = f"{studies} has no ledger yet; start a server on it, or use rescan"
+        msg = f"{studies} has no ledger yet; start a server on it, or use scripts/ledger.py rescan"
         raise BadInputError(msg)

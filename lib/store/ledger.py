@@ -122,7 +122,8 @@ class Ledger:
             msg = f"the ledger {self.name} was made by a newer LiverLoop (schema {stored}); update this one"
             raise SettingsError(msg)
         elif int(stored) < SCHEMA_VERSION:
-            logger.info("the ledger %s has the schema %s and gets that of this LiverLoop", self.name, stored)
+            told = "the ledger %s is brought from schema %s to %d; a LiverLoop of before can't use it any more"
+            logger.warning(told, self.name, stored, SCHEMA_VERSION)  # seen in scripts as well, which log no less
             migrate(connection, int(stored))
             self.set_fact(connection, "schema", str(SCHEMA_VERSION))
         if belongs_to is None:

@@ -4,7 +4,7 @@ import pytest
 from lib.activelearning.patients import in_turn
 from lib.activelearning.strategy import Choice
 
-PASSED = "why; before images of patients just handed out"
+PASSED = "why; those ranked higher are of patients just handed out"
 
 
 def turns(ranking, recent="", again=()):

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,14 @@ from lib.activelearning.quality import SENTENCES
 from lib.activelearning.score_keeper import ScoreKeeper
 from lib.activelearning.strategies import STRATEGIES
 from lib.activelearning.tasks import DiceScoring, ScoresScoring, StrategyTask
+from lib.activelearning.told import told
 from lib.case_scores import CaseScores
 from lib.errors import BadInputError, NotFoundError, StorageError, UnavailableError
 from lib.inference.model import ModelSource, new_network
 from lib.labels import NOT_LOOKED_AT
 from lib.networks.checkpoint import save_weights
 from lib.settings import Settings
-from lib.store import images, scores
+from lib.store import images, leases, scores
 from lib.store.images import FileState
 from lib.volume import Volume
 from lib.volume_io import write_image, write_label
@@ -174,6 +176,11 @@ def test_scores_of_a_folder_go_where_strategies_look(folder, settings, source, c
     ]
     assert answer["flags"] == [SENTENCES[flag] for flag in noted[best].scores.flags]
     assert StrategyTask("entropy", source)({"client_id": "anna"}, folder) | {"lease": 0} == answer | {"lease": 0}
+    with folder.store.ledger.reading() as connection:
+        lease = leases.of_image(connection, best)
+    assert answer["flags"]
+    assert told(folder.store, replace(lease, strategy="review"), "v1")["flags"] == []  # its label is not the model's
+    assert "scored 2 images, 1 could not be; no other waits" in caplog.text
     assert scoring({}, folder) == {}
     save_weights(source.published, new_network(settings), {"version": "v2"})
     assert set(scoring({}, folder)) == {"a", "b"}
@@ -253,11 +260,11 @@ def observed(keeper, source, meanwhile):
 
 
 def test_scores_of_what_was_replaced_meanwhile_are_dropped(keeper, folder, source):
-    def replace(path):
+    def change(path):
         with folder.store.ledger.writing() as connection:
             images.note_changed(connection, "a", FileState(".nii.gz", 2, 2))
 
-    assert keeper.score("a", keeper.path("a"), "v1", observed(keeper, source, replace)) is None
+    assert keeper.score("a", keeper.path("a"), "v1", observed(keeper, source, change)) is None
     assert keeper.waiting("v1") == ["a", "b", "broken"]
     assert keeper.score("a", keeper.path("a"), "v1", observed(keeper, source, str)) is None
     assert keeper.waiting("v1") == ["b", "broken"]

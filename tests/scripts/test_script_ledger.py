@@ -199,7 +199,7 @@ def test_a_mistyped_folder_gets_no_ledger(ledger, tmp_path):
         error_of(ledger("status", folder=tmp_path / "nope")) == f"error: there is no studies folder {tmp_path / 'nope'}"
     )
     (tmp_path / "empty").mkdir()
-    message = f"error: {tmp_path / 'empty'} has no ledger yet; start a server on it, or use rescan"
+    message = f"error: {tmp_path / 'empty'} has no ledger yet; start a server on it, or use scripts/ledger.py rescan"
     assert error_of(ledger("check", folder=tmp_path / "empty")) == message
     assert list((tmp_path / "empty").iterdir()) == []
 

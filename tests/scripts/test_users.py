@@ -136,7 +136,7 @@ def test_errors_are_one_line(call, ann, arguments, typed, message):
 
 def test_a_mistyped_folder_gets_no_ledger(call, tmp_path):
     assert call("list", folder=tmp_path)[2] == (
-        f"error: {tmp_path} has no ledger yet; start a server on it, or use rescan\n"
+        f"error: {tmp_path} has no ledger yet; start a server on it, or use scripts/ledger.py rescan\n"
     )
     assert call("add", "ann", "--role", "admin", folder=tmp_path / "none")[2] == (
         f"error: there is no studies folder {tmp_path / 'none'}\n"

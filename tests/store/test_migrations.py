@@ -71,9 +71,13 @@ def layout(engine):
     }
 
 
-def test_a_ledger_of_schema_1_gets_the_tables_of_today(old_url, tmp_path):
+def test_a_ledger_of_schema_1_gets_the_tables_of_today(old_url, tmp_path, caplog):
     for _ in range(2):
         Ledger(old_url).close()
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.endswith(
+        f"is brought from schema 1 to {schema.SCHEMA_VERSION}; a LiverLoop of before can't use it any more"
+    )
     ledger = Ledger(old_url)
     new = create_engine(f"sqlite:///{tmp_path}/new.sqlite") if old_url.startswith("sqlite") else None
     if new is not None:

@@ -34,11 +34,7 @@ def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Gener
         own = embeddings(tier, length)
         coverage = Coverage(own, np.concatenate(taken), np.array([one.stands_for for one in tier]))
         distance = distances(own, labelled).min(1, initial=FARTHEST) if len(labelled) else coverage.nearest
-        to_whom = (
-            f"the {images(np.ones(len(labelled)))} labelled last or in work"
-            if len(labelled)
-            else "all ranked before it"
-        )
+        to_whom = _known(len(labelled)) if len(labelled) else "all ranked before it"
         left = np.ones(len(tier), bool)
         ranking: list[Choice] = []
         for _ in tier:
@@ -65,9 +61,13 @@ def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Gener
     )
 
 
+def _known(count: int) -> str:
+    return "the one image labelled or in work" if count == 1 else f"all {count:,} images labelled or in work"
+
+
 def _reason(distance: float, others: NDArray[np.floating], to_whom: str) -> str:
     if distance < _SAME:
-        return f"of what is left the least like {to_whom}, but still much alike"
+        return f"of what is left the least like {to_whom}, but nearly the same"
     unlike = f"unlike {to_whom} (distance {distance:.2g})"
     return f"{unlike}, and typical of {images(others)}" if len(others) else unlike
 

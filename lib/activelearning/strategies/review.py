@@ -20,7 +20,7 @@ def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Gener
 
 def _reason(change: float | None, *, is_first: bool) -> str:
     if change is None:
-        return "a label that nobody has reviewed and that could be compared with nothing"
+        return "a label that nobody has reviewed and that began with no segmentation to compare it with"
     changed = "of the labels that nobody has reviewed, the most changed" if is_first else "a label that was changed"
     return f"{changed} (lowest Dice {1 - change:.2f})"
 

@@ -77,6 +77,11 @@ def test_review_takes_the_most_changed_that_was_not_handed_out_for_that():
     assert rank("review", pool) == [
         Choice("c", "of the labels that nobody has reviewed, the most changed (lowest Dice 0.80)", 0.2, "review"),
         Choice("d", "a label that was changed (lowest Dice 0.90)", 0.1, "review"),
-        Choice("b", "a label that nobody has reviewed and that could be compared with nothing", None, "review"),
+        Choice(
+            "b",
+            "a label that nobody has reviewed and that began with no segmentation to compare it with",
+            None,
+            "review",
+        ),
         Choice("a", "a label that was changed (lowest Dice 0.50)", 0.5, "review"),
     ]

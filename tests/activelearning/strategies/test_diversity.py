@@ -56,7 +56,7 @@ def test_groups_that_have_labels_wait(pool):
     chosen = pool_embedding(pool, ranking[0].image_id)
     assert ranking[0].score == pytest.approx(1 - max(chosen[:2]) / np.linalg.norm(chosen), abs=1e-5)
     assert ranking[0].reason == (
-        f"unlike the 2 images labelled last or in work (distance {ranking[0].score:.2g}), and typical of 5 images"
+        f"unlike all 2 images labelled or in work (distance {ranking[0].score:.2g}), and typical of 5 images"
     )
 
 
@@ -107,4 +107,4 @@ def test_a_copy_of_what_is_labelled_comes_last_and_says_so(pool):
         [one for one in pool if one.image_id in ("head 3", "rare 1")], History("v1", 1, embeddings=known), rng()
     )
     assert names(last) == ["rare 1", "head 3"]
-    assert last[1].reason == "of what is left the least like the 1 image labelled last or in work, but still much alike"
+    assert last[1].reason == "of what is left the least like the one image labelled or in work, but nearly the same"
