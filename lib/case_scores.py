@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+NO_MODEL = "no model"
+"""Stands where a version would, for scores that come from the image alone."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -33,7 +36,7 @@ class CaseScores:
     where nothing was predicted, all that the network looked at.
 
     Args:
-        entropy: predictive entropy, mean over the region, nats.
+        entropy: predictive entropy, mean over the region, nats; None while there is no model.
         classes: by foreground class the mean over the region of entropy x probability of the class, nats
             (ClaSP PE, arXiv 2601.13677).
         bald: mutual information of prediction and weights, mean over the region in the slices looked at, nats; None
@@ -46,10 +49,10 @@ class CaseScores:
         spans: the slices worth looking at, the most uncertain first.
         flags: what makes the prediction or the image doubtful, names of `lib.activelearning.quality`.
         embedding: float32 `(F,)` of unit length, what the bottom of the network makes of the region; None where the
-            network has no such thing.
+            network has no such thing. While there is no model, what `lib.activelearning.image_features` sees.
     """
 
-    entropy: float
+    entropy: float | None
     classes: Mapping[str, float]
     bald: float | None = None
     ml: Mapping[str, float] = field(default_factory=dict)

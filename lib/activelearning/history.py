@@ -12,7 +12,7 @@ class History:
     """A campaign until now.
 
     Args:
-        model_version: the model in force; None while there is none.
+        model_version: the model in force, `lib.case_scores.NO_MODEL` while there is none.
         labelled: images with a final label.
         planned: labels that the campaign is planned to have, at least 1.
         picked: by part of the strategy (see `Choice.part`), how many of its choices came from that part.

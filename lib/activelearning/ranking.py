@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from lib.activelearning.history import History
 from lib.activelearning.patients import APART, in_turn
 from lib.activelearning.strategy import Choice, Strategy
+from lib.case_scores import NO_MODEL
 from lib.store import images, leases, pool, scores
 from lib.store.patients import Patients
 from lib.store.pool import Candidate
@@ -44,13 +45,14 @@ def rank_pool(
     Args:
         store: the studies folder.
         strategy: which one.
-        model_version: the model in force.
+        model_version: the model in force; None while there is none, when scores are what the images alone tell.
         at_hand: whether an image need not be fetched, where only such ones are wanted.
         rng: for random choices.
 
     Raises:
         StorageError: the ledger can't be read.
     """
+    model_version = model_version or NO_MODEL
     patients = _patients(store)
     with store.ledger.reading() as connection:
         found = _candidates(connection, strategy, patients, model_version, at_hand, float(rng.random()))
@@ -83,7 +85,7 @@ def _candidates(
     connection: Connection,
     strategy: Strategy,
     patients: Patients,
-    model_version: str | None,
+    model_version: str,
     at_hand: Callable[[str], bool] | None,
     start: float,
 ) -> list[Candidate]:
@@ -100,7 +102,7 @@ def _candidates(
     return []
 
 
-def _history(connection: Connection, store: Store, strategy: Strategy, model_version: str | None) -> History:
+def _history(connection: Connection, store: Store, strategy: Strategy, model_version: str) -> History:
     return History(
         model_version=model_version,
         labelled=images.count_labelled(connection),

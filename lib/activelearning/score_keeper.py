@@ -1,6 +1,7 @@
 """Scores on their way between those who segment images and the ledger: which are wanted, and where they go."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,14 +10,15 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from lib.activelearning.image_features import image_embedding
 from lib.activelearning.scoring import Note, ScoringWatch
-from lib.case_scores import CaseScores
+from lib.case_scores import NO_MODEL, CaseScores
 from lib.errors import BadInputError, LiverLoopError, ModelError, NotFoundError, StorageError
 from lib.settings import Settings
 from lib.store import images, scores
 from lib.store.images import FileState
 from lib.store.store import Store
-from lib.volume_io import stem_of
+from lib.volume_io import read_image, stem_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class ScoreKeeper:
             image_id: of the image.
             path: its file.
             model_version: of that model.
-            segment: segments a file, watched by `watch`.
+            segment: segments a file, watched by `watch`; without a model `describe`.
 
         Returns:
             Why it can't be; that is kept, so that this model does not try again, unless the file or the ledger was only
@@ -122,6 +124,19 @@ class ScoreKeeper:
             scores.note_problem(connection, image_id, model_version, problem)
         logger.warning("not scored: %s: %s", image_id, problem)
         return problem
+
+    def describe(self, path: str) -> None:
+        """Keep what can be told of an image without a model, by which strategies tell images apart.
+
+        Raises:
+            LiverLoopError: the image can't be read.
+        """
+        note = self._who_wants(path, NO_MODEL)
+        if note is None:
+            return
+        began, image = time.perf_counter(), read_image(path)
+        embedding = image_embedding(image.axial(), image.axial_spacing)
+        note(CaseScores(None, {}, embedding=embedding), time.perf_counter() - began)
 
     def _wanted(self, path: str, model_version: str) -> _State | None:
         """The state of an image of the store that waits for a label and that this model has not tried to score; None

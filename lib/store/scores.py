@@ -249,9 +249,8 @@ def _row(found: CaseScores) -> dict[str, Any]:
 
 def _ranked(found: CaseScores) -> dict[str, float | None]:
     """`{kind: value}`; None stands for the image's fixed random place."""
-    ranked: dict[str, float | None] = {ENTROPY: found.entropy}
-    if found.bald is not None:
-        ranked[BALD] = found.bald
+    known = {ENTROPY: found.entropy, BALD: found.bald}
+    ranked: dict[str, float | None] = {kind: value for kind, value in known.items() if value is not None}
     ranked |= {f"{CLASS}{name}": value for name, value in found.classes.items()}
     if found.has_foreground:
         ranked[FOREGROUND] = None

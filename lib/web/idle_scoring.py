@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lib.activelearning.score_keeper import ScoreKeeper
+from lib.case_scores import NO_MODEL
 from lib.errors import LiverLoopError, ModelError
 from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
@@ -89,11 +90,10 @@ class IdleScoring:
             After how many seconds to look again.
 
         Raises:
-            LiverLoopError: there is no model that can be used, or disk or ledger refused.
+            LiverLoopError: the model can't be used, or disk or ledger refused.
         """
         keeper, ledger = self._keeper, self._ledger
-        if keeper is None or ledger is None or self._source.path_or_none is None:
-            self._state = "there is no model"
+        if keeper is None or ledger is None:
             return _LOOK_S
         if not self._is_idle():
             self._state = "gives way to other work"
@@ -103,16 +103,17 @@ class IdleScoring:
         if training:
             self._state = "waits for the end of a training"
             return _LOOK_S
-        version = self._source.version
+        version = self._version()
         found = keeper.waiting(version, limit=_FIRST, at_hand=True)
         if not found:
             self._state = "every image that is at hand is scored"
             return _LOOK_S
-        self._source.get(choose_device())
-        self._source.wait()  # its engines are timed in the background, where this would disturb
-        self._state = "scoring"
-        image_id = random.choice(found)
-        problem = keeper.score(image_id, keeper.path(image_id), version, self._segment)
+        if version != NO_MODEL:
+            self._source.get(choose_device())
+            self._source.wait()  # its engines are timed in the background, where this would disturb
+        self._state = "scoring" if version != NO_MODEL else "describes images, as there is no model"
+        image_id, segment = random.choice(found), keeper.describe if version == NO_MODEL else self._segment
+        problem = keeper.score(image_id, keeper.path(image_id), version, segment)
         return 0.0 if problem is None else _GIVE_WAY_S
 
     def info(self) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class IdleScoring:
         if self._ledger is None:
             return None
         try:
-            version = self._source.version if self._source.path_or_none else None
+            version = self._version()
         except ModelError:
             version = None
         with self._lock:
@@ -148,6 +149,9 @@ class IdleScoring:
                     found = scores.counts(connection, version)
                 known = self._counted = (time.monotonic(), version, found)
         return known[2]
+
+    def _version(self) -> str:
+        return self._source.version if self._source.path_or_none else NO_MODEL
 
     def _work(self) -> None:
         pause = 0.0

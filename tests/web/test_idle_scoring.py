@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from lib.activelearning.next_image import next_sample
 from lib.activelearning.score_keeper import ScoreKeeper
+from lib.case_scores import NO_MODEL
 from lib.inference.model import ModelSource, new_network
 from lib.inference.shared import SharedSegmenter
 from lib.networks.checkpoint import save_weights
@@ -175,3 +177,19 @@ def test_where_it_is_off(site):
     none = IdleScoring(None, None, site.source, segment=str, is_idle=lambda: True, enabled=True)
     assert none.info() == {"when_idle": False, "state": "off"}
     assert none.step() == 5
+
+
+def test_without_a_model_images_are_told_apart_by_what_they_look_like(site):
+    (site.source.published.parents[1] / "starter.pt").unlink()
+    scoring = site.scoring()
+    assert [scoring.step() for _ in range(4)] == [0, 0, 0, 5]
+    assert scoring.info()["current"] == 3
+    assert site.scored() == dict.fromkeys(NAMES, NO_MODEL)
+    first = next_sample(site.store, "hybrid", "ann", model_version=None, rng=np.random.default_rng(0))
+    assert first.reason == "the most typical of the images looked at; there is none labelled yet to compare them with"
+    second = next_sample(site.store, "hybrid", "bob", model_version=None, rng=np.random.default_rng(0))
+    assert second.image_id != first.image_id
+    assert second.reason.startswith("unlike the one image labelled or in work (distance ")
+    site.publish("v1")
+    assert [scoring.step() for _ in range(4)] == [0, 0, 0, 5]
+    assert site.scored() == dict.fromkeys(NAMES, "v1")

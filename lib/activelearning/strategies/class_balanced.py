@@ -19,6 +19,7 @@ from lib.activelearning.history import History
 from lib.activelearning.parts import class_part, class_shares, next_part
 from lib.activelearning.strategy import BY_TURN, HIGHEST_OF_EACH_CLASS, Choice, Strategy, highest
 from lib.activelearning.tiers import images, in_tiers
+from lib.case_scores import CaseScores
 from lib.store.pool import Candidate
 
 WALKS = (HIGHEST_OF_EACH_CLASS, highest("entropy"), BY_TURN)
@@ -71,7 +72,12 @@ def ranked(
         taken.append(own)
         return ranking
 
-    return in_tiers(candidates, history, rng, knows=lambda scores: bool(np.isfinite(scores.entropy)), order=order)
+    return in_tiers(candidates, history, rng, knows=knows, order=order)
+
+
+def knows(scores: CaseScores) -> bool:
+    """Whether a model has told how uncertain it is."""
+    return scores.entropy is not None and bool(np.isfinite(scores.entropy))
 
 
 def _classes(tier: Sequence[Candidate]) -> list[str]:
@@ -82,7 +88,7 @@ def _values(tier: Sequence[Candidate]) -> dict[str, NDArray[np.float64]]:
     """By part the scores `(N,)` of the candidates, 0 where one has none of this kind."""
     scores = [one.scores for one in tier if one.scores is not None]
     found = {class_part(name): [each.classes.get(name, 0.0) for each in scores] for name in _classes(tier)}
-    found["entropy"] = [each.entropy for each in scores]
+    found["entropy"] = [each.entropy or 0.0 for each in scores]
     return {part: np.nan_to_num(np.array(values, np.float64), posinf=0.0) for part, values in found.items()}
 
 

@@ -21,9 +21,10 @@ DIVERSE_LABELS = 5
 
 
 def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Generator) -> list[Choice]:
-    """By diversity early in the campaign if there are embeddings, otherwise by class."""
+    """By diversity early in the campaign, or while there is no model, if there are embeddings; otherwise by class."""
     early = history.progress < DIVERSE_SHARE or history.labelled < DIVERSE_LABELS
-    if early and features(candidates):
+    scored = any(one.scores is not None and class_balanced.knows(one.scores) for one in candidates)
+    if (early or not scored) and features(candidates):
         return diversity.rank(candidates, history, rng)
     return class_balanced.ranked(candidates, history, rng, without_alike=True)
 
