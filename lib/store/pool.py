@@ -22,7 +22,7 @@ from lib.store.walks import Drawn
 
 NAME, TURN, FOR_REVIEW, FOREGROUND, HIGHEST = "name", "turn", "review", "foreground", "highest:"
 HIGHEST_OF_EACH_CLASS = f"{HIGHEST}{scores.CLASS}*"
-ENOUGH = 24  # candidates of a walk in an order; a few hundred together are read in some milliseconds
+ENOUGH = 16  # candidates of a walk in an order; a hundred together are read in some milliseconds
 _FEW = 8  # at least, of each class; where there are many, all together give about as many as two would
 SAMPLE = 64  # of a walk that draws at random
 _MOST_IN_A_LIST = 500  # of the values that one statement may hold
