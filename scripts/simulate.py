@@ -110,16 +110,16 @@ def _arguments() -> argparse.Namespace:
     add("--folder", type=Path, required=True, metavar="DIR", help="keeps what is done, to go on there")
     add("--strategies", nargs="+", default=_USUAL, metavar="NAME", help=f"(default: {' '.join(_USUAL)})")
     add("--seeds", nargs="+", type=int, default=(0, 1, 2, 3, 4), metavar="N", help="(default: 0 1 2 3 4)")
-    add("--rounds", type=int, default=8, metavar="N", help="of a campaign (default: %(default)s)")
+    add("--rounds", type=int, default=6, metavar="N", help="of a campaign (default: %(default)s)")
     add("--per-round", type=int, default=5, metavar="K", help="labels of a round (default: %(default)s)")
-    add("--steps", type=int, default=150, metavar="N", help="of training in a round (default: %(default)s)")
+    add("--steps", type=int, default=1000, metavar="N", help="of training in a round (default: %(default)s)")
     add(
         "--start",
         choices=(EASY, STARTER, SCRATCH),
         default=EASY,
         help="weights of the first round (default: %(default)s)",
     )
-    add("--start-steps", type=int, default=600, metavar="N", help="of an easy start's training (default: %(default)s)")
+    add("--start-steps", type=int, default=1500, metavar="N", help="of an easy start's training (default: %(default)s)")
     add("--annotator", choices=("true", "realistic"), default="true", help="(default: %(default)s)")
     add("--slices-only", action="store_true", help="only the suggested slices of each image are labelled")
     add(
@@ -133,7 +133,7 @@ def _arguments() -> argparse.Namespace:
     add("--test-cases", type=int, default=30, metavar="N", help="phantoms to judge on (default: %(default)s)")
     add("--size", type=int, default=128, metavar="N", help="columns and rows of a phantom (default: %(default)s)")
     add("--slices", type=int, default=24, metavar="N", help="of a phantom (default: %(default)s)")
-    add("--patch", type=int, default=96, metavar="N", help="pixels of a training patch (default: %(default)s)")
+    add("--patch", type=int, default=64, metavar="N", help="pixels of a training patch (default: %(default)s)")
     add(
         "--filters", nargs="+", type=int, default=(8, 16, 32, 64, 128), metavar="N", help="of the network (%(default)s)"
     )
