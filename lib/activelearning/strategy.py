@@ -6,19 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from lib.activelearning.history import History
+from lib.store import pool
 from lib.store.pool import Candidate
 
-BY_NAME, BY_TURN, FOR_REVIEW, WITH_FOREGROUND = "name", "turn", "review", "foreground"
+BY_NAME, BY_TURN, FOR_REVIEW, WITH_FOREGROUND = pool.NAME, pool.TURN, pool.FOR_REVIEW, pool.FOREGROUND
 """Walks through the pool: by name; at random among those that waited longest; most changed final labels first; at
 random among those in which the model sees a liver or a tumor. The others are `highest(kind)`."""
 
 
 def highest(kind: str) -> str:
     """The walk through the images with the highest score of a kind: `"entropy"`, `"bald"` or `"class:tumor"`."""
-    return f"highest:{kind}"
+    return f"{pool.HIGHEST}{kind}"
 
 
-HIGHEST_OF_EACH_CLASS = "highest:class:*"
+HIGHEST_OF_EACH_CLASS = pool.HIGHEST_OF_EACH_CLASS
 
 
 @dataclass(frozen=True)
