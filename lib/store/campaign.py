@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import Connection, and_, select
 
+from lib.store import images
 from lib.store.layout import FINAL
-from lib.store.schema import images, labels, versions
+from lib.store.schema import labels, versions
 
 # Where a person has judged: sent by a client, or stored in the PACS by a viewer.
 _BY_PEOPLE = ("client", "pacs")
@@ -56,12 +57,8 @@ class Progress:
 
 def progress(connection: Connection) -> Progress:
     """How far the campaign is."""
-    final = select(func.count()).select_from(labels).join(images, images.c.image_id == labels.c.image_id)
-    counts_as_one = or_(labels.c.version_id.is_not(None), labels.c.problem.is_(None))
-    labelled = final.where(labels.c.tag == FINAL, counts_as_one, images.c.present)
-    counts = [select(func.count()).select_from(images).where(images.c.open)]
-    counts += [select(func.count()).select_from(images).where(images.c.excluded.is_not(None))]
-    return Progress(*(int(connection.scalar(query) or 0) for query in (labelled, *counts)))
+    counts = images.counts(connection)
+    return Progress(counts["completed"], counts["open"], counts["excluded"])
 
 
 def saved_labels(connection: Connection, *, corrections_only: bool = False) -> list[SavedLabel]:
