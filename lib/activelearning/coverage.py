@@ -58,7 +58,7 @@ class Coverage:
     Args:
         own: embeddings of the candidates `(N, F)`.
         taken: embeddings of the images that are known `(K, F)`.
-        weights: how many images each candidate stands for, `(N,)`.
+        weights: how much each candidate counts, such as how many images it stands for, `(N,)`.
     """
 
     def __init__(self, own: NDArray[np.floating], taken: NDArray[np.floating], weights: NDArray[np.floating]) -> None:
@@ -68,11 +68,11 @@ class Coverage:
         self.gains: NDArray[np.float64] = weights @ np.maximum(0.0, self.nearest[:, None] - self._between)
         """By how much all candidates in all would come nearer to a known one if this one were known."""
 
-    def typical_of(self, index: int) -> NDArray[np.floating]:
-        """What the other candidates stand for to which this one is less than half as far as any that is known."""
+    def is_typical_of(self, index: int) -> NDArray[np.bool_]:
+        """To which of the other candidates this one is less than half as far as any that is known, `(N,)`."""
         found = self._between[:, index] < self.nearest / 2
         found[index] = False
-        return self._weights[found]
+        return found
 
     def take(self, index: int) -> None:
         """Count one of the candidates as known from now on."""

@@ -153,9 +153,9 @@ class _Asked:
     def _claimed(self, connection: Connection, ranking: Ranking) -> _Given | None:
         """A lease of the first of a ranking that is free still."""
         for choice in ranking.choices:
-            if not pool.is_free(connection, choice.image_id, for_review=self.strategy.name == REVIEW):
+            place = pool.free_place(connection, choice.image_id, for_review=self.strategy.name == REVIEW)
+            if place is None:
                 continue
-            place = pool.place_of(connection, choice.image_id)
             known = ranking.candidates[choice.image_id].scores
             why = (choice.reason, *(sentences(replace(known, flags=())) if known else ()))
             lease = leases.acquire(

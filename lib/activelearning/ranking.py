@@ -53,8 +53,8 @@ def rank_pool(
         StorageError: the ledger can't be read.
     """
     model_version = model_version or NO_MODEL
-    patients = _patients(store)
     with store.ledger.reading() as connection:
+        patients = _patients(store, connection)
         found = _candidates(connection, strategy, patients, model_version, at_hand, float(rng.random()))
         if not found:
             return Ranking([], {})
@@ -71,13 +71,12 @@ def rank_pool(
     return Ranking(choices, candidates)
 
 
-def _patients(store: Store) -> Patients:
+def _patients(store: Store, reading: Connection) -> Patients:
     pattern = store.settings.training.patient_pattern
-    with store.ledger.reading() as connection:
-        salt = store.ledger.fact(connection, SALT)
+    salt = store.ledger.fact(reading, SALT)
     if salt is not None:
         return Patients(pattern, salt)
-    with store.ledger.writing() as connection:
+    with store.ledger.writing() as connection:  # the first choice of all
         return Patients.of(store.ledger, connection, pattern)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, and_, exists, func, insert, not_, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, exists, func, insert, not_, or_, select, update
 
 from lib.errors import BadInputError, NotFoundError
 from lib.store import scores
@@ -78,11 +78,20 @@ _COLUMNS = (
     images.c.image_id, images.c.suffix, images.c.size, images.c.modified_ns, images.c.present, images.c.problem,
     images.c.excluded, images.c.labelled, images.c.grid, images.c.info,
 )  # fmt: skip
+# Statements that every request needs are built once, as that takes longer than to execute them.
+_FIND = select(*_COLUMNS).where(images.c.image_id == bindparam("image_id"), images.c.present)
+_FINAL_LABEL = exists().where(labels.c.image_id == images.c.image_id, _IS_FINAL)
+_FIT = and_(images.c.present, images.c.problem.is_(None), images.c.excluded.is_(None))
+_RECKON = (
+    update(images)
+    .where(images.c.image_id.in_(bindparam("image_ids", expanding=True)))
+    .values(labelled=_FINAL_LABEL, open=and_(_FIT, not_(_FINAL_LABEL)))
+)
 
 
 def find(connection: Connection, image_id: str) -> Image | None:
     """An image that is there, None if it is not known or its file is gone."""
-    row = connection.execute(select(*_COLUMNS).where(images.c.image_id == image_id, images.c.present)).one_or_none()
+    row = connection.execute(_FIND, {"image_id": image_id}).one_or_none()
     return None if row is None else _image(row)
 
 
@@ -139,16 +148,15 @@ def register(
 def note_content(
     connection: Connection, image_id: str, grid: Grid, fingerprint: str, sha256: str | None = None
 ) -> None:
-    """Note what was read from an image's file."""
+    """Note what was read from an image's file; one that could not be used is back in the pool."""
+    note_problem(connection, image_id, None)
     values: dict[str, Any] = {
         "grid": {"shape": list(grid.shape), "affine": np.asarray(grid.affine).tolist()},
         "fingerprint": fingerprint,
-        "problem": None,
     }
     if sha256 is not None:
         values["sha256"] = sha256
     connection.execute(update(images).where(images.c.image_id == image_id).values(values))
-    reckon(connection, [image_id])
 
 
 def note_problem(connection: Connection, image_id: str, problem: str | None) -> None:
@@ -253,12 +261,8 @@ def same_content(connection: Connection, fingerprint: str) -> str | None:
 
 def reckon(connection: Connection, image_ids: Sequence[str]) -> None:
     """Bring `labelled` and `open` in line with what they follow from; after every change to that."""
-    final = exists().where(labels.c.image_id == images.c.image_id, _IS_FINAL)
-    fit = and_(images.c.present, images.c.problem.is_(None), images.c.excluded.is_(None))
     for chunk in _chunks(image_ids):
-        connection.execute(
-            update(images).where(images.c.image_id.in_(chunk)).values(labelled=final, open=and_(fit, not_(final)))
-        )
+        connection.execute(_RECKON, {"image_ids": chunk})
         scores.reckon(connection, chunk)
 
 

@@ -106,7 +106,7 @@ def ensure_fit(ledger: Ledger, layout: Layout, image_id: str) -> str | None:
         image = images.get(connection, image_id)
     if image.grid is not None or image.problem is not None:
         return image.problem
-    return _inspected(ledger, layout, image_id)
+    return _inspected(ledger, layout, image)
 
 
 def note_if_unreadable(ledger: Ledger, layout: Layout, image_id: str) -> str | None:
@@ -161,14 +161,14 @@ def note_found(ledger: Ledger, layout: Layout, image: Image, found: Inspection, 
                 return False
             if _alike(connection, image, found.fingerprint) != alike:
                 continue  # another one was inspected at the same time
-            images.note_problem(connection, image.image_id, None)
             images.note_content(connection, image.image_id, found.grid, found.fingerprint, own)
             for name, sha256 in hashes.items():
                 connection.execute(update(images_table).where(images_table.c.image_id == name).values(sha256=sha256))
             same = [name for name, sha256 in hashes.items() if sha256 == own]
-            first, *others = _by_age(connection, [image.image_id, *same])
-            for other in others:
-                images.note_problem(connection, other, f"{_TWIN}{first!r}")
+            if same:
+                first, *others = _by_age(connection, [image.image_id, *same])
+                for other in others:
+                    images.note_problem(connection, other, f"{_TWIN}{first!r}")
             return True
 
 
@@ -193,7 +193,9 @@ def inspect_all(ledger: Ledger, layout: Layout, stop: threading.Event) -> None:
             return
         for image_id in batch:
             with suppress(NotFoundError):  # went meanwhile
-                _inspected(ledger, layout, image_id)
+                with ledger.reading() as connection:
+                    image = images.get(connection, image_id)
+                _inspected(ledger, layout, image)
             if stop.wait(_PAUSE_S):
                 return
         last = batch[-1]
@@ -228,13 +230,11 @@ def release_twins(connection: Connection, image_ids: Sequence[str]) -> None:
         connection.execute(update(images_table).where(images_table.c.image_id == image_id).values(unread))
 
 
-def _inspected(ledger: Ledger, layout: Layout, image_id: str) -> str | None:
+def _inspected(ledger: Ledger, layout: Layout, image: Image) -> str | None:
     """Inspect an image whatever is known of it, see `ensure_fit`."""
     while True:
-        with ledger.reading() as connection:
-            image = images.get(connection, image_id)
         try:
-            found = inspect(layout.image(image_id, image.file.suffix), image.file.suffix)
+            found = inspect(layout.image(image.image_id, image.file.suffix), image.file.suffix)
             noted = note_found(ledger, layout, image, found)
         except StorageError:
             raise
@@ -249,12 +249,12 @@ def _inspected(ledger: Ledger, layout: Layout, image_id: str) -> str | None:
                     return f"it can't be read now: {cause.strerror}"
                 problem = f"{_FORBIDDEN}; change its permissions, then touch the file or start again"
             noted = _note_problem(ledger, image, problem)
+        with ledger.reading() as connection:
+            image = images.get(connection, image.image_id)
         if noted:
-            with ledger.reading() as connection:
-                problem_now = images.get(connection, image_id).problem
-            if problem_now is not None:
-                logger.warning("the image %s is not offered: %s", image_id, problem_now)
-            return problem_now
+            if image.problem is not None:
+                logger.warning("the image %s is not offered: %s", image.image_id, image.problem)
+            return image.problem
 
 
 def _note_problem(ledger: Ledger, image: Image, problem: str) -> bool:

@@ -10,7 +10,18 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    CursorResult,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 
 from lib.case_scores import Span
 from lib.store import scores
@@ -19,6 +30,10 @@ from lib.store.schema import events, images, leases, picks
 
 HANDED_OUT = "image handed out"  # the event
 REVIEW = "review"  # the one strategy that hands out images which have a final label
+# Built once, as that takes longer than to execute them.
+_LEASES = select(leases).order_by(leases.c.acquired_at, leases.c.image_id)
+_HELD_BY = _LEASES.where(leases.c.client_id == bindparam("client_id"))
+_HAS_EXPIRED = select(exists().where(leases.c.expires_at <= bindparam("now")))
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,7 @@ def acquire(
     if strategy == REVIEW:
         served["to_review"] = -now  # behind those that were not handed out yet, and those handed out before
     connection.execute(update(images).where(images.c.image_id == image_id).values(served))
-    scores.reckon(connection, [image_id])
+    scores.note_handed_out(connection, image_id)
     _count_pick(connection, strategy, part)
     detail = {"strategy": strategy, "reason": reason, "score": score} | ({"part": part} if part else {})
     record(connection, HANDED_OUT, image_id, actor=client_id, detail=detail)
@@ -124,10 +139,8 @@ def of_image(connection: Connection, image_id: str) -> Lease | None:
 
 def held_by(connection: Connection, client_id: str, strategy: str | None = None) -> list[Lease]:
     """What a client has, by one strategy or by any, the first acquired first."""
-    conditions = [leases.c.client_id == client_id]
-    if strategy is not None:
-        conditions.append(leases.c.strategy == strategy)
-    return _select(connection, *conditions)
+    held = _rows(connection.execute(_HELD_BY, {"client_id": client_id}))
+    return [lease for lease in held if strategy in {None, lease.strategy}]
 
 
 def list_all(connection: Connection) -> list[Lease]:
@@ -178,7 +191,7 @@ def free(
 
 def has_expired(connection: Connection) -> bool:
     """Whether the time of any lease is over."""
-    return bool(connection.scalar(select(exists().where(leases.c.expires_at <= time.time()))))
+    return bool(connection.scalar(_HAS_EXPIRED, {"now": time.time()}))
 
 
 def expire(connection: Connection) -> int:
@@ -201,5 +214,8 @@ def _count_pick(connection: Connection, strategy: str, part: str) -> None:
 
 
 def _select(connection: Connection, *conditions: ColumnElement[bool]) -> list[Lease]:
-    query = select(leases).where(*conditions).order_by(leases.c.acquired_at, leases.c.image_id)
-    return [of_row(row._asdict()) for row in connection.execute(query)]
+    return _rows(connection.execute(_LEASES.where(*conditions)))
+
+
+def _rows(found: CursorResult[Any]) -> list[Lease]:
+    return [of_row(row._asdict()) for row in found]

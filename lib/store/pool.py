@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, not_, select, true, update
+from sqlalchemy import ColumnElement, Connection, exists, not_, select, true, update
 
 from lib.case_scores import CaseScores
 from lib.store import leases, scores, walks
@@ -104,11 +104,15 @@ def can_keep(connection: Connection, lease: Lease) -> bool:
     return bool(connection.scalar(select(exists().where(images.c.image_id == lease.image_id, condition))))
 
 
-def is_free(connection: Connection, image_id: str, *, for_review: bool) -> bool:
-    """Whether an image can be handed out, to be labelled or reviewed; expired leases must have been freed."""
-    here = exists().where(images.c.image_id == image_id, REVIEWABLE if for_review else images.c.open)
+def free_place(connection: Connection, image_id: str, *, for_review: bool) -> dict[str, Any] | None:
+    """Where an image stands among those that wait, for `put_back`; None where it can't be handed out, to be labelled or
+    reviewed. Expired leases must have been freed.
+    """
     held = exists().where(leases_table.c.image_id == image_id)
-    return bool(connection.scalar(select(and_(here, not_(held)))))
+    waits = REVIEWABLE if for_review else images.c.open
+    query = select(images.c.served_at, images.c.to_review).where(images.c.image_id == image_id, waits, not_(held))
+    row = connection.execute(query).one_or_none()
+    return None if row is None else row._asdict()
 
 
 def in_hands(connection: Connection, *, for_review: bool) -> list[Lease]:
@@ -137,12 +141,6 @@ def note_final(connection: Connection, version: Version) -> None:
     reviewed = lease is not None and lease.strategy == REVIEW and lease.client_id == version.author
     place = None if reviewed else version.change or 0.0
     connection.execute(update(images).where(images.c.image_id == version.image_id).values(to_review=place))
-
-
-def place_of(connection: Connection, image_id: str) -> dict[str, Any]:
-    """Where an image stands among those that wait, before it is handed out; for `put_back`."""
-    columns = (images.c.served_at, images.c.to_review)
-    return dict(connection.execute(select(*columns).where(images.c.image_id == image_id)).mappings().one())
 
 
 def put_back(connection: Connection, image_id: str, place: Mapping[str, Any]) -> None:
@@ -184,7 +182,8 @@ def _looked_up(
     columns = (images.c.image_id, images.c.served_at, PATIENT_ID)
     found = {}
     for chunk in chunks(stands_for, _MOST_IN_A_LIST):
-        for row in connection.execute(select(*columns).where(images.c.image_id.in_(chunk), images.c.open, only)):
+        query = select(*columns).where(images.c.image_id.in_(chunk), images.c.open, only)
+        for row in connection.execute(query).all():
             known = scored.get(row.image_id)
             found[row.image_id] = Candidate(
                 row.image_id,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, and_, delete, exists, func, insert, select, true, update
+from sqlalchemy import Connection, and_, bindparam, delete, exists, func, insert, select, true, update
 
 from lib.case_scores import CaseScores
 from lib.store.layout import FINAL
@@ -34,6 +34,16 @@ _BRIEF = (
     scores.c.image_id, scores.c.model_version, scores.c.scored_at, scores.c.seconds, scores.c.problem,
     scores.c.figures, scores.c.embedding,
 )  # fmt: skip
+_RECKON = tuple(
+    update(table)
+    .where(table.c.image_id.in_(bindparam("image_ids", expanding=True)))
+    .values({column: exists().where(images.c.image_id == table.c.image_id, condition)})
+    for table, column, condition in (
+        (scores, scores.c.open, images.c.open),
+        (rankings, rankings.c.fresh, and_(images.c.open, images.c.served_at == 0)),
+    )
+)  # built once, as that takes longer than to execute them
+_HANDED_OUT = update(rankings).where(rankings.c.image_id == bindparam("handed_out")).values(fresh=False)
 
 
 @dataclass(frozen=True)
@@ -115,15 +125,16 @@ def forget(connection: Connection, image_ids: Sequence[str]) -> None:
         connection.execute(update(images).where(images.c.image_id.in_(chunk)).values(scored=False))
 
 
+def note_handed_out(connection: Connection, image_id: str) -> None:
+    """What `reckon` would find of an image that was handed out just now."""
+    connection.execute(_HANDED_OUT, {"handed_out": image_id})
+
+
 def reckon(connection: Connection, image_ids: Sequence[str]) -> None:
     """Bring the copies of what `images` says of these in line; after every change to `open` or `served_at`."""
     for chunk in chunks(image_ids, _MOST_IN_A_LIST):
-        for table, column, condition in (
-            (scores, scores.c.open, images.c.open),
-            (rankings, rankings.c.fresh, and_(images.c.open, images.c.served_at == 0)),
-        ):
-            now = exists().where(images.c.image_id == table.c.image_id, condition)
-            connection.execute(update(table).where(table.c.image_id.in_(chunk)).values({column: now}))
+        for statement in _RECKON:
+            connection.execute(statement, {"image_ids": chunk})
 
 
 def of_images(connection: Connection, image_ids: Sequence[str], *, profile: bool = True) -> dict[str, Scored]:
@@ -137,7 +148,7 @@ def of_images(connection: Connection, image_ids: Sequence[str], *, profile: bool
     columns = (*_BRIEF, scores.c.profile) if profile else _BRIEF
     found = {}
     for chunk in chunks(image_ids, _MOST_IN_A_LIST):
-        for row in connection.execute(select(*columns).where(scores.c.image_id.in_(chunk))):
+        for row in connection.execute(select(*columns).where(scores.c.image_id.in_(chunk))).all():
             known = None
             if row.figures is not None:
                 slices = row.profile if profile else _NO_PROFILE

@@ -158,7 +158,7 @@ def _ranked(
         walk = walk.where(here >= begin).order_by(*columns)
     else:
         walk = walk.where(here <= begin).order_by(*(column.desc() for column in columns))
-    rows = connection.execute(walk)
+    rows = connection.execute(walk).all()
     return [(row.value, row.image_id) for row in rows if (row.kind, row.model_version) == (kind, place[0])]
 
 
@@ -175,5 +175,5 @@ def _versions(connection: Connection, kind: str) -> Iterator[str]:
 
 def _nobodys(connection: Connection, walk: Select[Any], limit: int, held: Collection[str]) -> list[Any]:
     """The first rows of a walk whose images are not leased."""
-    rows = connection.execute(walk.limit(limit + len(held)))
+    rows = connection.execute(walk.limit(limit + len(held))).all()
     return [row for row in rows if row.image_id not in held][:limit]

@@ -146,7 +146,7 @@ def test_many_classes_give_few_candidates_each(connection):
 def test_an_image_is_found_again_once_it_waits_again(connection):
     register(connection, "a")
     note(connection, "a")
-    place = pool.place_of(connection, "a")
+    place = pool.free_place(connection, "a", for_review=False)
     give(connection, "a")
     leases.free(connection, "a", actor="somebody", why="the PACS is down")
     assert candidates(connection, "highest:entropy", "foreground", model_version="v1") == []
@@ -309,7 +309,7 @@ def test_what_can_be_kept(connection, open_images):
 def test_what_is_free(connection, open_images):
     def free(for_review):
         every = ("a", "b", "c", "excluded", "unfit", "gone", "labelled", "leased", "unknown")
-        return [name for name in every if pool.is_free(connection, name, for_review=for_review)]
+        return [name for name in every if pool.free_place(connection, name, for_review=for_review)]
 
     assert free(for_review=False) == ["a", "b", "c"]
     assert free(for_review=True) == ["labelled"]

@@ -21,33 +21,64 @@ from lib.activelearning.strategy import BY_TURN, WITH_FOREGROUND, Choice, Strate
 from lib.activelearning.tiers import images, in_tiers
 from lib.store.pool import Candidate
 
+ONE_BY_ONE = 16
+"""So many are chosen as if one after the other, more than are passed over as a rule; behind them come the others by
+what each would add to these."""
+_MORE = 1.2  # uncertain, by the mean, is worth a word
 _SAME = 1e-6  # a cosine distance that may come from keeping embeddings in half precision
 
 
 def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Generator) -> list[Choice]:
     """Those that stand for most others first; those without an embedding at random."""
+    return ranked(candidates, history, rng)
+
+
+def ranked(
+    candidates: Sequence[Candidate], history: History, rng: np.random.Generator, *, by_uncertainty: bool = False
+) -> list[Choice]:
+    """Rank all candidates, as if the first were chosen one after the other.
+
+    Args:
+        candidates: in any order.
+        history: holds the embeddings of what is known.
+        rng: for those without an embedding.
+        by_uncertainty: each image counts as much as the model is uncertain about it, by the entropy of its prediction
+            (CLUE, arXiv 2010.08666), so that images stand for what the model has still to learn; evenly where no model
+            has told that.
+    """
     length = features(candidates)
     labelled = known(history, length)
     taken = [labelled]
 
     def order(tier: list[Candidate]) -> list[Choice]:
         own = embeddings(tier, length)
-        coverage = Coverage(own, np.concatenate(taken), np.array([one.stands_for for one in tier]))
+        stands_for = np.array([one.stands_for for one in tier])
+        uncertainty = _uncertainty(tier) if by_uncertainty else np.ones(len(tier))
+        coverage = Coverage(own, np.concatenate(taken), stands_for * uncertainty)
         distance = distances(own, labelled).min(1, initial=FARTHEST) if len(labelled) else coverage.nearest
         to_whom = _known(len(labelled)) if len(labelled) else "all ranked before it"
         left = np.ones(len(tier), bool)
         ranking: list[Choice] = []
-        for _ in tier:
-            best = int(np.argmax(np.where(left, coverage.gains, -np.inf)))
+
+        def choose(index: int) -> None:
             if len(labelled) or len(taken) > 1 or ranking:
-                score = float(distance[best])
-                reason = _reason(score, coverage.typical_of(best), to_whom)
+                score = float(distance[index])
+                reason = _reason(score, stands_for[coverage.is_typical_of(index)], to_whom)
             else:
                 score = None
                 reason = "the most typical of the images looked at; there is none labelled yet to compare them with"
-            ranking.append(Choice(tier[best].image_id, reason, score, "diversity"))
+            if uncertainty[index] > _MORE:
+                reason += f"; {uncertainty[index]:.1f} times as uncertain as images usually are"
+            ranking.append(Choice(tier[index].image_id, reason, score, "diversity"))
+
+        for _ in tier[:ONE_BY_ONE]:
+            best = int(np.argmax(np.where(left, coverage.gains, -np.inf)))
+            choose(best)
             coverage.take(best)
             left[best] = False
+        for other in np.argsort(-coverage.gains, kind="stable"):
+            if left[other]:
+                choose(int(other))
         taken.append(own)
         return ranking
 
@@ -59,6 +90,14 @@ def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Gener
         order=order,
         what="features to compare",
     )
+
+
+def _uncertainty(tier: Sequence[Candidate]) -> NDArray[np.float64]:
+    """Entropies by their mean `(N,)`; 1 where there is none."""
+    entropies = np.array([np.nan if one.scores is None else one.scores.entropy for one in tier], np.float64)
+    there = np.isfinite(entropies)
+    mean = float(entropies[there].mean()) if there.any() else 0.0
+    return np.where(there, entropies / mean, 1.0) if mean > 0 else np.ones(len(tier))
 
 
 def _known(count: int) -> str:

@@ -1,7 +1,9 @@
 """Diversity first, then uncertainty class by class: what suits few labels is not what suits many.
 
-While a model knows little, its uncertainty says little, and typical images that are unlike each other teach it most
-(arXiv 2202.02794). Later `class_balanced` chooses, but passes over near duplicates of what was chosen before.
+While a model knows little, the highest uncertainties are many times the same (cold start), and typical images that are
+unlike each other teach it most (arXiv 2202.02794). But where most of a pool is what the model has seen already, the
+typical ones teach it nothing: so images count as much as the model is uncertain about them (arXiv 2010.08666). Later
+`class_balanced` chooses, but passes over near duplicates of what was chosen before.
 """
 
 from collections.abc import Sequence
@@ -25,13 +27,13 @@ def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Gener
     early = history.progress < DIVERSE_SHARE or history.labelled < DIVERSE_LABELS
     scored = any(one.scores is not None and class_balanced.knows(one.scores) for one in candidates)
     if (early or not scored) and features(candidates):
-        return diversity.rank(candidates, history, rng)
+        return diversity.ranked(candidates, history, rng, by_uncertainty=True)
     return class_balanced.ranked(candidates, history, rng, without_alike=True)
 
 
 STRATEGY = Strategy(
     name="hybrid",
-    description="Typical images unlike each other first, then uncertain ones for each class in turn",
+    description="First images unlike each other, typical of uncertain ones; then uncertain ones for each class",
     rank=rank,
     walks=class_balanced.WALKS,
 )

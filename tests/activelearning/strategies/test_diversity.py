@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lib.activelearning.history import History
-from lib.activelearning.strategies.diversity import rank
+from lib.activelearning.strategies.diversity import ONE_BY_ONE, rank, ranked
 from lib.case_scores import CaseScores
 from lib.store.pool import Candidate
 
@@ -65,12 +65,12 @@ def pool_embedding(pool, name):
 
 
 def test_each_choice_brings_all_images_nearest_to_a_known_one(pool):
-    """What the incremental sums choose is what trying out every image would."""
+    """What the incremental sums choose is what trying out every image would; only the order of the last is rougher."""
     rows = np.stack([one.scores.embedding / np.linalg.norm(one.scores.embedding) for one in pool])
     between = np.clip(1 - rows @ rows.T, 0, 2)
     nearest = np.full(len(pool), 2.0)
     index = {one.image_id: place for place, one in enumerate(pool)}
-    for name in names(rank(pool, History("v1"), rng()))[:25]:
+    for name in names(rank(pool, History("v1"), rng()))[:ONE_BY_ONE]:
         left = np.minimum(nearest[:, None], between).sum(0)
         assert left[index[name]] == pytest.approx(left.min(), abs=1e-4)
         nearest = np.minimum(nearest, between[:, index[name]])
@@ -108,3 +108,34 @@ def test_a_copy_of_what_is_labelled_comes_last_and_says_so(pool):
     )
     assert names(last) == ["rare 1", "head 3"]
     assert last[1].reason == "of what is left the least like the one image labelled or in work, but nearly the same"
+
+
+def uncertain(candidate, entropy):
+    return replace(candidate, scores=replace(candidate.scores, entropy=entropy))
+
+
+def test_by_uncertainty_a_few_images_that_the_model_does_not_know_come_before_many_that_it_does(pool):
+    told = [uncertain(one, 2.0 if one.image_id.startswith("rare") else 0.02) for one in pool]
+    assert names(rank(told, History("v1"), rng()))[0].startswith("head")
+    first = ranked(told, History("v1"), rng(), by_uncertainty=True)[0]
+    assert first.image_id.startswith("rare")
+    assert first.reason == (
+        "the most typical of the images looked at; there is none labelled yet to compare them with; "
+        f"{2.0 * 65 / (3 * 2.0 + 62 * 0.02):.1f} times as uncertain as images usually are"
+    )
+
+
+@pytest.mark.parametrize("entropies", ["none", "the same", "zero"])
+def test_by_uncertainty_that_no_model_has_told_all_images_count_as_much(pool, entropies):
+    told = [uncertain(one, {"none": None, "the same": 0.3, "zero": 0.0}[entropies]) for one in pool]
+    assert ranked(told, History("v1"), rng(), by_uncertainty=True) == rank(told, History("v1"), rng())
+
+
+def test_an_image_without_an_entropy_counts_as_usual_ones(pool):
+    told = [uncertain(one, None if one.image_id.startswith("rare") else 0.5) for one in pool]
+    assert ranked(told, History("v1"), rng(), by_uncertainty=True) == rank(told, History("v1"), rng())
+
+
+def test_all_are_ranked_once_whatever_their_number(pool):
+    for count in (1, ONE_BY_ONE - 1, ONE_BY_ONE, ONE_BY_ONE + 1, len(pool)):
+        assert sorted(names(rank(pool[:count], History("v1"), rng()))) == sorted(one.image_id for one in pool[:count])

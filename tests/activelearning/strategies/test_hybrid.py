@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lib.activelearning.history import History
-from lib.activelearning.strategies import STRATEGIES
+from lib.activelearning.strategies import STRATEGIES, diversity
 from lib.activelearning.strategies.hybrid import rank
 from lib.case_scores import CaseScores
 from lib.store.pool import Candidate
@@ -13,7 +13,9 @@ def pool(*, with_embeddings=True):
     return [
         Candidate(
             f"{number:02}",
-            scores=CaseScores(0.1, {"tumor": 0.1 + number / 100}, embedding=row if with_embeddings else None),
+            scores=CaseScores(
+                0.1 + number % 5, {"tumor": 0.1 + number / 100}, embedding=row if with_embeddings else None
+            ),
             model_version="v1",
         )
         for number, row in enumerate(rows)
@@ -21,7 +23,10 @@ def pool(*, with_embeddings=True):
 
 
 def by(name, candidates, history):
-    return STRATEGIES[name].rank(candidates, history, np.random.default_rng(4))
+    rng = np.random.default_rng(4)
+    if name == "diversity":
+        return diversity.ranked(candidates, history, rng, by_uncertainty=True)
+    return STRATEGIES[name].rank(candidates, history, rng)
 
 
 @pytest.mark.parametrize(
