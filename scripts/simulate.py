@@ -125,12 +125,12 @@ def _arguments() -> argparse.Namespace:
     add(
         "--validation",
         type=int,
-        default=12,
+        default=30,
         metavar="N",
         help="phantoms outside of the pool to judge trainings by; 0: the app's split of what is chosen (%(default)s)",
     )
     add("--patients", type=int, default=110, metavar="N", help="phantoms of a pool, 1.4 images each (%(default)s)")
-    add("--test-cases", type=int, default=30, metavar="N", help="phantoms to judge on (default: %(default)s)")
+    add("--test-cases", type=int, default=60, metavar="N", help="phantoms to judge on (default: %(default)s)")
     add("--size", type=int, default=128, metavar="N", help="columns and rows of a phantom (default: %(default)s)")
     add("--slices", type=int, default=24, metavar="N", help="of a phantom (default: %(default)s)")
     add("--patch", type=int, default=64, metavar="N", help="pixels of a training patch (default: %(default)s)")

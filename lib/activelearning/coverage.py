@@ -12,8 +12,6 @@ from lib.store.pool import Candidate
 
 FARTHEST = 2.0
 """The cosine distance of opposite directions."""
-ALIKE = 0.5
-"""Near duplicates are this much nearer than images usually are to the next one."""
 
 
 def distances(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -83,28 +81,32 @@ class Coverage:
         self.nearest[changed] = after[:, 0]
 
 
-class Alike:
-    """Which candidates are near duplicates of images that are known.
+class Novelty:
+    """How far candidates are from the nearest image that is known.
 
     Args:
         own: embeddings of the candidates `(N, F)`, zero where there is none.
         taken: embeddings of the images that are known `(K, F)`.
+
+    Attributes:
+        nearest: the distances `(N,)`; where there is no embedding, and so no distance, the usual one.
     """
 
     def __init__(self, own: NDArray[np.floating], taken: NDArray[np.floating]) -> None:
-        has_one = own.any(1)
-        between = distances(own, own)
-        nearest = distances(own, taken).min(1, initial=FARTHEST)
-        among = between[np.ix_(has_one, has_one)]
-        np.fill_diagonal(among, np.inf)
-        limit = ALIKE * float(np.median(among.min(1))) if len(among) > 1 else 0.0
-        self._near = has_one & (limit > between.T)  # row i: who is a near duplicate of i
-        self.found: NDArray[np.bool_] = has_one & (nearest < limit)
-        """Of the candidates `(N,)`."""
+        self._has_one = own.any(1)
+        self._between = distances(own, own)
+        self.nearest = distances(own, taken).min(1, initial=FARTHEST)
+        self._fill()
 
     def take(self, index: int) -> None:
         """Count one of the candidates as known from now on."""
-        self.found |= self._near[index]
+        if self._has_one[index]:
+            np.minimum(self.nearest, self._between[:, index], out=self.nearest)
+            self._fill()
+
+    def _fill(self) -> None:
+        there = self.nearest[self._has_one]
+        self.nearest[~self._has_one] = np.median(there) if len(there) else FARTHEST
 
 
 def _usable(candidates: Sequence[Candidate]) -> dict[int, tuple[NDArray[np.intp], NDArray[np.float32]]]:

@@ -29,10 +29,22 @@ def image_embedding(hu: NDArray[np.int16], spacing: tuple[float, float, float]) 
         float32 `(171,)`, of unit length.
     """
     small = _small(hu)
-    histogram = np.histogram(small, _BINS, (_LOW, _HIGH))[0].astype(np.float64)
     extents = np.log([spacing[0] / _TYPICAL_MM[0], spacing[1] / _TYPICAL_MM[1], len(hu) * spacing[0] / _TYPICAL_MM[2]])
-    parts = [_unit(np.sqrt(histogram)), _unit(_waves(small)), _GEOMETRY_WEIGHT * extents]
+    parts = [densities(small), _unit(_waves(small)), _GEOMETRY_WEIGHT * extents]
     return _unit(np.concatenate(parts)).astype(np.float32)
+
+
+def densities(hu: NDArray[np.int16] | NDArray[np.float32]) -> NDArray[np.float64]:
+    """How often which density of soft tissue occurs: contrast phase, fat, noise.
+
+    Args:
+        hu: of any shape; what is less dense than fat or denser than contrast medium is left out.
+
+    Returns:
+        `(25,)`, the square roots of a histogram, of unit length, so that the inner product of two is the Bhattacharyya
+        coefficient of their histograms; zero if nothing is in its range.
+    """
+    return _unit(np.sqrt(np.histogram(hu, _BINS, (_LOW, _HIGH))[0].astype(np.float64)))
 
 
 def _small(hu: NDArray[np.int16]) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.activelearning.dropout import Look, bald
+from lib.activelearning.image_features import densities
 from lib.activelearning.quality import image_flags, liver_flags
 from lib.activelearning.regions import Region, UncertaintyMap
 from lib.activelearning.spans import find_spans
@@ -22,7 +23,7 @@ from lib.volume import Volume
 _KEPT_MM = 5.0  # between slices that are kept for dropout passes: the others' memory is free once they are segmented
 _LEAST_LOOKS = 2
 _MOST_WORK = 0.25  # of segmenting: a dropout pass, and encoding before the first, take about as long as one slice
-_COARSE_MM = 3.0  # pixels in which the pieces of a liver are counted
+_COARSE_MM = 3.0  # pixels in which the pieces of a liver are counted, and its densities looked up
 
 Note = Callable[[CaseScores, float], None]
 WhoWants = Callable[[str, str], Note | None]
@@ -72,6 +73,7 @@ class CaseObserver:
             self._bottom = _Bottom()
             self._coarse = max(1, round(_COARSE_MM / self._spacing[1])), max(1, round(_COARSE_MM / self._spacing[2]))
             self._found = self._nothing_found()
+            self._sampled = hu[:, :: self._coarse[0], :: self._coarse[1]].copy()
 
     def saw(self, first: int, rows: slice, columns: slice, seen: Seen) -> None:
         """See `lib.inference.observer.Observer`."""
@@ -124,8 +126,20 @@ class CaseObserver:
             slices=slices,
             spans=find_spans(slices, uncertainty.first_slice),
             flags=self._flags + self._liver_flags(cleaned, sum(ml.values()), pixel_mm2),
-            embedding=self._bottom.embedding(with_foreground),
+            embedding=self._embedding(cleaned, with_foreground),
         )
+
+    def _embedding(self, cleaned: NDArray[np.uint8], with_foreground: list[int]) -> NDArray[np.float32] | None:
+        """What the network makes of what was found, beside its densities, which tell contrast phase and fat. A network
+        that does its work has to make little of these: phantoms of one phase were no nearer to each other by it.
+        """
+        bottom = self._bottom.embedding(with_foreground)
+        if bottom is None:
+            return None
+        there = cleaned[:, :: self._coarse[0], :: self._coarse[1]] > 0
+        both = np.concatenate([bottom, densities(self._sampled[there] if there.any() else self._sampled)])
+        embedding: NDArray[np.float32] = (both / np.linalg.norm(both)).astype(np.float32)
+        return embedding
 
     def _liver_flags(self, cleaned: NDArray[np.uint8], ml: float, pixel_mm2: float) -> tuple[str, ...]:
         if not self._settings.has_liver_and_tumor:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lib.activelearning import scoring
+from lib.activelearning.image_features import densities
 from lib.activelearning.scoring import CaseObserver, ScoringWatch
 from lib.case_scores import Span
 from lib.inference.model import Model, new_network
@@ -130,10 +131,21 @@ def test_the_embedding_is_the_mean_of_the_cells_with_foreground():
     told.saw([0, 1, 0], features=features)
     embedding = told.finished().embedding
     assert embedding.dtype == np.float32
-    assert embedding == pytest.approx([0, 0.6, 0.8])
+    assert np.linalg.norm(embedding) == pytest.approx(1)
+    assert embedding[:3] * np.sqrt(2) == pytest.approx([0, 0.6, 0.8])
     told.saw([0, 1, 0], features=features)
     everywhere = told.finished(np.zeros(SHAPE, np.uint8)).embedding
-    assert everywhere == pytest.approx(np.array([45, 3, 4]) / np.linalg.norm([45, 3, 4]))
+    assert everywhere[:3] * np.sqrt(2) == pytest.approx(np.array([45, 3, 4]) / np.linalg.norm([45, 3, 4]))
+
+
+def test_beside_it_lie_the_densities_of_what_was_found():
+    picture = image()
+    told = Told(picture)
+    for label, seen in ((cleaned(), cleaned() > 0), (np.zeros(SHAPE, np.uint8), np.ones(SHAPE, bool))):
+        told.saw([0, 1, 0], features=np.ones((6, 3, 2, 3), np.float32))
+        found = told.finished(label).embedding[3:] * np.sqrt(2)
+        # Every second row and every third column of these spacings.
+        assert found == pytest.approx(densities(picture.axial()[:, ::2, ::3][seen[:, ::2, ::3]]))
 
 
 def test_cells_of_a_part_that_is_padded_weigh_by_the_foreground_in_them():
@@ -145,7 +157,7 @@ def test_cells_of_a_part_that_is_padded_weigh_by_the_foreground_in_them():
     features[0, 0, 0, 0] = features[0, 1, 0, 1] = features[0, 2, 1, 1] = 1
     told.saw([0, 1, 0], classes, 2, slice(0, 20), slice(10, 40), features)
     expected = np.array([0.5, 0.5, 1 / 16])
-    assert told.finished().embedding == pytest.approx(expected / np.linalg.norm(expected))
+    assert told.finished().embedding[:3] * np.sqrt(2) == pytest.approx(expected / np.linalg.norm(expected))
 
 
 def test_pieces_are_counted_before_cleaning_wherever_the_part_lies():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lib.activelearning.coverage import Alike, Coverage, distances, embeddings, features, has_embedding, known
+from lib.activelearning.coverage import Coverage, Novelty, distances, embeddings, features, has_embedding, known
 from lib.activelearning.history import History
 from lib.case_scores import CaseScores
 from lib.store.pool import Candidate
@@ -48,12 +48,17 @@ def test_gains_are_those_of_counting_anew():
     assert coverage.nearest[index] == pytest.approx(0)
 
 
-def test_near_duplicates_are_much_nearer_than_images_usually_are():
-    turned = np.array([0.0, 0.02, 0.5, 1.0, 1.5, 2.0])
-    own = np.stack([np.cos(turned), np.sin(turned)], axis=1)
-    alike = Alike(np.concatenate([own, np.zeros((1, 2))]), own[[4]] * 5)
-    assert np.flatnonzero(alike.found).tolist() == [4]
-    alike.take(6)  # without an embedding, it is like nothing
-    alike.take(0)
-    assert np.flatnonzero(alike.found).tolist() == [0, 1, 4]
-    assert not Alike(own[:1], own[:1]).found.any()  # nothing to tell what is usual
+def test_novelty_is_the_distance_to_the_nearest_known_one_and_the_usual_one_without_an_embedding():
+    turned = np.array([0.0, 0.5, 1.0, 1.5])
+    own = np.concatenate([np.stack([np.cos(turned), np.sin(turned)], axis=1), np.zeros((1, 2))])
+    nothing = Novelty(own, np.zeros((0, 2)))
+    assert nothing.nearest.tolist() == [2.0] * 5
+    novelty = Novelty(own, own[[0]])
+    far = 1 - np.cos(turned)
+    assert novelty.nearest == pytest.approx([*far, np.median(far)])
+    novelty.take(4)  # tells nothing
+    assert novelty.nearest == pytest.approx([*far, np.median(far)])
+    novelty.take(3)
+    near = 1 - np.cos([0.0, 0.5, 0.5, 0.0])
+    assert novelty.nearest == pytest.approx([*near, np.median(near)], abs=1e-9)
+    assert Novelty(own[4:], own[:2]).nearest.tolist() == [2.0]

@@ -8,13 +8,13 @@ proportional to its score, which keeps choices apart while the model knows littl
 An image that stands for m others gets log(m) / beta on top: the maximum of m equal ones is shifted by that.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.activelearning.coverage import Alike, embeddings, features, known
+from lib.activelearning.coverage import FARTHEST, Novelty, embeddings, features, known
 from lib.activelearning.history import History
 from lib.activelearning.parts import class_part, class_shares, next_part
 from lib.activelearning.strategy import BY_TURN, HIGHEST_OF_EACH_CLASS, Choice, Strategy, highest
@@ -34,7 +34,7 @@ def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Gener
 
 
 def ranked(
-    candidates: Sequence[Candidate], history: History, rng: np.random.Generator, *, without_alike: bool = False
+    candidates: Sequence[Candidate], history: History, rng: np.random.Generator, *, novel: bool = False
 ) -> list[Choice]:
     """Rank all candidates as if all were chosen one after the other.
 
@@ -42,12 +42,13 @@ def ranked(
         candidates: in any order.
         history: says which part is next, and how much chance there is.
         rng: for the chance.
-        without_alike: pass over near duplicates of what is labelled, in somebody's hands or ranked before, while
-            something else is left.
+        novel: a score counts times the distance to the nearest image that is labelled, in somebody's hands or ranked
+            before, by embeddings: scores are high for all images of a kind that the model does not know, and one of
+            them teaches it most of what all would.
     """
     picked = Counter(history.picked)
     beta = LAST_BETA**history.progress
-    length = features(candidates) if without_alike else 0
+    length = features(candidates) if novel else 0
     taken = [known(history, length)]
 
     def order(tier: list[Candidate]) -> list[Choice]:
@@ -55,19 +56,19 @@ def ranked(
         parts = {part: _Part(part, values, stands_for, beta, rng) for part, values in _values(tier).items()}
         shares = class_shares(_classes(tier))
         own = embeddings(tier, length)
-        alike = Alike(own, np.concatenate(taken))
-        left, like = [True] * len(tier), alike.found.tolist()
+        novelty = Novelty(own, np.concatenate(taken))
+        left = np.ones(len(tier), bool)
         ranking = []
         for _ in tier:
             part = next_part(shares, picked)
-            best, passed = parts[part].next(left, like)
+            keys = parts[part].keys + np.log(np.maximum(novelty.nearest, _NOTHING)) if novel else parts[part].keys
+            best = int(np.argmax(np.where(left, keys, -np.inf)))
             reason = parts[part].reason(best)
-            if passed:
-                reason += f"; passing over {passed} much like images chosen before"
+            if novelty.nearest[best] < FARTHEST:
+                reason += f", at a distance of {novelty.nearest[best]:.2g} from what was chosen before"
             ranking.append(Choice(tier[best].image_id, reason, parts[part].values[best], part))
+            novelty.take(best)
             left[best] = False
-            alike.take(best)
-            like = alike.found.tolist()
             picked[part] += 1
         taken.append(own)
         return ranking
@@ -93,7 +94,7 @@ def _values(tier: Sequence[Candidate]) -> dict[str, NDArray[np.float64]]:
 
 
 class _Part:
-    """Candidates in the order in which one part of the strategy draws them, without replacement.
+    """Candidates as one part of the strategy sees them.
 
     Args:
         name: of the part.
@@ -104,6 +105,7 @@ class _Part:
 
     Attributes:
         values: the scores.
+        keys: logarithms of the scores with their share of chance, `(N,)`; the highest is chosen.
     """
 
     def __init__(
@@ -115,9 +117,8 @@ class _Part:
         rng: np.random.Generator,
     ) -> None:
         noise = (np.log(stands_for) + rng.gumbel(size=len(scores))) / beta
-        order = np.argsort(-(np.log(np.maximum(scores, _NOTHING)) + noise))
+        self.keys: NDArray[np.float64] = np.log(np.maximum(scores, _NOTHING)) + noise
         self.values: list[float] = scores.tolist()
-        self._order: deque[int] = deque(order.tolist())
         self._what = f"{name.removeprefix('class:')} uncertainty" if name != "entropy" else "uncertainty"
         self._of_all = f"of {images(stands_for)}"
         self._chance = ", early in the campaign with much chance" if beta < _MUCH_CHANCE else ""
@@ -126,20 +127,6 @@ class _Part:
         lower = below[np.searchsorted(scores[ascending], scores)]
         self._percent = np.minimum(99, 100 * lower / stands_for.sum()).astype(int).tolist()
         self._is_highest = ((stands_for == 1) & (scores >= scores.max())).tolist()
-
-    def next(self, left: Sequence[bool], like: Sequence[bool]) -> tuple[int, int]:
-        """Which is next of those `left`, and how many were passed over for it; one that is `like` others only if all
-        are.
-        """
-        while not left[self._order[0]]:
-            self._order.popleft()
-        passed = 0
-        for index in self._order:
-            if left[index]:
-                if not like[index]:
-                    return index, passed
-                passed += 1
-        return self._order[0], 0
 
     def reason(self, index: int) -> str:
         """Why a candidate was drawn."""

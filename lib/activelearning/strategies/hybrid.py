@@ -3,7 +3,8 @@
 While a model knows little, the highest uncertainties are many times the same (cold start), and typical images that are
 unlike each other teach it most (arXiv 2202.02794). But where most of a pool is what the model has seen already, the
 typical ones teach it nothing: so images count as much as the model is uncertain about them (arXiv 2010.08666). Later
-`class_balanced` chooses, but passes over near duplicates of what was chosen before.
+`class_balanced` chooses, where the score of an image counts the less the nearer it is to what was chosen before: else
+one round holds many images of the one kind that the model knows least.
 """
 
 from collections.abc import Sequence
@@ -28,12 +29,12 @@ def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Gener
     scored = any(one.scores is not None and class_balanced.knows(one.scores) for one in candidates)
     if (early or not scored) and features(candidates):
         return diversity.ranked(candidates, history, rng, by_uncertainty=True)
-    return class_balanced.ranked(candidates, history, rng, without_alike=True)
+    return class_balanced.ranked(candidates, history, rng, novel=True)
 
 
 STRATEGY = Strategy(
     name="hybrid",
-    description="First images unlike each other, typical of uncertain ones; then uncertain ones for each class",
+    description="First images typical of uncertain ones; then uncertain and unlike ones for each class",
     rank=rank,
     walks=class_balanced.WALKS,
 )

@@ -106,24 +106,36 @@ def test_the_highest_of_a_sample_is_not_said_to_be_the_highest_of_all():
     )
 
 
-def test_near_duplicates_are_passed_over_while_others_are_left():
-    angles = {"a": 0.0, "twin of a": 0.01, "b": 0.5, "c": 1.0, "d": 1.5}
+def test_what_is_unlike_all_chosen_before_counts_more():
+    angles = {"a": 0.0, "near a": 0.1, "b": 0.5, "c": 1.0, "d": 1.5}
     pool = [
         image(name, 0.9 - place / 10, embedding=np.array([np.cos(angle), np.sin(angle)], np.float32))
         for place, (name, angle) in enumerate(angles.items())
     ]
     history = late(picked=Counter({"class:liver": 99, "entropy": 99}))
     assert [one.image_id for one in rank(pool, history, rng())] == list(angles)
-    ranking = ranked(pool, history, rng(), without_alike=True)
-    assert [one.image_id for one in ranking] == ["a", "b", "c", "d", "twin of a"]
-    assert ranking[1].reason.endswith(" of 5 images; passing over 1 much like images chosen before")
-    assert "passing" not in ranking[0].reason + ranking[-1].reason
+    ranking = ranked(pool, history, rng(), novel=True)
+    assert [one.image_id for one in ranking] == ["a", "d", "c", "b", "near a"]
+    assert ranking[0].reason == "the highest tumor uncertainty of 5 images"
+    assert ranking[1].reason.endswith(
+        f" of 5 images, at a distance of {1 - np.cos(1.5):.2g} from what was chosen before"
+    )
 
     earlier = [replace(one, model_version="v0") for one in pool[1:]]
-    assert [one.image_id for one in ranked([pool[0], *earlier], history, rng(), without_alike=True)] == [
-        "a", "b", "c", "d", "twin of a",
-    ]  # fmt: skip
+    others = ranked([pool[0], *earlier], history, rng(), novel=True)
+    assert [one.image_id for one in others] == ["a", "d", "c", "b", "near a"]
 
     known = late(picked=history.picked, embeddings=np.array([[0.0, 2.0]], np.float32))
     pool.append(image("twin of what is labelled", 0.99, embedding=np.array([0.0, 1.0], np.float32)))
-    assert [one.image_id for one in ranked(pool, known, rng(), without_alike=True)][:2] == ["a", "b"]
+    assert [one.image_id for one in ranked(pool, known, rng(), novel=True)][0] == "a"
+    assert [one.image_id for one in ranked(pool, known, rng(), novel=True)][-1] == "twin of what is labelled"
+
+
+def test_an_image_without_an_embedding_is_as_far_as_usual_ones():
+    pool = [
+        image("near", 0.9, embedding=np.array([1.0, 0.1], np.float32)),
+        image("unknown", 0.8),
+        image("far", 0.7, embedding=np.array([0.0, 1.0], np.float32)),
+    ]
+    history = late(picked=Counter({"class:liver": 99, "entropy": 99}), embeddings=np.array([[1.0, 0.0]], np.float32))
+    assert [one.image_id for one in ranked(pool, history, rng(), novel=True)] == ["far", "unknown", "near"]
