@@ -48,8 +48,9 @@ class CaseScores:
             probability of the class x the area of a pixel, nats mm2.
         spans: the slices worth looking at, the most uncertain first.
         flags: what makes the prediction or the image doubtful, names of `lib.activelearning.quality`.
-        embedding: float32 `(F,)` of unit length, what the bottom of the network makes of the region, and its
-            densities; None where the network has no such thing. While there is no model, what `lib.activelearning.image_features` sees.
+        embedding: float32 `(F,)` of unit length, what the bottom of the network makes of the region, and the densities
+            there; None where the network has no such thing. While there is no model, what
+            `lib.activelearning.image_features` sees.
     """
 
     entropy: float | None
