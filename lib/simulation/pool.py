@@ -23,7 +23,6 @@ from lib.phantom import render
 from lib.simulation.kinds import KINDS, Further, Grid, Kind, phantom_of
 from lib.volume_io import read_label, write_image, write_label
 
-PATIENT_PATTERN = r"^([pt]\d+)_"  # for `training.patient_pattern`
 _FURTHER = (0.64, 0.32, 0.04)  # shares of patients with none, one and two further series
 _LIKELIEST = 0.75  # of further series are of the first sort that a kind has
 _MAX_SEED = 2**40
