@@ -65,12 +65,21 @@ class ScoreKeeper:
         Raises:
             StorageError: the ledger can't be read.
         """
+        return self._found(partial(scores.waiting, model_version=model_version), limit, at_hand)
+
+    def never_seen(self, limit: int = 64, *, at_hand: bool = False) -> list[str]:
+        """Ids of labelled images that no model has seen, so that no other can be compared with them; as `waiting`.
+
+        Raises:
+            StorageError: the ledger can't be read.
+        """
+        return self._found(scores.never_seen, limit, at_hand)
+
+    def _found(self, find: Callable[..., list[str]], limit: int, at_hand: bool) -> list[str]:
         fetched = at_hand and not self._store.images.in_folder
         with self._store.ledger.reading() as connection:
-            if not fetched:
-                return scores.waiting(connection, model_version, limit)
-            found = scores.waiting(connection, model_version, max(limit, _MOST_FETCHED), fetched=True)
-        return list(islice(filter(self._store.images.is_at_hand, found), limit))
+            found = find(connection, limit=max(limit, _MOST_FETCHED) if fetched else limit, fetched=fetched)
+        return list(islice(filter(self._store.images.is_at_hand, found), limit)) if fetched else found
 
     def path(self, image_id: str) -> Path:
         """The file of an image as it is here, of which a PACS is not asked whether it has another one.
@@ -139,8 +148,8 @@ class ScoreKeeper:
         note(CaseScores(None, {}, embedding=embedding), time.perf_counter() - began)
 
     def _wanted(self, path: str, model_version: str) -> _State | None:
-        """The state of an image of the store that waits for a label and that this model has not tried to score; None
-        of other files.
+        """The state of an image of the store that waits for a label and that this model has not tried to score, or that
+        has a label and no model has; None of other files.
 
         Raises:
             StorageError: the ledger can't be read.
@@ -150,10 +159,12 @@ class ScoreKeeper:
         image_id = stem_of(path)
         with self._store.ledger.reading() as connection:
             image = images.find(connection, image_id)
-            if image is None or image.labelled or image.problem is not None or image.excluded is not None:
+            if image is None or image.problem is not None or image.excluded is not None:
                 return None
             state = _state(connection, image_id)
-        return None if state and state.scored and state.scored[0] == model_version else state
+        if state and state.scored and (image.labelled or state.scored[0] == model_version):
+            return None
+        return state
 
     def _who_wants(self, path: str, model_version: str) -> Note | None:
         image_id = stem_of(path)

@@ -26,6 +26,7 @@ ENTROPY, BALD, FOREGROUND = "entropy", "bald", "foreground"
 CLASS = "class:"  # and the name of a class
 """Kinds of rankings. `FOREGROUND` holds the images in which something was predicted, at their fixed random places."""
 
+_MOST_LABELLED = 512  # with which other images are compared
 _MOST_IN_A_LIST = 500  # of the values that one statement may hold
 _HALF = np.dtype("<f2")
 _PROFILE = ("first_slice", "slices")
@@ -179,6 +180,18 @@ def waiting(connection: Connection, model_version: str, limit: int = 64, *, fetc
     return [*found, *again][:limit]
 
 
+def never_seen(connection: Connection, limit: int = 64, *, fetched: bool = False) -> list[str]:
+    """Images that were labelled before any model looked at them, of those with which others are compared, see
+    `embeddings_of_known`; arguments as for `waiting`.
+    """
+    found: list[str] = []
+    for chunk in chunks(_labelled(connection, _MOST_LABELLED), _MOST_IN_A_LIST):
+        fit = (images.c.present, images.c.problem.is_(None), images.c.excluded.is_(None), ~images.c.scored)
+        query = select(images.c.image_id).where(images.c.image_id.in_(chunk), *fit)
+        found += connection.scalars(query.where(FETCHED) if fetched else query)
+    return sorted(found)[:limit]
+
+
 def counts(connection: Connection, model_version: str | None) -> Counts:
     """How many of the images to be labelled are scored; it looks at each, so not for requests that are to be quick."""
     per_version = select(scores.c.model_version, func.count()).where(scores.c.open).group_by(scores.c.model_version)
@@ -189,7 +202,7 @@ def counts(connection: Connection, model_version: str | None) -> Counts:
 
 
 def embeddings_of_known(
-    connection: Connection, model_version: str | None = None, limit: int = 512
+    connection: Connection, model_version: str | None = None, limit: int = _MOST_LABELLED
 ) -> NDArray[np.float32]:
     """What the models made of images that somebody has labelled, the latest of them, or has in hands.
 
@@ -203,10 +216,7 @@ def embeddings_of_known(
         float32 `(n, F)`; `(0, 0)` if there are none.
     """
     ids = dict.fromkeys(connection.scalars(select(leases.c.image_id)))
-    # Without a condition for the tag, for which PostgreSQL might leave the index before its first statistics.
-    latest = select(versions.c.image_id, versions.c.tag).order_by(versions.c.id.desc()).limit(4 * limit)
-    labelled = dict.fromkeys(row.image_id for row in connection.execute(latest) if row.tag == FINAL)
-    ids |= dict.fromkeys(islice(labelled, limit))
+    ids |= dict.fromkeys(_labelled(connection, limit))
     rows: list[Any] = []
     for chunk in chunks(ids, _MOST_IN_A_LIST):
         query = select(scores.c.model_version, scores.c.embedding).where(scores.c.image_id.in_(chunk))
@@ -214,6 +224,13 @@ def embeddings_of_known(
     size = _size_of_embeddings(connection, model_version, rows)
     fitting = [_embedding(row.embedding) for row in rows if len(row.embedding) == size]
     return np.stack([one for one in fitting if one is not None]) if fitting else np.zeros((0, 0), np.float32)
+
+
+def _labelled(connection: Connection, limit: int) -> list[str]:
+    """The images that got a final label last."""
+    # Without a condition for the tag, for which PostgreSQL might leave the index before its first statistics.
+    latest = select(versions.c.image_id, versions.c.tag).order_by(versions.c.id.desc()).limit(4 * limit)
+    return list(islice(dict.fromkeys(row.image_id for row in connection.execute(latest) if row.tag == FINAL), limit))
 
 
 def _replace(

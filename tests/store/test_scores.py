@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 
 from lib.case_scores import CaseScores, Span
 from lib.errors import BadInputError
@@ -152,6 +152,19 @@ def test_embeddings_of_what_is_labelled_or_in_hands(connection):
     assert known.dtype == np.float32
     assert sorted(known.tolist()) == [[0.0] * 3, [1.0] * 3, [2.0] * 3]
     assert sorted(scores.embeddings_of_known(connection, "v1", limit=2).tolist()) == [[1.0] * 3, [2.0] * 3]
+
+
+def test_labelled_images_that_no_model_has_seen(connection):
+    for name in "abcd":
+        save_final(connection, name)
+    note(connection, "b")
+    images.exclude(connection, "c", "why", "anna")
+    assert scores.never_seen(connection) == ["a", "d"]
+    assert scores.never_seen(connection, 1) == ["a"]
+    connection.execute(update(images_table).where(images_table.c.image_id == "d").values(size=0))  # not fetched yet
+    assert scores.never_seen(connection, fetched=True) == ["a"]
+    scores.note_problem(connection, "a", "v1", "it can't be read")
+    assert scores.never_seen(connection) == ["d"]
 
 
 def test_only_embeddings_that_can_be_compared_with_those_of_the_model_in_force(connection):

@@ -18,7 +18,7 @@ from lib.settings import Settings
 from lib.store import scores, trainings
 from lib.store.store import Store
 from lib.volume import Volume
-from lib.volume_io import write_image
+from lib.volume_io import write_image, write_label
 from lib.web.idle_scoring import IdleScoring
 
 NAMES = ("a", "b", "c")
@@ -27,7 +27,7 @@ NAMES = ("a", "b", "c")
 class Site:
     """A folder of small CTs, and what a server would score them with."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, labelled=()):
         self.settings = Settings.model_validate(
             {
                 "network": {"arguments": {"filters": [4, 4, 8, 8, 8]}},
@@ -39,6 +39,9 @@ class Site:
         for seed, name in enumerate(NAMES):
             hu = np.random.default_rng(seed).integers(-1000, 300, (20, 24, 3)).astype(np.int16)
             write_image(folder / "studies" / f"{name}.nii.gz", Volume(hu, np.diag([-1.0, -1.0, 3.0, 1.0])))
+        for name in labelled:
+            label = Volume(np.ones((20, 24, 3), np.uint8), np.diag([-1.0, -1.0, 3.0, 1.0]))
+            write_label(folder / "studies" / "labels" / "final" / f"{name}.nii.gz", label)
         self.source = ModelSource.of_app(self.settings, folder)
         self.publish("v1", folder / "starter.pt")
         self.store = Store(folder / "studies", self.settings)
@@ -89,6 +92,26 @@ def test_one_image_after_the_other_and_again_after_a_publish(site):
     assert {key: scoring.info()[key] for key in ("current", "earlier", "waiting")} == {
         "current": 1, "earlier": 2, "waiting": 2,
     }  # fmt: skip
+
+
+def test_what_was_labelled_before_is_looked_at_once_in_the_end_so_that_others_can_be_compared_with_it(tmp_path):
+    site = Site(tmp_path, labelled=("a",))
+    try:
+        site.store.take_in()
+        scoring = site.scoring()
+        assert scoring.info()["waiting"] == 2
+        assert [scoring.step() for _ in range(2)] == [0, 0]
+        assert site.scored() == {"b": "v1", "c": "v1"}
+        assert [scoring.step() for _ in range(2)] == [0, 5]
+        assert site.scored() == dict.fromkeys(NAMES, "v1")
+        assert scoring.info()["current"] == 2
+        with site.store.ledger.reading() as connection:
+            assert len(scores.embeddings_of_known(connection, "v1")) == 1
+        site.publish("v2")
+        assert [scoring.step() for _ in range(3)] == [0, 0, 5]
+        assert site.scored() == {"a": "v1", "b": "v2", "c": "v2"}
+    finally:
+        site.close()
 
 
 def test_others_go_first(site):
