@@ -1,5 +1,6 @@
 """Scores of a case from the pass that segments it: an observer looks over the network's shoulder."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from lib.inference.observer import Observer, Seen
 from lib.inference.queue import GiveWay
 from lib.settings import Settings
 from lib.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 _KEPT_MM = 5.0  # between slices that are kept for dropout passes: the others' memory is free once they are segmented
 _LEAST_LOOKS = 2
@@ -164,14 +167,18 @@ class CaseObserver:
                 looks.append(Look(z, self._kept[z], slice(0, self._shape[1]), slice(0, self._shape[2]), everything))
             elif z in region.slices and (cut := region.cut(z)) is not None:
                 looks.append(Look(z, self._kept[z], *cut))
-        return bald(
-            self._model.network,
-            looks,
-            self._settings.blend_channels(),
-            passes=chosen.dropout_passes,
-            precision=self._settings.inference.precision,
-            give_way=give_way,
-        )
+        try:
+            return bald(
+                self._model.network,
+                looks,
+                self._settings.blend_channels(),
+                passes=chosen.dropout_passes,
+                precision=self._settings.inference.precision,
+                give_way=give_way,
+            )
+        except RuntimeError:  # of torch, such as too little memory; what the other scores need has been seen
+            logger.exception("no BALD of an image: its dropout passes failed")
+            return None
 
     def _nothing_found(self) -> NDArray[np.bool_]:
         """What `liver_flags` counts pieces in, bool `(Z, Y', X')`; its memory is taken only where something is."""

@@ -281,3 +281,17 @@ def test_a_watch_scores_what_is_wanted():
     [(scores, seconds)] = notes
     assert scores.lesions == 2
     assert seconds > 0
+
+
+def test_dropout_passes_that_fail_cost_no_other_score(monkeypatch, caplog):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("2 GiB are missing")
+
+    monkeypatch.setattr(scoring, "bald", full)
+    told = Told(strategies=("entropy", "bald"))
+    told.saw([1 / 3] * 3)
+    scores = told.finished()
+    assert scores.bald is None
+    assert scores.entropy > 0
+    assert "no BALD of an image: its dropout passes failed" in caplog.text
+    assert "2 GiB are missing" in caplog.text
