@@ -112,7 +112,7 @@ def _arguments() -> argparse.Namespace:
     add("--seeds", nargs="+", type=int, default=(0, 1, 2, 3, 4), metavar="N", help="(default: 0 1 2 3 4)")
     add("--rounds", type=int, default=6, metavar="N", help="of a campaign (default: %(default)s)")
     add("--per-round", type=int, default=5, metavar="K", help="labels of a round (default: %(default)s)")
-    add("--steps", type=int, default=1000, metavar="N", help="of training in a round (default: %(default)s)")
+    add("--steps", type=int, default=2000, metavar="N", help="of training in a round (default: %(default)s)")
     add(
         "--start",
         choices=(EASY, STARTER, SCRATCH),

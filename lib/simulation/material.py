@@ -211,7 +211,7 @@ def _train_on_easy(plan: Plan, seed: int, own: Path) -> None:
     trained_on, _ = split_cases(cases, plan.settings.training.validation_fraction)
     settings = plan.training(seed_of("start", seed) % 2**31, len(trained_on), plan.start_steps)
     # Fresh weights bear larger steps than those that shall not forget.
-    recipe = settings.training.model_copy(update={"learning_rate": 2 * settings.training.learning_rate})
+    recipe = settings.training.model_copy(update={"learning_rate": 4 * settings.training.learning_rate})
     settings = settings.model_copy(update={"training": recipe})
     run_training(cases, settings, run, _CPU, start=None, draw=False)
     (run / "model.pt").replace(own / "start.pt")

@@ -124,10 +124,10 @@ class Plan:
                 raise BadInputError(msg)
 
 
-def small(*, patch: int, filters: Sequence[int] = (), epochs: int = 4) -> dict[str, Any]:
+def small(*, patch: int, filters: Sequence[int] = (), epochs: int = 8) -> dict[str, Any]:
     """What makes a training short enough to be repeated some hundred times, as overrides of `app.yaml`.
 
-    The network is smaller and hardly drops anything out, augmentation is rarer, steps are larger: with some hundred
+    The network is smaller and hardly drops anything out, augmentation is rarer, steps are larger: with two thousand
     steps, the app's own recipe would have learned next to nothing of tumors. The gate allows a larger share of lesions
     to be missed, as start weights of a few cases find many by inventing more.
 
@@ -139,7 +139,7 @@ def small(*, patch: int, filters: Sequence[int] = (), epochs: int = 4) -> dict[s
     levels = len(filters)
     network = {"filters": list(filters), "dropout": [_DROPOUT] * levels, "up_dropout": [_DROPOUT] * (levels - 1)}
     return {
-        "training.max_epochs": epochs, "training.batch_size": 8, "training.learning_rate": 1e-3,
+        "training.max_epochs": epochs, "training.batch_size": 8, "training.learning_rate": 5e-4,
         "training.patch_size": patch, "training.threads": 1, "training.cross_validate_below": 0,
         "training.gate.most_recall_loss": 0.15,
         "training.tumor_fraction": 0.6, "training.foreground_fraction": 0.8, "inference.engine": "pytorch",
