@@ -133,8 +133,8 @@ class CaseObserver:
         )
 
     def _embedding(self, cleaned: NDArray[np.uint8], with_foreground: list[int]) -> NDArray[np.float32] | None:
-        """What the network makes of what was found, beside its densities, which tell contrast phase and fat. A network
-        that does its work has to make little of these: phantoms of one phase were no nearer to each other by it.
+        """What the bottom of the network makes of what was found, beside the densities there: these tell contrast phase
+        and fat, of which the bottom alone keeps little.
         """
         bottom = self._bottom.embedding(with_foreground)
         if bottom is None:

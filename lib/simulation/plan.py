@@ -60,7 +60,7 @@ class Plan:
     size: int
     slices: int
     settings: Settings = field(repr=False)
-    full_rounds: int = 6
+    full_rounds: int = 3
 
     @property
     def grid(self) -> Grid:

@@ -70,7 +70,7 @@ def ranked(
             novelty.take(best)
             left[best] = False
             picked[part] += 1
-        taken.append(own)
+        taken.append(own[own.any(1)])
         return ranking
 
     return in_tiers(candidates, history, rng, knows=knows, order=order)

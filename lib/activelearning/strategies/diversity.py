@@ -79,7 +79,7 @@ def ranked(
         for other in np.argsort(-coverage.gains, kind="stable"):
             if left[other]:
                 choose(int(other))
-        taken.append(own)
+        taken.append(own[own.any(1)])
         return ranking
 
     return in_tiers(
