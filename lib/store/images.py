@@ -82,6 +82,7 @@ _COLUMNS = (
 _FIND = select(*_COLUMNS).where(images.c.image_id == bindparam("image_id"), images.c.present)
 _FINAL_LABEL = exists().where(labels.c.image_id == images.c.image_id, _IS_FINAL)
 _FIT = and_(images.c.present, images.c.problem.is_(None), images.c.excluded.is_(None))
+_COUNT_LABELLED = select(func.count()).select_from(labels).where(labels.c.tag == FINAL)
 _RECKON = (
     update(images)
     .where(images.c.image_id.in_(bindparam("image_ids", expanding=True)))
@@ -303,7 +304,7 @@ def progress(connection: Connection) -> dict[str, int]:
 
 def count_labelled(connection: Connection) -> int:
     """How many images ever got a final label, gone ones among them; by an index alone, so for quick requests."""
-    return int(connection.scalar(select(func.count()).select_from(labels).where(labels.c.tag == FINAL)) or 0)
+    return int(connection.scalar(_COUNT_LABELLED) or 0)
 
 
 def counts(connection: Connection) -> dict[str, int]:

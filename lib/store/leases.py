@@ -33,6 +33,7 @@ REVIEW = "review"  # the one strategy that hands out images which have a final l
 # Built once, as that takes longer than to execute them.
 _LEASES = select(leases).order_by(leases.c.acquired_at, leases.c.image_id)
 _HELD_BY = _LEASES.where(leases.c.client_id == bindparam("client_id"))
+_PICKED = select(picks.c.part, picks.c.count).where(picks.c.strategy == bindparam("by")).order_by(picks.c.part)
 _HAS_EXPIRED = select(exists().where(leases.c.expires_at <= bindparam("now")))
 
 
@@ -118,8 +119,7 @@ def acquire(
 
 def picked(connection: Connection, strategy: str) -> dict[str, int]:
     """By part of a strategy, how many images it has chosen."""
-    query = select(picks.c.part, picks.c.count).where(picks.c.strategy == strategy).order_by(picks.c.part)
-    return dict(connection.execute(query).tuples().all())
+    return dict(connection.execute(_PICKED, {"by": strategy}).tuples().all())
 
 
 def last_handed_out(connection: Connection, count: int = 2) -> list[str]:

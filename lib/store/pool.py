@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, exists, not_, select, true, update
+from sqlalchemy import ColumnElement, Connection, bindparam, exists, not_, select, true, update
 
 from lib.case_scores import CaseScores
 from lib.store import leases, scores, walks
@@ -24,8 +24,16 @@ NAME, TURN, FOR_REVIEW, FOREGROUND, HIGHEST = "name", "turn", "review", "foregro
 HIGHEST_OF_EACH_CLASS = f"{HIGHEST}{scores.CLASS}*"
 ENOUGH = 16  # candidates of a walk in an order; a hundred together are read in some milliseconds
 _FEW = 8  # at least, of each class; where there are many, all together give about as many as two would
-SAMPLE = 64  # of a walk that draws at random
+SAMPLE = 48  # of a walk that draws at random
 _MOST_IN_A_LIST = 500  # of the values that one statement may hold
+_FREE_PLACE = {
+    for_review: select(images.c.served_at, images.c.to_review).where(
+        images.c.image_id == bindparam("image_id"),
+        REVIEWABLE if for_review else images.c.open,
+        not_(exists().where(leases_table.c.image_id == images.c.image_id)),
+    )
+    for for_review in (True, False)
+}  # built once, as that takes longer than to execute them
 
 
 @dataclass(frozen=True)
@@ -108,10 +116,7 @@ def free_place(connection: Connection, image_id: str, *, for_review: bool) -> di
     """Where an image stands among those that wait, for `put_back`; None where it can't be handed out, to be labelled or
     reviewed. Expired leases must have been freed.
     """
-    held = exists().where(leases_table.c.image_id == image_id)
-    waits = REVIEWABLE if for_review else images.c.open
-    query = select(images.c.served_at, images.c.to_review).where(images.c.image_id == image_id, waits, not_(held))
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_FREE_PLACE[for_review], {"image_id": image_id}).one_or_none()
     return None if row is None else row._asdict()
 
 

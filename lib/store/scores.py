@@ -44,6 +44,12 @@ _RECKON = tuple(
         (rankings, rankings.c.fresh, and_(images.c.open, images.c.served_at == 0)),
     )
 )  # built once, as that takes longer than to execute them
+_OF_IMAGES = {
+    profile: select(*_BRIEF, *((scores.c.profile,) if profile else ())).where(
+        scores.c.image_id.in_(bindparam("image_ids", expanding=True))
+    )
+    for profile in (True, False)
+}
 _HANDED_OUT = update(rankings).where(rankings.c.image_id == bindparam("handed_out")).values(fresh=False)
 
 
@@ -146,10 +152,9 @@ def of_images(connection: Connection, image_ids: Sequence[str], *, profile: bool
         image_ids: of the images.
         profile: with the uncertainty of each slice, which takes long to read for many images.
     """
-    columns = (*_BRIEF, scores.c.profile) if profile else _BRIEF
     found = {}
     for chunk in chunks(image_ids, _MOST_IN_A_LIST):
-        for row in connection.execute(select(*columns).where(scores.c.image_id.in_(chunk))).all():
+        for row in connection.execute(_OF_IMAGES[profile], {"image_ids": chunk}).all():
             known = None
             if row.figures is not None:
                 slices = row.profile if profile else _NO_PROFILE

@@ -60,10 +60,10 @@ def ranked(
         left = np.ones(len(tier), bool)
         ranking: list[Choice] = []
 
-        def choose(index: int) -> None:
+        def choose(index: int, others: NDArray[np.floating]) -> None:
             if len(labelled) or len(taken) > 1 or ranking:
                 score = float(distance[index])
-                reason = _reason(score, stands_for[coverage.is_typical_of(index)], to_whom)
+                reason = _reason(score, others, to_whom)
             else:
                 score = None
                 reason = "the most typical of the images looked at; there is none labelled yet to compare them with"
@@ -73,12 +73,12 @@ def ranked(
 
         for _ in tier[:ONE_BY_ONE]:
             best = int(np.argmax(np.where(left, coverage.gains, -np.inf)))
-            choose(best)
+            choose(best, stands_for[coverage.is_typical_of(best)])
             coverage.take(best)
             left[best] = False
         for other in np.argsort(-coverage.gains, kind="stable"):
             if left[other]:
-                choose(int(other))
+                choose(int(other), stands_for[:0])
         taken.append(own[own.any(1)])
         return ranking
 
