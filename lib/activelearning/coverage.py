@@ -13,6 +13,10 @@ from lib.store.pool import Candidate
 FARTHEST = 2.0
 """The cosine distance of opposite directions."""
 
+ONE_BY_ONE = 16
+"""So many are chosen as if one after the other, more than are passed over as a rule; behind them come the others by
+what each would add to these."""
+
 
 def distances(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
     """Cosine distances `(N, M)` of embeddings `(N, F)` and `(M, F)`, 0 to 2; 1 where one is zero."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.activelearning.coverage import FARTHEST, Novelty, embeddings, features, known
+from lib.activelearning.coverage import FARTHEST, ONE_BY_ONE, Novelty, embeddings, features, known
 from lib.activelearning.history import History
 from lib.activelearning.parts import class_part, class_shares, next_part
 from lib.activelearning.strategy import BY_TURN, HIGHEST_OF_EACH_CLASS, Choice, Strategy, highest
@@ -58,18 +58,28 @@ def ranked(
         own = embeddings(tier, length)
         novelty = Novelty(own, np.concatenate(taken))
         left = np.ones(len(tier), bool)
-        ranking = []
-        for _ in tier:
-            part = next_part(shares, picked)
-            keys = parts[part].keys + np.log(np.maximum(novelty.nearest, _NOTHING)) if novel else parts[part].keys
-            best = int(np.argmax(np.where(left, keys, -np.inf)))
-            reason = parts[part].reason(best)
-            if novelty.nearest[best] < FARTHEST:
-                reason += f", at a distance of {novelty.nearest[best]:.2g} from what was chosen before"
-            ranking.append(Choice(tier[best].image_id, reason, parts[part].values[best], part))
-            novelty.take(best)
-            left[best] = False
+        ranking: list[Choice] = []
+
+        def choose(part: str, index: int) -> None:
+            reason = parts[part].reason(index)
+            if novelty.nearest[index] < FARTHEST:
+                reason += f", at a distance of {novelty.nearest[index]:.2g} from what was chosen before"
+            ranking.append(Choice(tier[index].image_id, reason, parts[part].values[index], part))
+            left[index] = False
             picked[part] += 1
+
+        def keys(part: str) -> NDArray[np.float64]:
+            return parts[part].keys + np.log(np.maximum(novelty.nearest, _NOTHING)) if novel else parts[part].keys
+
+        for _ in tier[:ONE_BY_ONE]:
+            part = next_part(shares, picked)
+            best = int(np.argmax(np.where(left, keys(part), -np.inf)))
+            choose(part, best)
+            novelty.take(best)
+        orders = {part: iter(np.argsort(-keys(part), kind="stable").tolist()) for part in parts}
+        for _ in tier[ONE_BY_ONE:]:
+            part = next_part(shares, picked)
+            choose(part, next(index for index in orders[part] if left[index]))
         taken.append(own[own.any(1)])
         return ranking
 

@@ -15,15 +15,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.activelearning.coverage import FARTHEST, Coverage, distances, embeddings, features, has_embedding, known
+from lib.activelearning.coverage import (
+    FARTHEST,
+    ONE_BY_ONE,
+    Coverage,
+    distances,
+    embeddings,
+    features,
+    has_embedding,
+    known,
+)
 from lib.activelearning.history import History
 from lib.activelearning.strategy import BY_TURN, WITH_FOREGROUND, Choice, Strategy
 from lib.activelearning.tiers import images, in_tiers
 from lib.store.pool import Candidate
 
-ONE_BY_ONE = 16
-"""So many are chosen as if one after the other, more than are passed over as a rule; behind them come the others by
-what each would add to these."""
 _MORE = 1.2  # uncertain, by the mean, is worth a word
 _SAME = 1e-6  # a cosine distance that may come from keeping embeddings in half precision
 

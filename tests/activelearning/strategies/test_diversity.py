@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lib.activelearning.coverage import ONE_BY_ONE
 from lib.activelearning.history import History
-from lib.activelearning.strategies.diversity import ONE_BY_ONE, rank, ranked
+from lib.activelearning.strategies.diversity import rank, ranked
 from lib.case_scores import CaseScores
 from lib.store.pool import Candidate
 
