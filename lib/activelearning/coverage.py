@@ -54,37 +54,6 @@ def known(history: History, length: int) -> NDArray[np.float32]:
     return found[np.isfinite(found).all(1) & found.any(1)]
 
 
-class Coverage:
-    """How far candidates are from the nearest image that is known, and which of them would change that most.
-
-    Args:
-        own: embeddings of the candidates `(N, F)`.
-        taken: embeddings of the images that are known `(K, F)`.
-        weights: how much each candidate counts, such as how many images it stands for, `(N,)`.
-    """
-
-    def __init__(self, own: NDArray[np.floating], taken: NDArray[np.floating], weights: NDArray[np.floating]) -> None:
-        self._weights = weights
-        self._between = distances(own, own)
-        self.nearest = distances(own, taken).min(1, initial=FARTHEST)
-        self.gains: NDArray[np.float64] = weights @ np.maximum(0.0, self.nearest[:, None] - self._between)
-        """By how much all candidates in all would come nearer to a known one if this one were known."""
-
-    def is_typical_of(self, index: int) -> NDArray[np.bool_]:
-        """To which of the other candidates this one is less than half as far as any that is known, `(N,)`."""
-        found = self._between[:, index] < self.nearest / 2
-        found[index] = False
-        return found
-
-    def take(self, index: int) -> None:
-        """Count one of the candidates as known from now on."""
-        changed = np.flatnonzero(self._between[:, index] < self.nearest)
-        before, between = self.nearest[changed, None], self._between[changed]
-        after = between[:, [index]]
-        self.gains -= self._weights[changed] @ (np.maximum(0.0, before - between) - np.maximum(0.0, after - between))
-        self.nearest[changed] = after[:, 0]
-
-
 class Novelty:
     """How far candidates are from the nearest image that is known.
 
@@ -111,6 +80,36 @@ class Novelty:
     def _fill(self) -> None:
         there = self.nearest[self._has_one]
         self.nearest[~self._has_one] = np.median(there) if len(there) else FARTHEST
+
+
+class Coverage(Novelty):
+    """The same, and which of the candidates would change it most.
+
+    Args:
+        own: embeddings of the candidates `(N, F)`.
+        taken: embeddings of the images that are known `(K, F)`.
+        weights: how much each candidate counts, such as how many images it stands for, `(N,)`.
+    """
+
+    def __init__(self, own: NDArray[np.floating], taken: NDArray[np.floating], weights: NDArray[np.floating]) -> None:
+        super().__init__(own, taken)
+        self._weights = weights
+        self.gains: NDArray[np.float64] = weights @ np.maximum(0.0, self.nearest[:, None] - self._between)
+        """By how much all candidates in all would come nearer to a known one if this one were known."""
+
+    def is_typical_of(self, index: int) -> NDArray[np.bool_]:
+        """To which of the other candidates this one is less than half as far as any that is known, `(N,)`."""
+        found = self._between[:, index] < self.nearest / 2
+        found[index] = False
+        return found
+
+    def take(self, index: int) -> None:
+        """Count one of the candidates as known from now on."""
+        changed = np.flatnonzero(self._between[:, index] < self.nearest)
+        before, between = self.nearest[changed, None], self._between[changed]
+        after = between[:, [index]]
+        self.gains -= self._weights[changed] @ (np.maximum(0.0, before - between) - np.maximum(0.0, after - between))
+        super().take(index)
 
 
 def _usable(candidates: Sequence[Candidate]) -> dict[int, tuple[NDArray[np.intp], NDArray[np.float32]]]:

@@ -36,7 +36,7 @@ def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Gener
 def ranked(
     candidates: Sequence[Candidate], history: History, rng: np.random.Generator, *, novel: bool = False
 ) -> list[Choice]:
-    """Rank all candidates as if all were chosen one after the other.
+    """Rank all candidates as if one after the other was chosen; behind the first, what is chosen changes no distance.
 
     Args:
         candidates: in any order.
@@ -56,7 +56,7 @@ def ranked(
         parts = {part: _Part(part, values, stands_for, beta, rng) for part, values in _values(tier).items()}
         shares = class_shares(_classes(tier))
         own = embeddings(tier, length)
-        novelty = Novelty(own, np.concatenate(taken))
+        novelty = Novelty(own, np.concatenate(taken))  # without embeddings, all are as new
         left = np.ones(len(tier), bool)
         ranking: list[Choice] = []
 
@@ -69,7 +69,7 @@ def ranked(
             picked[part] += 1
 
         def keys(part: str) -> NDArray[np.float64]:
-            return parts[part].keys + np.log(np.maximum(novelty.nearest, _NOTHING)) if novel else parts[part].keys
+            return parts[part].keys + np.log(np.maximum(novelty.nearest, _NOTHING))
 
         for _ in tier[:ONE_BY_ONE]:
             part = next_part(shares, picked)
