@@ -21,14 +21,14 @@ def label_file(path, liver, tumor=0, looked_at=None):
     return path
 
 
-def run_campaign(studies, scratch) -> Store:
+def run_campaign(studies, scratch, url="") -> Store:
     """Images a to f: a and b are corrected by ann, a and c labelled by bob as well or from nothing, f is left out.
 
     What ann changes: all of a's tumor, a fifth of b's liver. She saves b twice.
     """
     for seed, name in enumerate("abcdef"):
         add_image(studies, name, seed)
-    store = open_store(studies)
+    store = open_store(studies, url)
 
     def save(image_id, author, *voxels, **more):
         path = label_file(scratch / "label.nii.gz", *voxels, **more)

@@ -4,12 +4,16 @@ from lib.store import campaign
 from tests.store.campaign_site import run_campaign
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def store(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("campaign")
-    store = run_campaign(folder / "studies", folder)
+    server = request.getfixturevalue("postgresql") if request.param == "postgresql" else None
+    url = server.new_database() if server else ""
+    store = run_campaign(folder / "studies", folder, url)
     yield store
     store.close()
+    if server:
+        server.drop_database(url)
 
 
 def test_progress(store):
