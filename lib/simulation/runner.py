@@ -101,7 +101,8 @@ def run_all(
 
 def _do(pool: ProcessPoolExecutor, jobs: Sequence[Job], what: str, unit: str) -> None:
     """Do jobs and show how many rounds there are of all that there may be."""
-    running = {pool.submit(job): job for job in jobs}
+    with _interrupts_later():
+        running = {pool.submit(job): job for job in jobs}
     waiting: set[Future[None]] = set(running)
 
     def done() -> int:
@@ -133,10 +134,22 @@ def _processes(workers: int, niceness: int) -> Iterator[ProcessPoolExecutor]:
     pool.shutdown()
 
 
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """A Ctrl-C waits until the end; processes that start in between are never interrupted by one: the parent decides.
+
+    A terminal sends it to them as well, and those that are just importing would each show where.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(parent: int, niceness: int) -> None:
     """In each process, before its first job."""
     end_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the parent decides
     os.nice(niceness)
     torch.set_num_threads(1)
 
