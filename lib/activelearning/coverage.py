@@ -23,9 +23,13 @@ def distances(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray
     return np.clip(1 - _unit(one) @ _unit(other).T, 0.0, FARTHEST)
 
 
-def features(candidates: Sequence[Candidate]) -> int:
-    """The length of the embeddings that can be compared, which is that of most candidates; 0 if none has one."""
-    found = {length: len(rows) for length, (rows, _) in _usable(candidates).items()}
+def features(candidates: Sequence[Candidate], model_version: str | None) -> int:
+    """The length of the embeddings that can be compared: that of most candidates which the model in force has scored;
+    of most, if it has scored none; 0 if none has an embedding.
+    """
+    current = [one for one in candidates if one.model_version == model_version]
+    usable = _usable(current) or _usable(candidates)
+    found = {length: len(rows) for length, (rows, _) in usable.items()}
     return max(found, key=lambda length: (found[length], length), default=0)
 
 
@@ -62,31 +66,35 @@ class Novelty:
         taken: embeddings of the images that are known `(K, F)`.
 
     Attributes:
-        nearest: the distances `(N,)`; where there is no embedding, and so no distance, the usual one.
+        nearest: the distances `(N,)`; where there is no embedding, and so no distance, the one that is usual among
+            the candidates that are left.
     """
 
     def __init__(self, own: NDArray[np.floating], taken: NDArray[np.floating]) -> None:
-        self._has_one = own.any(1)
-        self._between = distances(own, own)
+        self._own = own
+        self._has_none = ~own.any(1)
+        self._left = ~self._has_none
         self.nearest = distances(own, taken).min(1, initial=FARTHEST)
+        self.nearest[self._has_none] = FARTHEST
         self._fill()
 
     def take(self, index: int) -> None:
         """Count one of the candidates as known from now on."""
-        if self._has_one[index]:
-            np.minimum(self.nearest, self._between[:, index], out=self.nearest)
+        if not self._has_none[index]:
+            np.minimum(self.nearest, distances(self._own, self._own[[index]])[:, 0], out=self.nearest)
+            self._left[index] = False
             self._fill()
 
     def _fill(self) -> None:
-        there = self.nearest[self._has_one]
-        self.nearest[~self._has_one] = np.median(there) if len(there) else FARTHEST
+        if self._left.any():
+            self.nearest[self._has_none] = np.median(self.nearest[self._left])
 
 
 class Coverage(Novelty):
     """The same, and which of the candidates would change it most.
 
     Args:
-        own: embeddings of the candidates `(N, F)`.
+        own: embeddings of the candidates `(N, F)`, none of them zero.
         taken: embeddings of the images that are known `(K, F)`.
         weights: how much each candidate counts, such as how many images it stands for, `(N,)`.
     """
@@ -94,6 +102,7 @@ class Coverage(Novelty):
     def __init__(self, own: NDArray[np.floating], taken: NDArray[np.floating], weights: NDArray[np.floating]) -> None:
         super().__init__(own, taken)
         self._weights = weights
+        self._between = distances(own, own)
         self.gains: NDArray[np.float64] = weights @ np.maximum(0.0, self.nearest[:, None] - self._between)
         """By how much all candidates in all would come nearer to a known one if this one were known."""
 

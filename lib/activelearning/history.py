@@ -16,7 +16,8 @@ class History:
         labelled: images with a final label.
         planned: labels that the campaign is planned to have, at least 1.
         picked: by part of the strategy (see `Choice.part`), how many of its choices came from that part.
-        embeddings: float32 `(n, F)`, of images that are labelled or in somebody's hands, as far as they are known.
+        embeddings: float32 `(n, F)`, of images that are labelled or in somebody's hands, as far as they can be compared
+            with those of the candidates.
     """
 
     model_version: str | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Connection
 
+from lib.activelearning.coverage import features
 from lib.activelearning.history import History
 from lib.activelearning.patients import APART, in_turn
 from lib.activelearning.strategy import Choice, Strategy
@@ -58,7 +59,7 @@ def rank_pool(
         found = _candidates(connection, strategy, patients, model_version, at_hand, float(rng.random()))
         if not found:
             return Ranking([], {})
-        history = _history(connection, store, strategy, model_version)
+        history = _history(connection, store, strategy, model_version, features(found, model_version))
         last = leases.last_handed_out(connection, APART)
         whose = patients.keys(connection, last)
     candidates = {one.image_id: one for one in found}
@@ -101,11 +102,11 @@ def _candidates(
     return []
 
 
-def _history(connection: Connection, store: Store, strategy: Strategy, model_version: str) -> History:
+def _history(connection: Connection, store: Store, strategy: Strategy, model_version: str, length: int) -> History:
     return History(
         model_version=model_version,
         labelled=images.count_labelled(connection),
         planned=store.settings.active_learning.planned_labels,
         picked=leases.picked(connection, strategy.name),
-        embeddings=scores.embeddings_of_known(connection, model_version),
+        embeddings=scores.embeddings_of_known(connection, length),
     )

@@ -34,14 +34,16 @@ class _State:
     Args:
         file: as the ledger has it.
         scored: by which model it was scored last, and when; None: never.
+        seen: whether that was a model, and not in vain.
     """
 
     file: FileState
     scored: tuple[str, float] | None
+    seen: bool
 
 
 class ScoreKeeper:
-    """Has images of a store scored once by each model version while they wait for a label.
+    """Has images of a store scored once by each model version while they wait for a label, and labelled ones by one.
 
     Args:
         store: of the folder or the PACS.
@@ -67,13 +69,14 @@ class ScoreKeeper:
         """
         return self._found(partial(scores.waiting, model_version=model_version), limit, at_hand)
 
-    def never_seen(self, limit: int = 64, *, at_hand: bool = False) -> list[str]:
-        """Ids of labelled images that no model has seen, so that no other can be compared with them; as `waiting`.
+    def never_seen(self, model_version: str, limit: int = 64, *, at_hand: bool = False) -> list[str]:
+        """Ids of labelled images of which no model has told anything, so that no other can be compared with them; as
+        `waiting`.
 
         Raises:
             StorageError: the ledger can't be read.
         """
-        return self._found(scores.never_seen, limit, at_hand)
+        return self._found(partial(scores.never_seen, model_version=model_version), limit, at_hand)
 
     def _found(self, find: Callable[..., list[str]], limit: int, at_hand: bool) -> list[str]:
         fetched = at_hand and not self._store.images.in_folder
@@ -148,8 +151,8 @@ class ScoreKeeper:
         note(CaseScores(None, {}, embedding=embedding), time.perf_counter() - began)
 
     def _wanted(self, path: str, model_version: str) -> _State | None:
-        """The state of an image of the store that waits for a label and that this model has not tried to score, or that
-        has a label and no model has; None of other files.
+        """The state of an image of the store that this model has not tried to score, and that waits for a label, or has
+        one and none has told anything of it; None of other files.
 
         Raises:
             StorageError: the ledger can't be read.
@@ -162,7 +165,7 @@ class ScoreKeeper:
             if image is None or image.problem is not None or image.excluded is not None:
                 return None
             state = _state(connection, image_id)
-        if state and state.scored and (image.labelled or state.scored[0] == model_version):
+        if state and state.scored and (state.scored[0] == model_version or (image.labelled and state.seen)):
             return None
         return state
 
@@ -200,4 +203,5 @@ def _state(connection: Connection, image_id: str) -> _State | None:
     image = images.find(connection, image_id)
     known = scores.of_images(connection, [image_id], profile=False).get(image_id)
     scored = None if known is None else (known.model_version, known.scored_at)
-    return None if image is None else _State(image.file, scored)
+    seen = known is not None and known.model_version != NO_MODEL and known.problem is None
+    return None if image is None else _State(image.file, scored, seen)

@@ -140,6 +140,10 @@ class CaseObserver:
         if bottom is None:
             return None
         there = cleaned[:, :: self._coarse[0], :: self._coarse[1]] > 0
+        if not there.any():  # perhaps it lies between the pixels of the coarse grid: then those beside it
+            there = cleaned > 0
+            for axis, step in enumerate(self._coarse, start=1):
+                there = np.logical_or.reduceat(there, np.arange(0, there.shape[axis], step), axis=axis)
         both = np.concatenate([bottom, densities(self._sampled[there] if there.any() else self._sampled)])
         embedding: NDArray[np.float32] = (both / np.linalg.norm(both)).astype(np.float32)
         return embedding
@@ -176,7 +180,7 @@ class CaseObserver:
                 precision=self._settings.inference.precision,
                 give_way=give_way,
             )
-        except RuntimeError:  # of torch, such as too little memory; what the other scores need has been seen
+        except (RuntimeError, MemoryError):  # such as too little memory; what the other scores need has been seen
             logger.exception("no BALD of an image: its dropout passes failed")
             return None
 

@@ -5,19 +5,17 @@ labelled, so that others can be compared with it. `rankings` holds those by whic
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, and_, bindparam, delete, exists, func, insert, select, true, update
+from sqlalchemy import Connection, and_, bindparam, delete, exists, func, insert, or_, select, true, update
 
-from lib.case_scores import CaseScores
+from lib.case_scores import NO_MODEL, CaseScores
 from lib.store.layout import FINAL
 from lib.store.listing import chunks
 from lib.store.schema import FETCHED, NOT_SCORED, images, leases, rankings, scores, versions
@@ -50,6 +48,9 @@ _OF_IMAGES = {
     )
     for profile in (True, False)
 }
+_EMBEDDINGS = select(scores.c.embedding).where(
+    scores.c.image_id.in_(bindparam("image_ids", expanding=True)), scores.c.embedding.is_not(None)
+)
 _HANDED_OUT = update(rankings).where(rankings.c.image_id == bindparam("handed_out")).values(fresh=False)
 
 
@@ -185,14 +186,17 @@ def waiting(connection: Connection, model_version: str, limit: int = 64, *, fetc
     return [*found, *again][:limit]
 
 
-def never_seen(connection: Connection, limit: int = 64, *, fetched: bool = False) -> list[str]:
-    """Images that were labelled before any model looked at them, of those with which others are compared, see
-    `embeddings_of_known`; arguments as for `waiting`.
+def never_seen(connection: Connection, model_version: str, limit: int = 64, *, fetched: bool = False) -> list[str]:
+    """Images that were labelled before any model could tell something of them, of those with which others are compared,
+    see `embeddings_of_known`; without those at which this model has looked in vain. Arguments as for `waiting`.
     """
+    in_vain = or_(scores.c.model_version == NO_MODEL, scores.c.problem.is_not(None))
+    unseen = or_(scores.c.image_id.is_(None), and_(scores.c.model_version != model_version, in_vain))
+    fit = (images.c.present, images.c.problem.is_(None), images.c.excluded.is_(None), unseen)
+    both = images.outerjoin(scores, scores.c.image_id == images.c.image_id)
     found: list[str] = []
     for chunk in chunks(_labelled(connection, _MOST_LABELLED), _MOST_IN_A_LIST):
-        fit = (images.c.present, images.c.problem.is_(None), images.c.excluded.is_(None), ~images.c.scored)
-        query = select(images.c.image_id).where(images.c.image_id.in_(chunk), *fit)
+        query = select(images.c.image_id).select_from(both).where(images.c.image_id.in_(chunk), *fit)
         found += connection.scalars(query.where(FETCHED) if fetched else query)
     return sorted(found)[:limit]
 
@@ -206,31 +210,27 @@ def counts(connection: Connection, model_version: str | None) -> Counts:
     return Counts(current, sum(found.values()), none)
 
 
-def embeddings_of_known(
-    connection: Connection, model_version: str | None = None, limit: int = _MOST_LABELLED
-) -> NDArray[np.float32]:
+def embeddings_of_known(connection: Connection, length: int, limit: int = _MOST_LABELLED) -> NDArray[np.float32]:
     """What the models made of images that somebody has labelled, the latest of them, or has in hands.
+
+    Images that are labelled are scored no more, so that most embeddings are of earlier models than the one in force.
 
     Args:
         connection: to the ledger.
-        model_version: of the model in force. Images that are labelled are scored no more, so that most embeddings are
-            of earlier models; they are taken where they are as long as those of this one.
+        length: of the embeddings with which they are to be compared; others are left out.
         limit: at most so many labelled images.
 
     Returns:
-        float32 `(n, F)`; `(0, 0)` if there are none.
+        float32 `(n, length)`.
     """
     ids = dict.fromkeys(connection.scalars(select(leases.c.image_id)))
     ids |= dict.fromkeys(_labelled(connection, limit))
-    rows: list[Any] = []
+    found: list[bytes] = []
     for chunk in chunks(ids, _MOST_IN_A_LIST):
-        query = select(scores.c.model_version, scores.c.embedding).where(scores.c.image_id.in_(chunk))
-        rows += [row for row in connection.execute(query).all() if row.embedding is not None]
-    size = _size_of_embeddings(connection, model_version, rows)
-    fitting = [row.embedding for row in rows if len(row.embedding) == size]
+        found += connection.scalars(_EMBEDDINGS, {"image_ids": chunk})
+    fitting = [one for one in found if len(one) == length * _HALF.itemsize]
     # At once: there may be hundreds in each request.
-    known = np.frombuffer(b"".join(fitting), _HALF).astype(np.float32)
-    return known.reshape(len(fitting), -1) if fitting else np.zeros((0, 0), np.float32)
+    return np.frombuffer(b"".join(fitting), _HALF).astype(np.float32).reshape(len(fitting), length)
 
 
 def _labelled(connection: Connection, limit: int) -> list[str]:
@@ -305,20 +305,6 @@ def _by_others(connection: Connection, model_version: str, limit: int) -> Iterab
         behind = str(rows[0].model_version)
         if behind != model_version:
             yield [(row.scored_at, row.image_id) for row in rows if row.model_version == behind]
-
-
-def _size_of_embeddings(connection: Connection, model_version: str | None, rows: Sequence[Any]) -> int:
-    """Bytes of those that can be compared with the embeddings of a model; of most, if it has none."""
-    current = [len(row.embedding) for row in rows if row.model_version == model_version]
-    if not current and model_version is not None:
-        place = select(scores.c.model_version, scores.c.embedding).where(
-            scores.c.open == true(), scores.c.model_version >= model_version
-        )
-        order = (scores.c.model_version, scores.c.scored_at, scores.c.image_id)
-        some = connection.execute(place.order_by(*order).limit(8))
-        current = [len(row.embedding) for row in some if row.model_version == model_version and row.embedding]
-    sizes = Counter(current or [len(row.embedding) for row in rows])
-    return max(sizes.items(), key=itemgetter(1))[0] if sizes else 0
 
 
 def _embedding(stored: bytes | None) -> NDArray[np.float32] | None:

@@ -1,4 +1,5 @@
-"""The server scores images that wait for a label while nobody needs it, and once those that have one already.
+"""The server scores images that wait for a label while nobody needs it, and then labelled ones of which no model has
+told anything.
 
 A thread takes one image after the other, of the first few of those that no model has scored yet, or whose scores are
 the oldest, one at random, so that several servers on one ledger seldom take the same. It has the segmenter that serves
@@ -104,7 +105,8 @@ class IdleScoring:
             self._state = "waits for the end of a training"
             return _LOOK_S
         version = self._version()
-        found = keeper.waiting(version, limit=_FIRST, at_hand=True) or keeper.never_seen(limit=_FIRST, at_hand=True)
+        found = keeper.waiting(version, limit=_FIRST, at_hand=True)
+        found = found or keeper.never_seen(version, limit=_FIRST, at_hand=True)
         if not found:
             self._state = "every image that is at hand is scored"
             return _LOOK_S

@@ -148,6 +148,14 @@ def test_beside_it_lie_the_densities_of_what_was_found():
         assert found == pytest.approx(densities(picture.axial()[:, ::2, ::3][seen[:, ::2, ::3]]))
 
 
+def test_the_densities_of_a_find_between_the_pixels_looked_at_are_those_beside_it():
+    picture, small = image(), np.zeros(SHAPE, np.uint8)
+    small[3, 13, 31:33] = 2  # row 12 is looked at, and columns 30 and 33
+    told = Told(picture)
+    told.saw([0, 1, 0], features=np.ones((6, 3, 2, 3), np.float32))
+    assert told.finished(small).embedding[3:] * np.sqrt(2) == pytest.approx(densities(picture.axial()[3, 12, 30]))
+
+
 def test_cells_of_a_part_that_is_padded_weigh_by_the_foreground_in_them():
     told = Told()
     classes = np.zeros((1, 20, 30), np.uint8)  # of padded 32 x 32: four cells

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,11 +20,14 @@ def test_distances_are_of_directions_from_0_to_2():
     assert distances(rows, np.zeros((0, 2))).shape == (4, 0)
 
 
-def test_embeddings_of_most_candidates_are_compared_and_others_are_zero():
+def test_embeddings_of_the_model_in_force_are_compared_or_else_most_and_others_are_zero():
     pool = [image(1, 2), image(3, 4), image(1, 2, 3), image(0, 0), image(float("nan"), 1), image(), Candidate("none")]
-    assert features(pool) == 2
-    assert features(pool[2:4]) == 3
-    assert features(pool[3:]) == features([]) == 0
+    assert features(pool, None) == features(pool, "v1") == 2
+    assert features(pool[2:4], "v1") == 3
+    assert features(pool[3:], "v1") == features([], "v1") == 0
+    just_published = [*pool, replace(image(1, 2, 3), model_version="v1"), replace(image(1, 2), model_version="v0")]
+    assert features(just_published, "v1") == 3
+    assert features([*pool, replace(image(), model_version="v1")], "v1") == 2
     assert [has_embedding(one.scores, 2) for one in pool] == [True, True, *[False] * 5]
     assert not has_embedding(None, 0)
     assert embeddings(pool, 2).tolist() == [[1, 2], [3, 4], *[[0, 0]] * 5]
@@ -60,5 +65,9 @@ def test_novelty_is_the_distance_to_the_nearest_known_one_and_the_usual_one_with
     assert novelty.nearest == pytest.approx([*far, np.median(far)])
     novelty.take(3)
     near = 1 - np.cos([0.0, 0.5, 0.5, 0.0])
-    assert novelty.nearest == pytest.approx([*near, np.median(near)], abs=1e-9)
+    # What was taken is at no distance, which is not usual among those that are left.
+    assert novelty.nearest == pytest.approx([*near, np.median(near[:3])], abs=1e-9)
+    for index in (0, 1, 2):
+        novelty.take(index)
+    assert novelty.nearest == pytest.approx([0, 0, 0, 0, near[2]], abs=1e-9)
     assert Novelty(own[4:], own[:2]).nearest.tolist() == [2.0]

@@ -448,7 +448,7 @@ def test_a_choice_costs_the_same_at_any_size(many):
         for walk in WALKS
     } | {
         "waiting": lambda connection: scores.waiting(connection, "v1", 32),
-        "known": lambda connection: scores.embeddings_of_known(connection, "v1", 64),
+        "known": lambda connection: scores.embeddings_of_known(connection, 3, 64),
         "last": lambda connection: leases.last_handed_out(connection),
     }
     before = {name: steps(action) for name, action in actions.items()}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, insert, select, update
 
-from lib.case_scores import CaseScores, Span
+from lib.case_scores import NO_MODEL, CaseScores, Span
 from lib.errors import BadInputError
 from lib.store import images, leases, scores
 from lib.store.images import FileState
@@ -139,7 +139,7 @@ def test_of_a_pacs_only_what_was_fetched(connection):
 
 
 def test_embeddings_of_what_is_labelled_or_in_hands(connection):
-    assert scores.embeddings_of_known(connection, "v1").shape == (0, 0)
+    assert scores.embeddings_of_known(connection, 3).shape == (0, 3)
     for place, name in enumerate("abcd"):
         note(connection, name, "v0" if name == "a" else "v1", embedding=np.full(3, place, np.float32))
     note(connection, "e", embedding=None)
@@ -148,35 +148,55 @@ def test_embeddings_of_what_is_labelled_or_in_hands(connection):
     for name in ("b", "e"):
         save_final(connection, name)
     leases.acquire(connection, "c", "anna", strategy="first", reason="", score=None, seconds=60)
-    known = scores.embeddings_of_known(connection, "v1")
+    known = scores.embeddings_of_known(connection, 3)
     assert known.dtype == np.float32
     assert sorted(known.tolist()) == [[0.0] * 3, [1.0] * 3, [2.0] * 3]
-    assert sorted(scores.embeddings_of_known(connection, "v1", limit=2).tolist()) == [[1.0] * 3, [2.0] * 3]
+    assert sorted(scores.embeddings_of_known(connection, 3, limit=2).tolist()) == [[1.0] * 3, [2.0] * 3]
 
 
 def test_labelled_images_that_no_model_has_seen(connection):
-    for name in "abcd":
+    images.register(connection, [(name, STATE) for name in ("gone", "unfit")])
+    for name in (*"abcd", "gone", "unfit"):
         save_final(connection, name)
     note(connection, "b")
     images.exclude(connection, "c", "why", "anna")
-    assert scores.never_seen(connection) == ["a", "d"]
-    assert scores.never_seen(connection, 1) == ["a"]
+    images.note_vanished(connection, ["gone"])
+    images.note_problem(connection, "unfit", "no CT")
+    assert scores.never_seen(connection, "v1") == ["a", "d"]
+    assert scores.never_seen(connection, "v1", 1) == ["a"]
     connection.execute(update(images_table).where(images_table.c.image_id == "d").values(size=0))  # not fetched yet
-    assert scores.never_seen(connection, fetched=True) == ["a"]
+    assert scores.never_seen(connection, "v1", fetched=True) == ["a"]
+
+
+def test_what_was_described_without_a_model_or_scored_in_vain_is_not_seen(connection):
+    for name in "ab":
+        save_final(connection, name)
+    note(connection, "a", NO_MODEL)
+    assert scores.never_seen(connection, NO_MODEL) == ["b"]
+    assert scores.never_seen(connection, "v1") == ["a", "b"]
     scores.note_problem(connection, "a", "v1", "it can't be read")
-    assert scores.never_seen(connection) == ["d"]
+    note(connection, "b", "v1")
+    assert scores.never_seen(connection, "v1") == []
+    assert scores.never_seen(connection, "v2") == ["a"]
 
 
-def test_only_embeddings_that_can_be_compared_with_those_of_the_model_in_force(connection):
+def test_only_embeddings_that_can_be_compared(connection):
     for name, version, size in (("a", "v0", 2), ("b", "v0", 2), ("c", "v1", 3), ("d", "v1", 3)):
         note(connection, name, version, embedding=np.ones(size, np.float32))
     for name in "abc":
         save_final(connection, name)
-    assert scores.embeddings_of_known(connection, "v1").shape == (1, 3)
-    assert scores.embeddings_of_known(connection, "v0").shape == (2, 2)
-    assert scores.embeddings_of_known(connection, "v9").shape == (2, 2)  # as most are
-    scores.forget(connection, ["c"])
-    assert scores.embeddings_of_known(connection, "v1").shape == (0, 0)  # d, which waits, tells the length
+    assert [scores.embeddings_of_known(connection, length).shape for length in (2, 3, 4)] == [(2, 2), (1, 3), (0, 4)]
+
+
+def test_what_was_handed_out_and_put_back_is_not_fresh(connection):
+    """Neither as handing out notes it, nor when it is reckoned anew."""
+    note(connection, "a")
+    for again in (False, True):
+        leases.acquire(connection, "a", "anna", strategy="first", reason="", score=None, seconds=60)
+        leases.free(connection, "a", actor="anna", why="skipped")
+        if again:
+            images.reckon(connection, ["a"])
+        assert not any(connection.scalars(select(rankings_table.c.fresh).where(rankings_table.c.image_id == "a")))
 
 
 def test_nothing_is_left_of_what_is_forgotten(connection):

@@ -106,12 +106,32 @@ def test_what_was_labelled_before_is_looked_at_once_in_the_end_so_that_others_ca
         assert site.scored() == dict.fromkeys(NAMES, "v1")
         assert scoring.info()["current"] == 2
         with site.store.ledger.reading() as connection:
-            assert len(scores.embeddings_of_known(connection, "v1")) == 1
+            assert len(scores.embeddings_of_known(connection, 8 + 25)) == 1
         site.publish("v2")
         assert [scoring.step() for _ in range(3)] == [0, 0, 5]
         assert site.scored() == {"a": "v1", "b": "v2", "c": "v2"}
     finally:
         site.close()
+
+
+def test_what_was_described_before_the_first_model_and_labelled_is_looked_at_by_a_model_once(site):
+    site.source.starter.unlink()
+    scoring = site.scoring()
+    while scoring.step() == 0:
+        pass
+    assert site.scored() == dict.fromkeys(NAMES, NO_MODEL)
+    label = site.store.layout.studies.parent / "label.nii.gz"
+    write_label(label, Volume(np.ones((20, 24, 3), np.uint8), np.diag([-1.0, -1.0, 3.0, 1.0])))
+    site.store.labels.save("a", label, "final", author="ann")
+    assert scoring.step() == 5
+    for version, of_labelled in (("v1", "v1"), ("v2", "v1")):
+        site.publish(version)
+        while scoring.step() == 0:
+            pass
+        assert site.scored() == {"a": of_labelled, "b": version, "c": version}
+    # Nor when somebody opens it.
+    site.segmenter.score(str(site.keeper.path("a")))
+    assert site.scored()["a"] == "v1"
 
 
 def test_others_go_first(site):

@@ -48,7 +48,7 @@ def ranked(
     """
     picked = Counter(history.picked)
     beta = LAST_BETA**history.progress
-    length = features(candidates) if novel else 0
+    length = features(candidates, history.model_version) if novel else 0
     taken = [known(history, length)]
 
     def order(tier: list[Candidate]) -> list[Choice]:
@@ -62,8 +62,8 @@ def ranked(
 
         def choose(part: str, index: int) -> None:
             reason = parts[part].reason(index)
-            if novelty.nearest[index] < FARTHEST:
-                reason += f", at a distance of {novelty.nearest[index]:.2g} from what was chosen before"
+            if own[index].any() and novelty.nearest[index] < FARTHEST:
+                reason += f"; distance to the nearest one before it {novelty.nearest[index]:.3f}"
             ranking.append(Choice(tier[index].image_id, reason, parts[part].values[index], part))
             left[index] = False
             picked[part] += 1

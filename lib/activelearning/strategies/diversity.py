@@ -52,14 +52,14 @@ def ranked(
             (CLUE, arXiv 2010.08666), so that images stand for what the model has still to learn; evenly where no model
             has told that.
     """
-    length = features(candidates)
+    length = features(candidates, history.model_version)
     labelled = known(history, length)
     taken = [labelled]
 
     def order(tier: list[Candidate]) -> list[Choice]:
         own = embeddings(tier, length)
         stands_for = np.array([one.stands_for for one in tier])
-        uncertainty = _uncertainty(tier) if by_uncertainty else np.ones(len(tier))
+        uncertainty = _uncertainty(tier, stands_for) if by_uncertainty else np.ones(len(tier))
         coverage = Coverage(own, np.concatenate(taken), stands_for * uncertainty)
         distance = distances(own, labelled).min(1, initial=FARTHEST) if len(labelled) else coverage.nearest
         to_whom = _known(len(labelled)) if len(labelled) else "all ranked before it"
@@ -98,11 +98,11 @@ def ranked(
     )
 
 
-def _uncertainty(tier: Sequence[Candidate]) -> NDArray[np.float64]:
-    """Entropies by their mean `(N,)`; 1 where there is none."""
+def _uncertainty(tier: Sequence[Candidate], stands_for: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Entropies `(N,)` by the mean of all images that the candidates stand for; 1 where there is none."""
     entropies = np.array([np.nan if one.scores is None else one.scores.entropy for one in tier], np.float64)
     there = np.isfinite(entropies)
-    mean = float(entropies[there].mean()) if there.any() else 0.0
+    mean = float(np.average(entropies[there], weights=stands_for[there])) if there.any() else 0.0
     return np.where(there, entropies / mean, 1.0) if mean > 0 else np.ones(len(tier))
 
 

@@ -27,7 +27,7 @@ def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Gener
     """By diversity early in the campaign, or while there is no model, if there are embeddings; otherwise by class."""
     early = history.progress < DIVERSE_SHARE or history.labelled < DIVERSE_LABELS
     scored = any(one.scores is not None and class_balanced.knows(one.scores) for one in candidates)
-    if (early or not scored) and features(candidates):
+    if (early or not scored) and features(candidates, history.model_version):
         return diversity.ranked(candidates, history, rng, by_uncertainty=True)
     return class_balanced.ranked(candidates, history, rng, novel=True)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lib.activelearning.coverage import ONE_BY_ONE
 from lib.activelearning.history import History
 from lib.activelearning.strategies.class_balanced import rank, ranked
 from lib.activelearning.strategy import Choice
@@ -117,9 +118,7 @@ def test_what_is_unlike_all_chosen_before_counts_more():
     ranking = ranked(pool, history, rng(), novel=True)
     assert [one.image_id for one in ranking] == ["a", "d", "b", "c", "near a"]
     assert ranking[0].reason == "the highest tumor uncertainty of 5 images"
-    assert ranking[1].reason.endswith(
-        f" of 5 images, at a distance of {1 - np.cos(1.5):.2g} from what was chosen before"
-    )
+    assert ranking[1].reason.endswith(f" of 5 images; distance to the nearest one before it {1 - np.cos(1.5):.3f}")
 
     earlier = [replace(one, model_version="v0") for one in pool[1:]]
     others = ranked([pool[0], *earlier], history, rng(), novel=True)
@@ -139,5 +138,22 @@ def test_an_image_without_an_embedding_is_as_far_as_usual_ones():
     ]
     history = late(picked=Counter({"class:liver": 99, "entropy": 99}), embeddings=np.array([[1.0, 0.0]], np.float32))
     assert ranked(pool, history, rng(), novel=True)[0].image_id == "far"
+    assert not any(
+        "distance" in one.reason for one in ranked(pool, history, rng(), novel=True) if "unk" in one.image_id
+    )
     assert [one.image_id for one in ranked(pool[:2], history, rng(), novel=True)] == ["near", "unknown"]
     assert [one.image_id for one in ranked(pool[1:], history, rng(), novel=True)] == ["unknown", "far"]
+
+
+def test_behind_those_chosen_one_by_one_the_others_keep_their_order():
+    pool = [image(f"{place:02}", *[0.5**place] * 3) for place in range(2 * ONE_BY_ONE)]
+    names = [one.image_id for one in pool]
+    assert [one.image_id for one in rank(pool[::-1], late(), rng())] == names
+    # Of the second half, those that are like what was chosen before them come last.
+    kinds = np.eye(2 * ONE_BY_ONE, dtype=np.float32)
+    for place in (ONE_BY_ONE, ONE_BY_ONE + 2):
+        kinds[place] = kinds[place - ONE_BY_ONE]
+    pool = [replace(one, scores=replace(one.scores, embedding=kind)) for one, kind in zip(pool, kinds, strict=True)]
+    expected = [*names[:ONE_BY_ONE], names[ONE_BY_ONE + 1], *names[ONE_BY_ONE + 3 :]]
+    ranking = [one.image_id for one in ranked(pool, late(), rng(), novel=True)]
+    assert ranking[: len(expected)] == expected

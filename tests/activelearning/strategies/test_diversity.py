@@ -137,6 +137,20 @@ def test_an_image_without_an_entropy_counts_as_usual_ones(pool):
     assert ranked(told, History("v1"), rng(), by_uncertainty=True) == rank(told, History("v1"), rng())
 
 
+def test_uncertainty_is_told_beside_that_of_all_images_that_the_candidates_stand_for(pool):
+    told = [uncertain(pool[0], 0.6), *(replace(uncertain(one, 0.1), stands_for=100.0) for one in pool[1:3])]
+    ranking = {one.image_id: one for one in ranked(told, History("v1"), rng(), by_uncertainty=True)}
+    assert ranking[pool[0].image_id].reason.endswith(
+        f"; {0.6 / (20.6 / 201):.1f} times as uncertain as images usually are"
+    )
+
+
+def test_behind_those_chosen_one_by_one_the_others_keep_their_order():
+    kinds = np.eye(2 * ONE_BY_ONE)
+    pool = [image(f"{place:02}", kind, stands_for=100.0 - place) for place, kind in enumerate(kinds)]
+    assert names(rank(pool[::-1], History("v1"), rng())) == [one.image_id for one in pool]
+
+
 def test_all_are_ranked_once_whatever_their_number(pool):
     for count in (1, ONE_BY_ONE - 1, ONE_BY_ONE, ONE_BY_ONE + 1, len(pool)):
         assert sorted(names(rank(pool[:count], History("v1"), rng()))) == sorted(one.image_id for one in pool[:count])

@@ -22,7 +22,7 @@ def rng(seed=0):
 
 def scored(image_id, entropy=0.1, version="v1", features=(1.0, 0.0), **more):
     embedding = None if features is None else np.array(features, np.float32)
-    classes = {"liver": entropy / 2, "tumor": entropy / 4}
+    classes = {"liver": entropy / 2, "hepatic_vessels": entropy / 4}
     scores = CaseScores(entropy, classes, bald=entropy / 8, ml={"liver": 900.0}, lesions=1, embedding=embedding)
     return Candidate(image_id, scores=scores, model_version=version, **more)
 
@@ -32,11 +32,11 @@ def bent(candidate, **scores):
 
 
 FRESH = [scored(f"now{n}", 0.1 + n / 50, features=(np.cos(n), np.sin(n))) for n in range(6)]
-OLD = [scored(f"earlier{n}", 0.8, "v0", (np.cos(n), -np.sin(n))) for n in range(3)]
-UNSCORED = [Candidate(f"unscored{n}", patient="p", stands_for=40.0) for n in range(3)]
+OLD = [scored(f"earlier{n}", 0.8, "v0", (np.cos(n), -np.sin(n)), stands_for=2e5) for n in range(3)]
+UNSCORED = [Candidate(f"unscored{n}", patient="p", stands_for=2e4) for n in range(3)]
 SERVED = [scored("again1", 0.9, last_served=9.0), Candidate("again0", 0.3, last_served=7.0)]
 ODD = [
-    bent(scored("odd0"), entropy=NAN, bald=NAN, classes={"liver": NAN, "tumor": NAN}),
+    bent(scored("odd0"), entropy=NAN, bald=NAN, classes={"liver": NAN, "hepatic_vessels": NAN}),
     bent(scored("odd1"), classes={}, bald=None, ml={}, lesions=0),
     scored("odd2", features=None),
     scored("odd3", 0.0, features=(0.0, 0.0)),
