@@ -40,7 +40,7 @@ def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Gener
 
 
 def ranked(
-    candidates: Sequence[Candidate], history: History, rng: np.random.Generator, *, by_uncertainty: bool = False
+    candidates: Sequence[Candidate], history: History, rng: np.random.Generator, *, to_learn: bool = False
 ) -> list[Choice]:
     """Rank all candidates, as if the first were chosen one after the other.
 
@@ -48,9 +48,10 @@ def ranked(
         candidates: in any order.
         history: holds the embeddings of what is known.
         rng: for those without an embedding.
-        by_uncertainty: each image counts as much as the model is uncertain about it, by the entropy of its prediction
-            (CLUE, arXiv 2010.08666), so that images stand for what the model has still to learn; evenly where no model
-            has told that.
+        to_learn: each image counts as much as the model is uncertain about it, by the entropy of its prediction
+            (CLUE, arXiv 2010.08666), so that images stand for what the model has still to learn; and those come first
+            that show as much of the rarest class as half of all images do, as a label without a tumor teaches nothing
+            of tumors. Neither where no model has told that.
     """
     length = features(candidates, history.model_version)
     labelled = known(history, length)
@@ -59,7 +60,8 @@ def ranked(
     def order(tier: list[Candidate]) -> list[Choice]:
         own = embeddings(tier, length)
         stands_for = np.array([one.stands_for for one in tier])
-        uncertainty = _uncertainty(tier, stands_for) if by_uncertainty else np.ones(len(tier))
+        uncertainty = _uncertainty(tier, stands_for) if to_learn else np.ones(len(tier))
+        first = _shows_rarest(tier, stands_for) if to_learn else np.ones(len(tier), bool)
         coverage = Coverage(own, np.concatenate(taken), stands_for * uncertainty)
         distance = distances(own, labelled).min(1, initial=FARTHEST) if len(labelled) else coverage.nearest
         to_whom = _known(len(labelled)) if len(labelled) else "all ranked before it"
@@ -78,11 +80,11 @@ def ranked(
             ranking.append(Choice(tier[index].image_id, reason, score, "diversity"))
 
         for _ in tier[:ONE_BY_ONE]:
-            best = int(np.argmax(np.where(left, coverage.gains, -np.inf)))
+            best = int(np.argmax(np.where(left & first if (left & first).any() else left, coverage.gains, -np.inf)))
             choose(best, stands_for[coverage.is_typical_of(best)])
             coverage.take(best)
             left[best] = False
-        for other in np.argsort(-coverage.gains, kind="stable"):
+        for other in np.lexsort((-coverage.gains, ~first)):
             if left[other]:
                 choose(int(other), stands_for[:0])
         taken.append(own[own.any(1)])
@@ -104,6 +106,20 @@ def _uncertainty(tier: Sequence[Candidate], stands_for: NDArray[np.floating]) ->
     there = np.isfinite(entropies)
     mean = float(np.average(entropies[there], weights=stands_for[there])) if there.any() else 0.0
     return np.where(there, entropies / mean, 1.0) if mean > 0 else np.ones(len(tier))
+
+
+def _shows_rarest(tier: Sequence[Candidate], stands_for: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which candidates `(N,)` show as much of the class of the least volume as half of all images that they stand for;
+    all if no model has seen any.
+    """
+    seen = [one.scores.ml if one.scores is not None else {} for one in tier]
+    by_class = [np.array([ml.get(name, 0.0) for ml in seen]) for name in sorted({name for ml in seen for name in ml})]
+    rarest = min(by_class, key=lambda ml: float(ml @ stands_for), default=np.zeros(len(tier)))
+    ascending = np.argsort(rarest)
+    weights = np.cumsum(stands_for[ascending])
+    median = rarest[ascending[np.searchsorted(weights, weights[-1] / 2)]]
+    shown = (rarest >= median) & (rarest > 0)
+    return shown if shown.any() else np.ones(len(tier), bool)
 
 
 def _known(count: int) -> str:

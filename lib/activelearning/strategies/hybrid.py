@@ -2,7 +2,8 @@
 
 While a model knows little, the highest uncertainties are many times the same (cold start), and typical images that are
 unlike each other teach it most (arXiv 2202.02794). But where most of a pool is what the model has seen already, the
-typical ones teach it nothing: so images count as much as the model is uncertain about them (arXiv 2010.08666). Later
+typical ones teach it nothing: so images count as much as the model is uncertain about them (arXiv 2010.08666), and
+those come first that show much of the rarest class. Later
 `class_balanced` chooses, where the score of an image counts the less the nearer it is to what was chosen before: else
 one round holds many images of the one kind that the model knows least.
 """
@@ -28,7 +29,7 @@ def rank(candidates: Sequence[Candidate], history: History, rng: np.random.Gener
     early = history.progress < DIVERSE_SHARE or history.labelled < DIVERSE_LABELS
     scored = any(one.scores is not None and class_balanced.knows(one.scores) for one in candidates)
     if (early or not scored) and features(candidates, history.model_version):
-        return diversity.ranked(candidates, history, rng, by_uncertainty=True)
+        return diversity.ranked(candidates, history, rng, to_learn=True)
     return class_balanced.ranked(candidates, history, rng, novel=True)
 
 

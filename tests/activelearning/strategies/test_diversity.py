@@ -118,7 +118,7 @@ def uncertain(candidate, entropy):
 def test_by_uncertainty_a_few_images_that_the_model_does_not_know_come_before_many_that_it_does(pool):
     told = [uncertain(one, 2.0 if one.image_id.startswith("rare") else 0.02) for one in pool]
     assert names(rank(told, History("v1"), rng()))[0].startswith("head")
-    first = ranked(told, History("v1"), rng(), by_uncertainty=True)[0]
+    first = ranked(told, History("v1"), rng(), to_learn=True)[0]
     assert first.image_id.startswith("rare")
     assert first.reason == (
         "the most typical of the images looked at; there is none labelled yet to compare them with; "
@@ -129,17 +129,17 @@ def test_by_uncertainty_a_few_images_that_the_model_does_not_know_come_before_ma
 @pytest.mark.parametrize("entropies", ["none", "the same", "zero"])
 def test_by_uncertainty_that_no_model_has_told_all_images_count_as_much(pool, entropies):
     told = [uncertain(one, {"none": None, "the same": 0.3, "zero": 0.0}[entropies]) for one in pool]
-    assert ranked(told, History("v1"), rng(), by_uncertainty=True) == rank(told, History("v1"), rng())
+    assert ranked(told, History("v1"), rng(), to_learn=True) == rank(told, History("v1"), rng())
 
 
 def test_an_image_without_an_entropy_counts_as_usual_ones(pool):
     told = [uncertain(one, None if one.image_id.startswith("rare") else 0.5) for one in pool]
-    assert ranked(told, History("v1"), rng(), by_uncertainty=True) == rank(told, History("v1"), rng())
+    assert ranked(told, History("v1"), rng(), to_learn=True) == rank(told, History("v1"), rng())
 
 
 def test_uncertainty_is_told_beside_that_of_all_images_that_the_candidates_stand_for(pool):
     told = [uncertain(pool[0], 0.6), *(replace(uncertain(one, 0.1), stands_for=100.0) for one in pool[1:3])]
-    ranking = {one.image_id: one for one in ranked(told, History("v1"), rng(), by_uncertainty=True)}
+    ranking = {one.image_id: one for one in ranked(told, History("v1"), rng(), to_learn=True)}
     assert ranking[pool[0].image_id].reason.endswith(
         f"; {0.6 / (20.6 / 201):.1f} times as uncertain as images usually are"
     )

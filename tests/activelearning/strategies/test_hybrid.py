@@ -25,7 +25,7 @@ def pool(*, with_embeddings=True):
 def by(name, candidates, history):
     rng = np.random.default_rng(4)
     if name == "diversity":
-        return diversity.ranked(candidates, history, rng, by_uncertainty=True)
+        return diversity.ranked(candidates, history, rng, to_learn=True)
     if name == "class_balanced":
         return class_balanced.ranked(candidates, history, rng, novel=True)
     return STRATEGIES[name].rank(candidates, history, rng)
