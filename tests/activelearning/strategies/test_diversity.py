@@ -137,6 +137,27 @@ def test_an_image_without_an_entropy_counts_as_usual_ones(pool):
     assert ranked(told, History("v1"), rng(), to_learn=True) == rank(told, History("v1"), rng())
 
 
+def test_to_learn_what_shows_as_much_of_the_rarest_class_as_half_of_all_images_comes_first(pool):
+    def showing(one, tumor):
+        return replace(one, scores=replace(one.scores, ml={"liver": 1500.0, "tumor": tumor, "unseen": 900.0}))
+
+    some = [one for number, one in enumerate(pool) if number % 2]
+    told = [showing(one, 20.0 if one in some else 1.0) for one in pool]
+    ranking = names(ranked(told, History("v1"), rng(), to_learn=True))
+    assert set(ranking[: len(some)]) == {one.image_id for one in some}
+    assert ranking[0].startswith("head")
+    assert names(rank(told, History("v1"), rng())) == names(rank(pool, History("v1"), rng()))
+    # An image that stands for many weighs as many: then most show little, and little is as much as half of all show.
+    many = [showing(replace(one, stands_for=1.0 if one in some else 9.0), 20.0 if one in some else 1.0) for one in pool]
+    assert set(names(ranked(many, History("v1"), rng(), to_learn=True))[: len(some)]) != set(ranking[: len(some)])
+
+
+@pytest.mark.parametrize("ml", [{}, {"liver": 0.0, "tumor": 0.0}])
+def test_where_the_model_sees_nothing_none_comes_first(pool, ml):
+    told = [replace(one, scores=replace(one.scores, ml=ml)) for one in pool]
+    assert ranked(told, History("v1"), rng(), to_learn=True) == rank(pool, History("v1"), rng())
+
+
 def test_uncertainty_is_told_beside_that_of_all_images_that_the_candidates_stand_for(pool):
     told = [uncertain(pool[0], 0.6), *(replace(uncertain(one, 0.1), stands_for=100.0) for one in pool[1:3])]
     ranking = {one.image_id: one for one in ranked(told, History("v1"), rng(), to_learn=True)}
