@@ -40,7 +40,7 @@ def write_page(path: Path, result: Mapping[str, Any], pictures: Mapping[str, byt
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, list[list[str]]]:
-    """Rows of cells of each table, the head first: `end`, `area`, `needed`."""
+    """Rows of cells of each table, the head first: `end`, `area`, and as far as there are figures `needed`, `goals`."""
     measures = summary["measures"]
     goals = [measure for measure in measures if measure != FALSE]
     end = [["strategy", "labels", *map(titled, measures)]]
@@ -56,7 +56,19 @@ def tables(summary: Mapping[str, Any]) -> dict[str, list[list[str]]]:
         need.append([name, *(number(found.get(axis, {}).get(m), 0) for axis in ("labels", "slices") for m in goals)])
     if summary["full"]:
         end.append(["the whole pool", _NONE, *(interval(summary["full"][measure]) for measure in measures)])
-    return {"end": end, "area": areas, "needed": need}
+    some = {"needed": need} if summary["full"] else {}
+    return {"end": end, "area": areas, **some, **({"goals": _goals(summary["goals"])} if summary["goals"] else {})}
+
+
+def _goals(goals: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["to reach", "measure", f"labels, {DEFAULT}", f"labels, {BASELINE}", "ratio"]]
+    for target, measures in goals["labels_needed"].items():
+        what = f"{100 * OF_FULL:g} % of the whole pool's" if target == "full" else f"what {BASELINE} has at its end"
+        for measure, found in measures.items():
+            ratio = number(found["ratio"], 2)
+            ratio = f"below {ratio}" if found["is_bound"] and found["ratio"] is not None else ratio
+            rows.append([what, titled(measure), number(found["ours"], 1), number(found["baseline"], 1), ratio])
+    return rows
 
 
 def as_markdown(rows: list[list[str]]) -> str:

@@ -60,9 +60,10 @@ def fill_in(page: Path, summary: Mapping[str, Any], command: str, png: bytes) ->
     picture = page.with_name("images") / "simulation.png"
     rows = tables(summary)
     parts = [
-        f"Made by `{command}`, {len(summary['seeds'])} seeds:", as_markdown(rows["end"]), as_markdown(rows["area"]),
-        as_markdown(rows["needed"]), f"![Learning curves](images/{picture.name})",
-    ]  # fmt: skip
+        f"Made by `{command}`, {len(summary['seeds'])} seeds. At the end; mean of the curves; labels needed:",
+        *map(as_markdown, rows.values()),
+        f"![Learning curves](images/{picture.name})",
+    ]
     filled, count = _PLACE.subn(lambda found: found[1] + "\n\n".join(parts) + "\n" + found[2], text)
     if not count:
         msg = f"{page} has no <!-- simulation --> and <!-- end of simulation --> to write between"

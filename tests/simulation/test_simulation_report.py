@@ -88,6 +88,7 @@ def test_a_campaign_that_has_just_begun_can_be_shown():
     assert summary["strategies"]["random"]["area"].get("tumor") is None
     assert draw_curves(summary).axes
     assert "–" in as_text(tables(summary)["area"])
+    assert set(tables(summary)) == {"end", "area"}
 
 
 def test_page_and_documentation(summary, tmp_path):
@@ -107,7 +108,8 @@ def test_page_and_documentation(summary, tmp_path):
     assert filled.startswith("before\n<!-- simulation -->\n")
     assert filled.endswith("<!-- end of simulation -->\nafter\n")
     assert "old" not in filled
-    assert as_markdown(tables(summary)["needed"]) in filled
+    assert all(as_markdown(rows) in filled for rows in tables(summary).values())
+    assert "| 95 % of the whole pool's | tumor Dice | 8.0 | – | below 0.80 |" in filled
     assert (tmp_path / "images" / "simulation.png").read_bytes() == pictures["curves"]
     (tmp_path / "other.md").write_text("nothing")
     with pytest.raises(BadInputError, match="no <!-- simulation -->"):
