@@ -44,7 +44,11 @@ def interrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulation") / "run"
     log = folder.parent / "log.txt"
     with log.open("wb") as file:
-        process = subprocess.Popen(command(folder), stdout=file, stderr=file, start_new_session=True)
+        # Who is started in the background ignores Ctrl-C, and so would all that it starts.
+        process = subprocess.Popen(
+            command(folder), stdout=file, stderr=file, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         try:
             while not rounds_in(folder) and process.poll() is None:
                 time.sleep(0.05)
