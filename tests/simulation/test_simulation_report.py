@@ -91,6 +91,17 @@ def test_a_campaign_that_has_just_begun_can_be_shown():
     assert set(tables(summary)) == {"end", "area"}
 
 
+@pytest.mark.parametrize("strategies", [("hybrid", "foreground_random"), ("hybrid",)])
+def test_a_page_before_the_whole_pool_was_tried(strategies, tmp_path):
+    summary = summarize({name: {0: rounds(0.2, 0.4)} for name in strategies})
+    page = tmp_path / "report.html"
+    result = {"date": "2000-01-01", "command": "me", "plan": PLAN, "summary": summary}
+    write_page(page, result, pictures_of(summary, {"ordinary": 30}))
+    text = page.read_text()
+    assert "for 95 % of what the whole pool gives" not in text
+    assert ("what foreground_random has at its end" in text) == (len(strategies) == 2)
+
+
 def test_page_and_documentation(summary, tmp_path):
     pictures = pictures_of(summary, {"ordinary": 30, "rare": 4})
     assert all(png.startswith(b"\x89PNG") for png in pictures.values())

@@ -3,9 +3,9 @@
 While a model knows little, the highest uncertainties are many times the same (cold start), and typical images that are
 unlike each other teach it most (arXiv 2202.02794). But where most of a pool is what the model has seen already, the
 typical ones teach it nothing: so images count as much as the model is uncertain about them (arXiv 2010.08666), and
-those come first that show much of the rarest class. Later
-`class_balanced` chooses, where the score of an image counts the less the nearer it is to what was chosen before: else
-one round holds many images of the one kind that the model knows least.
+those come first that show much of the rarest class. Later `class_balanced` chooses, where the score of an image counts
+the less the nearer it is to what was chosen before: else one round holds many images of the one kind that the model
+knows least.
 """
 
 from collections.abc import Sequence
