@@ -1,10 +1,12 @@
 """The NIfTI format, 1 and 2, in one file: nibabel parses headers; voxels and limits are done here."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+import rapidgzip
 from isal import igzip, igzip_threaded
 from numpy.typing import NDArray
 
@@ -14,6 +16,8 @@ from lib.volume import Grid, checked_shape, checked_size
 
 _BY_SIZE: Any = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _MOST_BEFORE_VOXELS = 64_000_000  # bytes of a NIfTI file's header and extensions
+_LEAST_FOR_MANY = 16_000_000  # bytes of a .nii.gz that several threads unpack sooner than one: four of their pieces
+_MOST_THREADS = 16  # a CT of 60 MB has no more pieces than that
 
 
 class _Header(NamedTuple):
@@ -88,21 +92,44 @@ def _header(path: Path, limits: Limits, *, compressed: bool) -> _Header:
 
 
 def _voxels(path: Path, header: _Header, *, compressed: bool) -> NDArray:
-    """The voxels, of a `.nii.gz` unpacked by a thread of its own into the memory where they stay.
+    """The voxels, of a `.nii.gz` unpacked by threads of their own into the memory where they stay.
 
     Raises:
         EOFError: the file ends before them.
     """
     voxels = np.empty(header.shape, header.dtype, order="F")
     memory = voxels.reshape(-1, order="F").view(np.uint8).data
+    if compressed and _by_many_threads(path, header.offset, memory):
+        return voxels
     # isal unpacks three times as fast as zlib. Nothing is mapped from disk: whoever shortened the file meanwhile would
     # end the whole process.
     opened: Any = igzip_threaded.open(path, "rb", threads=1) if compressed else path.open("rb")
     with opened as file:
-        skipped, done = len(file.read(header.offset)), 0
-        while skipped == header.offset and done < header.size and (count := file.readinto(memory[done:])):
-            done += count
+        done = _fill(memory, file, header.offset)
     if done < header.size:
         msg = f"the file ends after {done} of {header.size} bytes of voxels"
         raise EOFError(msg)
     return voxels
+
+
+def _by_many_threads(path: Path, offset: int, memory: memoryview) -> bool:
+    """Unpack a large `.nii.gz` into `memory` with all cores; False where that is not worth it or fails.
+
+    A damaged file is left to the usual way, whose errors tell what is wrong with it.
+    """
+    threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    if threads == 1 or path.stat().st_size < _LEAST_FOR_MANY:
+        return False
+    try:
+        with rapidgzip.RapidgzipFile(str(path), threads) as file:
+            return _fill(memory, file, offset) == len(memory)
+    except Exception:  # errors of C++ come as whatever type is next to them
+        return False
+
+
+def _fill(memory: memoryview, file: Any, offset: int) -> int:
+    """Read into `memory` what comes after `offset` bytes; how many bytes that were."""
+    skipped, done = len(file.read(offset)), 0
+    while skipped == offset and done < len(memory) and (count := file.readinto(memory[done:])):
+        done += count
+    return done
