@@ -7,9 +7,9 @@ r"""Play active learning through, with an annotator who knows the truth, to see 
     scripts/simulate.py ... --report-only --json so_far.json
 
 Each campaign scores the pool with the model in force, chooses by its strategy, has the images labelled, trains, lets
-the gate decide, and judges the model in force on a test set. "full" among the strategies labels the whole pool at once.
-What is done lies in --folder: the same command goes on with what is not, and may name further strategies and seeds.
-docs/active_learning.md tells more.
+the gate decide, and judges the model in force on a test set. "full" among the strategies labels the whole pool at once;
+with "hybrid+slices", only the slices that hybrid suggests are labelled. What is done lies in --folder: the same command
+goes on with what is not, and may name further strategies, seeds or rounds. docs/active_learning.md tells more.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from lib.errors import BadInputError
 from lib.files import atomic_write
 from lib.inference.command_line import add_app_arguments, settings_from
 from lib.simulation.page import as_text, pictures_of, tables, write_page
-from lib.simulation.plan import EASY, FULL, PHANTOMS, SCRATCH, STARTER, Plan, small
+from lib.simulation.plan import EASY, FULL, PHANTOMS, SCRATCH, SLICES_ONLY, STARTER, Plan, small
 from lib.simulation.results import collect, fill_in
 from lib.simulation.runner import run_all
 
@@ -73,14 +73,21 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         if getattr(arguments, name) < 1:
             msg = f"--{name.replace('_', '-')} must be 1 or more, not {getattr(arguments, name)}"
             raise BadInputError(msg)
+    planned = arguments.rounds * arguments.per_round if arguments.planned is None else arguments.planned
+    if planned < 1:
+        msg = f"--planned must be 1 or more, not {planned}"
+        raise BadInputError(msg)
     for name, least in (("seeds", min(arguments.seeds)), ("validation", arguments.validation)):
         if least < 0:
             msg = f"--{name} must be 0 or more, not {least}"
             raise BadInputError(msg)
-    known = (*sorted(set(STRATEGIES) - {"review"}), FULL)
+    known = sorted(set(STRATEGIES) - {"review"})
     for name in arguments.strategies:
-        if name not in known:
-            msg = f"there is no strategy {name!r} to simulate; choose among {', '.join(known)}"
+        if name != FULL and name.removesuffix(SLICES_ONLY) not in known:
+            msg = (
+                f"there is no strategy {name!r} to simulate; choose among {', '.join(known)}, each also with "
+                f"{SLICES_ONLY} after it, and {FULL}"
+            )
             raise BadInputError(msg)
     if arguments.pool != PHANTOMS and not arguments.test:
         msg = f"--pool {arguments.pool} needs --test with a folder of cases of other patients, to judge the models on"
@@ -94,7 +101,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     return Plan(
         pool=pool or PHANTOMS, test=test, rounds=arguments.rounds, per_round=arguments.per_round,
         steps=arguments.steps, start=arguments.start, start_steps=arguments.start_steps,
-        annotator=arguments.annotator, slices_only=arguments.slices_only,
+        annotator=arguments.annotator, planned=planned,
         validation=arguments.validation if arguments.pool == PHANTOMS else 0,
         patients=arguments.patients,
         test_cases=arguments.test_cases, size=arguments.size, slices=arguments.slices,
@@ -121,7 +128,7 @@ def _arguments() -> argparse.Namespace:
     )
     add("--start-steps", type=int, default=1500, metavar="N", help="of an easy start's training (default: %(default)s)")
     add("--annotator", choices=("true", "realistic"), default="true", help="(default: %(default)s)")
-    add("--slices-only", action="store_true", help="only the suggested slices of each image are labelled")
+    add("--planned", type=int, metavar="N", help="labels that strategies are told to expect in the end (default: all)")
     add(
         "--validation",
         type=int,

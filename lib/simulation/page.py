@@ -8,7 +8,7 @@ from typing import Any
 from lib.files import atomic_write
 from lib.metrics.page import page_template
 from lib.simulation.drawings import as_png, draw_curves, draw_differences, draw_kinds, titled
-from lib.simulation.report import BASELINE, DEFAULT, GOAL, OF_FULL
+from lib.simulation.report import BASELINE, DEFAULT, GOAL, OF_FULL, X_AXES
 from lib.simulation.test_set import FALSE
 
 _NONE = "–"
@@ -45,30 +45,36 @@ def tables(summary: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     goals = [measure for measure in measures if measure != FALSE]
     end = [["strategy", "labels", *map(titled, measures)]]
     areas = [["strategy", *map(titled, goals), *(f"{titled(m)}, less {BASELINE}" for m in goals)]]
-    need = [["strategy", *(f"{titled(m)}: {axis}" for axis in ("labels", "slices") for m in goals)]]
+    need = [["to reach", "strategy", *(f"{titled(m)}: {axis}" for axis in X_AXES for m in goals)]]
     for name, told in summary["strategies"].items():
         last = {measure: told["curves"][measure][-1] for measure in measures}
         end.append([name, number(last[measures[0]]["labels"], 0), *(interval(last[measure]) for measure in measures)])
         against = told["against_baseline"] or {}
         differences = [interval(against[m]["area"], signed=True) if m in against else _NONE for m in goals]
         areas.append([name, *(interval(told["area"].get(m)) for m in goals), *differences])
-        found = told["needed"].get("full", {})
-        need.append([name, *(number(found.get(axis, {}).get(m), 0) for axis in ("labels", "slices") for m in goals)])
+        for target, found in told["needed"].items():
+            need.append([_named(target), name, *(number(found[axis][m], 0) for axis in X_AXES for m in goals)])
+    need[1:] = sorted(need[1:], key=lambda row: row[0])
     if summary["full"]:
         end.append(["the whole pool", _NONE, *(interval(summary["full"][measure]) for measure in measures)])
-    some = {"needed": need} if summary["full"] else {}
+    some = {"needed": need} if len(need) > 1 else {}
     return {"end": end, "area": areas, **some, **({"goals": _goals(summary["goals"])} if summary["goals"] else {})}
 
 
 def _goals(goals: Mapping[str, Any]) -> list[list[str]]:
     rows = [["to reach", "measure", f"labels, {DEFAULT}", f"labels, {BASELINE}", "ratio"]]
     for target, measures in goals["labels_needed"].items():
-        what = f"{100 * OF_FULL:g} % of the whole pool's" if target == "full" else f"what {BASELINE} has at its end"
         for measure, found in measures.items():
             ratio = number(found["ratio"], 2)
             ratio = f"below {ratio}" if found["is_bound"] and found["ratio"] is not None else ratio
-            rows.append([what, titled(measure), number(found["ours"], 1), number(found["baseline"], 1), ratio])
+            rows.append(
+                [_named(target), titled(measure), number(found["ours"], 1), number(found["baseline"], 1), ratio]
+            )
     return rows
+
+
+def _named(target: str) -> str:
+    return f"{100 * OF_FULL:g} % of the whole pool's" if target == "full" else f"what {BASELINE} has at its end"
 
 
 def as_markdown(rows: list[list[str]]) -> str:

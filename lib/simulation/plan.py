@@ -14,6 +14,7 @@ from lib.simulation.annotator import Hand
 from lib.simulation.kinds import Grid
 
 FULL = "full"  # in place of a strategy: the whole pool is labelled at once
+SLICES_ONLY = "+slices"  # after a strategy: annotators look only at the slices that are suggested
 PHANTOMS = "phantoms"
 EASY, STARTER, SCRATCH = "easy", "starter", "scratch"
 _DROPOUT = 0.05
@@ -34,7 +35,7 @@ class Plan:
             "starter": the app's, "scratch": fresh weights.
         start_steps: of the training of an easy start.
         annotator: see `lib.simulation.annotator`.
-        slices_only: annotators look only at the slices that are suggested.
+        planned: labels that strategies are told to expect in the end; `rounds` may grow beyond them later.
         validation: phantoms outside of the pool that are labelled from the beginning, to judge trainings by; what is
             chosen is then all trained on. 0: of what is chosen, the app's split takes some for that.
         patients: phantoms of a pool; each has about 1.4 images.
@@ -53,7 +54,7 @@ class Plan:
     start: str
     start_steps: int
     annotator: Hand
-    slices_only: bool
+    planned: int
     validation: int
     patients: int
     test_cases: int
@@ -67,11 +68,6 @@ class Plan:
         """The voxels of a phantom, which cover the same patient whatever the size."""
         usual = Grid()
         return Grid(self.size, self.slices, usual.slice_mm * usual.slices / self.slices, usual.field_mm)
-
-    @property
-    def planned(self) -> int:
-        """Labels at the end of a campaign."""
-        return self.rounds * self.per_round
 
     def rounds_of(self, strategy: str) -> int:
         """How many rounds a campaign has at most, without the one before the first label."""
@@ -102,7 +98,7 @@ class Plan:
         return {**asdict(self), "settings": self.settings.model_dump(mode="json")}
 
     def keep(self, folder: Path) -> None:
-        """Write the plan into a simulation's folder, or make sure that the folder's is the same.
+        """Write the plan into a simulation's folder, or make sure that the folder's is the same but for `rounds`.
 
         Raises:
             BadInputError: the folder holds a simulation with another plan.
@@ -116,7 +112,7 @@ class Plan:
             return
         theirs = json.loads(path.read_text(encoding="utf-8"))
         for key in ours:
-            if ours[key] != theirs.get(key):
+            if key != "rounds" and ours[key] != theirs.get(key):
                 begun = (
                     "other settings of the app" if key == "settings" else f"{key} {theirs.get(key)}, not {ours[key]}"
                 )

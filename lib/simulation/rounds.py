@@ -28,7 +28,7 @@ from lib.files import atomic_write
 from lib.inference.model import load_model
 from lib.simulation.annotator import annotate
 from lib.simulation.material import Material, TruthCase, images_of
-from lib.simulation.plan import FULL, Plan, seed_of
+from lib.simulation.plan import FULL, SLICES_ONLY, Plan, seed_of
 from lib.simulation.pool_scores import as_array, as_json, score_cases, scoring_settings
 from lib.simulation.test_set import judge_all, overall
 from lib.store.pool import Candidate
@@ -80,7 +80,7 @@ class Campaign:
 
     Args:
         plan: of the simulation.
-        strategy: a name of `STRATEGIES`, or "full".
+        strategy: a name of `STRATEGIES`, perhaps with "+slices" after it, or "full".
         seed: of the material and of all that is drawn.
         material: of the seed.
         folder: of this campaign: `round-00.json` and so on, labels, and the weights in force.
@@ -91,6 +91,15 @@ class Campaign:
     seed: int
     material: Material
     folder: Path
+
+    @property
+    def _slices_only(self) -> bool:
+        return self.strategy.endswith(SLICES_ONLY)
+
+    @property
+    def _chooser(self) -> str:
+        """The name of the strategy alone."""
+        return self.strategy.removesuffix(SLICES_ONLY)
 
     def run(self, on_round: Callable[[Mapping[str, Any]], object] | None = None) -> list[dict[str, Any]]:
         """Do the rounds that are not done yet.
@@ -190,13 +199,13 @@ class Campaign:
 
     def _scores(self, state: _State, model: Any) -> Mapping[str, CaseScores]:
         """Of the cases without a label, by the model in force; none where nobody looks at them."""
-        if self.strategy == FULL or not (self.plan.slices_only or needs_scores(self.strategy)):
+        if self.strategy == FULL or not (self._slices_only or needs_scores(self._chooser)):
             return _NO_SCORES
         open_cases = self._open(state)
-        if state.weights == self.material.start and self.strategy != "bald":
+        if state.weights == self.material.start and self._chooser != "bald":
             return {case.name: self.material.start_scores[case.name] for case in open_cases}
         if state.scored is None or state.scored[0] != state.weights:
-            settings = scoring_settings(self.plan.settings, self.strategy)
+            settings = scoring_settings(self.plan.settings, self._chooser)
             state.scored = state.weights, score_cases(images_of(open_cases), model, settings)
         return {case.name: state.scored[1][case.name] for case in open_cases}
 
@@ -221,7 +230,7 @@ class Campaign:
                 version, len(state.labelled) + len(chosen), self.plan.planned, dict(picked),
                 np.stack(embeddings) if embeddings else None,
             )  # fmt: skip
-            ranking = STRATEGIES[self.strategy].rank(candidates, history, rng)
+            ranking = STRATEGIES[self._chooser].rank(candidates, history, rng)
             choice = in_turn(ranking, patients, [patients[name] for name in [*state.labelled, *taken]])[0]
             chosen.append(choice)
             picked[choice.part] += 1
@@ -234,7 +243,7 @@ class Campaign:
         """Have a case labelled, and tell all that later rounds need to know of it."""
         case, plan = self.material.pool[choice.image_id], self.plan
         hand = np.random.default_rng(seed_of("annotate", self.seed, case.name))
-        only = scores if plan.slices_only else None
+        only = scores if self._slices_only else None
         done = annotate(read_label(case.truth), plan.settings.label_indices(), plan.annotator, hand, only)
         write_label(_label_file(self.folder, case.name), done.label)
         return {

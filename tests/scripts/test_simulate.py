@@ -11,6 +11,9 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "simulate.py"
     ("arguments", "expected"),
     [
         (("--strategies", "oracle"), "there is no strategy 'oracle' to simulate; choose among bald, class_balanced, "),
+        (("--strategies", "full+slices"), "there is no strategy 'full+slices' to simulate; choose among bald, "),
+        (("--strategies", "oracle"), ", each also with +slices after it, and full"),
+        (("--planned", "0"), "--planned must be 1 or more, not 0"),
         (("--rounds", "0"), "--rounds must be 1 or more, not 0"),
         (
             ("--pool", "mine"),

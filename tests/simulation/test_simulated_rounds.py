@@ -24,7 +24,7 @@ def plan():
     settings = load_settings(DEFAULT_APP / "app.yaml", {**chosen, **gate, "training.learning_rate": 0.005})
     return Plan(
         pool="phantoms", test="", rounds=2, per_round=2, steps=30, start=SCRATCH, start_steps=1, annotator="true",
-        slices_only=False, validation=6, patients=6, test_cases=6, size=64, slices=12, settings=settings,
+        planned=4, validation=6, patients=6, test_cases=6, size=64, slices=12, settings=settings,
     )  # fmt: skip
 
 
@@ -122,9 +122,11 @@ def test_the_whole_pool_at_once(plan, folder, tmp_path):
 
 
 def test_only_suggested_slices(plan, folder, tmp_path):
-    partial = replace(plan, slices_only=True, rounds=1, steps=1)
-    rounds = campaign(partial, folder, tmp_path / "partial").run()
+    short = replace(plan, rounds=1, steps=1)
+    rounds = campaign(short, folder, tmp_path / "partial", "hybrid+slices").run()
     material = load(plan, 3, folder)
+    whole = campaign(short, folder, tmp_path / "whole").run()
+    assert [one["image"] for one in rounds[1]["chosen"]] == [one["image"] for one in whole[1]["chosen"]]
     for one in rounds[1]["chosen"]:
         spans = material.start_scores[one["image"]].spans
         wanted = {z for span in spans for z in range(span.first, span.last + 1)}
@@ -140,6 +142,9 @@ def test_another_plan_does_not_go_on(plan, tmp_path):
         replace(plan, per_round=5).keep(tmp_path)
     with pytest.raises(BadInputError, match="begun with other settings of the app"):
         replace(plan, settings=settings_of(patch=48)).keep(tmp_path)
+    replace(plan, rounds=5).keep(tmp_path)  # more rounds of the same are no other plan
+    with pytest.raises(BadInputError, match="begun with planned 4, not 10"):
+        replace(plan, rounds=5, planned=10).keep(tmp_path)
 
 
 def test_a_test_set_of_the_same_patients_is_refused(plan, folder):

@@ -9,7 +9,7 @@ from lib.simulation.report import summarize
 from lib.simulation.results import fill_in
 
 PLAN = {
-    "pool": "phantoms", "rounds": 2, "per_round": 5, "slices_only": False, "annotator": "true", "start": "easy",
+    "pool": "phantoms", "rounds": 2, "per_round": 5, "planned": 10, "annotator": "true", "start": "easy",
     "steps": 9,
     "validation": 10,
     "settings": {
@@ -88,7 +88,12 @@ def test_a_campaign_that_has_just_begun_can_be_shown():
     assert summary["strategies"]["random"]["area"].get("tumor") is None
     assert draw_curves(summary).axes
     assert "–" in as_text(tables(summary)["area"])
-    assert set(tables(summary)) == {"end", "area"}
+    assert set(tables(summary)) == {"end", "area", "needed"}
+    assert tables(summary)["needed"][1:] == [
+        ["what foreground_random has at its end", "foreground_random", "0", "5", "5", "0", "120", "120"],
+        ["what foreground_random has at its end", "random", "0", "–", "–", "0", "–", "–"],
+    ]
+    assert set(tables(summarize({"random": {0: rounds(0.2)}}))) == {"end", "area"}
 
 
 @pytest.mark.parametrize("strategies", [("hybrid", "foreground_random"), ("hybrid",)])
@@ -98,7 +103,7 @@ def test_a_page_before_the_whole_pool_was_tried(strategies, tmp_path):
     result = {"date": "2000-01-01", "command": "me", "plan": PLAN, "summary": summary}
     write_page(page, result, pictures_of(summary, {"ordinary": 30}))
     text = page.read_text()
-    assert "for 95 % of what the whole pool gives" not in text
+    assert "95 % of the whole pool&#39;s" not in text
     assert ("what foreground_random has at its end" in text) == (len(strategies) == 2)
 
 
@@ -112,6 +117,7 @@ def test_page_and_documentation(summary, tmp_path):
     assert "<script" not in text
     assert "<td>0.50</td>" in text
     assert "<td>below 0.80</td>" in text
+    assert "95 % of the whole pool&#39;s" in text
     document = tmp_path / "page.md"
     document.write_text("before\n<!-- simulation -->\nold\n<!-- end of simulation -->\nafter\n")
     fill_in(document, summary, "me", pictures["curves"])
