@@ -58,7 +58,8 @@ def draw_differences(summary: Mapping[str, Any]) -> Figure:
             axes.plot(found["mean"], place, marker=mark, color=color)
         axes.axvline(0, color="black", linewidth=1)
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=6)  # with more, their numbers overlap
         axes.set_title(titled(measure), color=_SOFT)
         axes.set_xlabel(f"mean height of the curve less that of {BASELINE}", color=_SOFT, fontsize=8)
         _plain(axes)

@@ -31,7 +31,8 @@ def summarize(campaigns: Campaigns) -> dict[str, Any]:
         `against_baseline` (paired differences of areas and of each round), `kinds` (how many of each were chosen in
         each round), `parts`, `published`; `goals`.
     """
-    full = {seed: rounds[-1]["figures"] for seed, rounds in campaigns.get(FULL, {}).items() if rounds}
+    # The start weights, with which each campaign begins, say nothing of the pool.
+    full = {seed: rounds[-1]["figures"] for seed, rounds in campaigns.get(FULL, {}).items() if len(rounds) > 1}
     names = sorted(strategy for strategy, seeds in campaigns.items() if strategy != FULL and any(seeds.values()))
     chosen = {name: {seed: rounds for seed, rounds in campaigns[name].items() if rounds} for name in names}
     measures = list(next(iter(next(iter(chosen.values())).values()))[0]["figures"]) if chosen else []
