@@ -43,20 +43,29 @@ def tables(summary: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     """Rows of cells of each table, the head first: `end`, `area`, and as far as there are figures `needed`, `goals`."""
     measures = summary["measures"]
     goals = [measure for measure in measures if measure != FALSE]
-    end = [["strategy", "labels", *map(titled, measures)]]
+    end = [["strategy", "seeds", "labels", *map(titled, measures)]]
     areas = [["strategy", *map(titled, goals), *(f"{titled(m)}, less {BASELINE}" for m in goals)]]
-    need = [["to reach", "strategy", *(f"{titled(m)}: {axis}" for axis in X_AXES for m in goals)]]
+    need = [["to reach", "strategy", "seeds", *(f"{titled(m)}: {axis}" for axis in X_AXES for m in goals)]]
     for name, told in summary["strategies"].items():
         last = {measure: told["curves"][measure][-1] for measure in measures}
-        end.append([name, number(last[measures[0]]["labels"], 0), *(interval(last[measure]) for measure in measures)])
+        seeds, labels = str(last[measures[0]]["seeds"]), number(last[measures[0]]["labels"], 0)
+        end.append([name, seeds, labels, *(interval(last[measure]) for measure in measures)])
         against = told["against_baseline"] or {}
         differences = [interval(against[m]["area"], signed=True) if m in against else _NONE for m in goals]
         areas.append([name, *(interval(told["area"].get(m)) for m in goals), *differences])
         for target, found in told["needed"].items():
-            need.append([_named(target), name, *(number(found[axis][m], 0) for axis in X_AXES for m in goals)])
+            need.append(
+                [
+                    _named(target),
+                    name,
+                    str(len(told["seeds"])),
+                    *(number(found[axis][m], 0) for axis in X_AXES for m in goals),
+                ]
+            )
     need[1:] = sorted(need[1:], key=lambda row: row[0])
     if summary["full"]:
-        end.append(["the whole pool", _NONE, *(interval(summary["full"][measure]) for measure in measures)])
+        seeds = str(len(summary["full_seeds"]))
+        end.append(["the whole pool", seeds, _NONE, *(interval(summary["full"][measure]) for measure in measures)])
     some = {"needed": need} if len(need) > 1 else {}
     return {"end": end, "area": areas, **some, **({"goals": _goals(summary["goals"])} if summary["goals"] else {})}
 

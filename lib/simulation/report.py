@@ -25,11 +25,11 @@ def summarize(campaigns: Campaigns) -> dict[str, Any]:
             the strategies is what the whole pool gives.
 
     Returns:
-        `seeds`; `full`: of each measure the mean over seeds at the end; `strategies`: of each `seeds`, `curves` (of
-        each measure a list of points with `round`, `labels`, `slices`, `mean`, `low`, `high`), `area` (mean height
-        over the labels), `needed` (labels and slices for 95 % of `full`, and for what the baseline has at its end),
-        `against_baseline` (paired differences of areas and of each round), `kinds` (how many of each were chosen in
-        each round), `parts`, `published`; `goals`.
+        `seeds`; `full`: of each measure the mean over seeds at the end; `strategies`: of each `seeds`, `labels_of_all`
+        (how far all seeds are), `curves` (of each measure a list of points with `round`, `labels`, `slices`, `mean`,
+        `low`, `high`), `area` (mean height over the labels), `needed` (labels and slices for 95 % of `full`, and for
+        what the baseline has at its end), `against_baseline` (paired differences of areas and of each round), `kinds`
+        (how many of each were chosen in each round), `parts`, `published`; `goals`.
     """
     # The start weights, with which each campaign begins, say nothing of the pool.
     full = {seed: rounds[-1]["figures"] for seed, rounds in campaigns.get(FULL, {}).items() if len(rounds) > 1}
@@ -83,6 +83,7 @@ def _of_strategy(
     shared = [seed for seed in seeds if seed in baseline]
     return {
         "seeds": sorted(seeds),
+        "labels_of_all": float(axes["labels"][-1]),
         "rounds": {str(seed): len(rounds) - 1 for seed, rounds in sorted(seeds.items())},
         "curves": {measure: _curve(seeds, measure) for measure in measures},
         "area": {
@@ -178,8 +179,8 @@ def _goals(strategies: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None
     for target in ours["needed"]:
         for measure, labels in ours["needed"][target]["labels"].items():
             other = theirs["needed"][target]["labels"][measure]
-            # Where the baseline does not come so far, it needs more than all that it was given.
-            least = theirs["curves"][measure][-1]["labels"] if other is None else other
+            # Where the baseline does not come so far, it needs more than all that it was given, in every seed.
+            least = theirs["labels_of_all"] if other is None else other
             result.setdefault(target, {})[measure] = {
                 "ours": labels,
                 "baseline": other,

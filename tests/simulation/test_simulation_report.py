@@ -78,6 +78,14 @@ def test_goals_compare_the_default_with_the_baseline(summary):
     assert summarize({"hybrid": {0: rounds(0.1, 0.2)}})["goals"] is None
 
 
+def test_the_baseline_needs_more_than_what_all_of_its_seeds_have():
+    ragged = {0: rounds(0.1, 0.2, 0.2, 0.2), 1: rounds(0.1, 0.2)}
+    found = {"foreground_random": ragged, "hybrid": {0: rounds(0.1, 0.8)}, "full": {0: rounds(0.1, 0.8)}}
+    goal = summarize(found)["goals"]["labels_needed"]["full"]["tumor"]
+    assert goal["is_bound"]
+    assert goal["ratio"] == pytest.approx(goal["ours"] / 5)
+
+
 def test_what_was_chosen_is_counted(summary):
     assert summary["strategies"]["hybrid"]["kinds"] == [{"rare": 10}, {"rare": 10}]
     assert summary["strategies"]["hybrid"]["published"] == pytest.approx(0.5)
@@ -90,8 +98,8 @@ def test_a_campaign_that_has_just_begun_can_be_shown():
     assert "–" in as_text(tables(summary)["area"])
     assert set(tables(summary)) == {"end", "area", "needed"}
     assert tables(summary)["needed"][1:] == [
-        ["what foreground_random has at its end", "foreground_random", "0", "5", "5", "0", "120", "120"],
-        ["what foreground_random has at its end", "random", "0", "–", "–", "0", "–", "–"],
+        ["what foreground_random has at its end", "foreground_random", "1", "0", "5", "5", "0", "120", "120"],
+        ["what foreground_random has at its end", "random", "1", "0", "–", "–", "0", "–", "–"],
     ]
     assert set(tables(summarize({"random": {0: rounds(0.2)}}))) == {"end", "area"}
 
