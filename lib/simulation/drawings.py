@@ -18,10 +18,14 @@ _STYLES = (
 )  # fmt: skip
 _KINDS = ("#c9d2dc", "#0b5c9e", "#b3470b", "#3a7d2c", "#7a3c94", "#d9a900", "#11838a", "#a3123f")
 _SOFT, _GRID = "#4f5b68", "#d9dfe6"
+_LEAST_SEEDS = 3  # of an interval that is drawn: that of two spans many times what the curves do
 
 
 def draw_curves(summary: Mapping[str, Any]) -> Figure:
-    """Learning curves of each measure: above over the labels, below over the slices that were looked at."""
+    """Learning curves of each measure: above over the labels, below over the slices that were looked at.
+
+    Bands are the intervals, where there are three seeds or more.
+    """
     measures = [measure for measure in summary["measures"] if measure != FALSE]
     figure = Figure(figsize=(4.6 * len(measures), 7.6), layout="constrained")
     rows = figure.subplots(2, len(measures), squeeze=False)
@@ -43,17 +47,15 @@ def draw_curves(summary: Mapping[str, Any]) -> Figure:
 def draw_differences(summary: Mapping[str, Any]) -> Figure:
     """Paired differences of the areas under the curves to the baseline, with their intervals."""
     measures = [measure for measure in summary["measures"] if measure != FALSE]
-    rows = [
-        (name, told["against_baseline"]) for name, told in summary["strategies"].items() if told["against_baseline"]
-    ]
+    rows = [(name, told) for name, told in summary["strategies"].items() if told["against_baseline"]]
     figure = Figure(figsize=(4.6 * len(measures), 1.2 + 0.42 * max(1, len(rows))), layout="constrained")
     for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False, sharey=True)[0], measures, strict=True):
-        for place, (_, against) in enumerate(rows):
-            found = against[measure]["area"]
+        for place, (name, told) in enumerate(rows):
+            found = told["against_baseline"][measure]["area"]
             if found is None:
                 continue
-            color, _, mark = _STYLES[list(summary["strategies"]).index(rows[place][0]) % len(_STYLES)]
-            if found["low"] is not None:
+            color, _, mark = _STYLES[list(summary["strategies"]).index(name) % len(_STYLES)]
+            if found["low"] is not None and len(told["seeds"]) >= _LEAST_SEEDS:
                 axes.plot([found["low"], found["high"]], [place, place], color=color, linewidth=2)
             axes.plot(found["mean"], place, marker=mark, color=color)
         axes.axvline(0, color="black", linewidth=1)
@@ -106,7 +108,7 @@ def _line(axes: Axes, points: Sequence[Mapping[str, Any]], axis: str, name: str,
     color, dashes, mark = _STYLES[number % len(_STYLES)]
     x, mean = [point[axis] for point in points], [point["mean"] for point in points]
     axes.plot(x, mean, color=color, linestyle=dashes, marker=mark, markersize=4, linewidth=1.6, label=name)
-    there = [point for point in points if point["low"] is not None]
+    there = [point for point in points if point["seeds"] >= _LEAST_SEEDS]
     if there:
         at, low, high = ([point[key] for point in there] for key in (axis, "low", "high"))
         axes.fill_between(at, low, high, color=color, alpha=0.12, linewidth=0)
