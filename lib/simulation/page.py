@@ -54,14 +54,8 @@ def tables(summary: Mapping[str, Any]) -> dict[str, list[list[str]]]:
         differences = [interval(against[m]["area"], signed=True) if m in against else _NONE for m in goals]
         areas.append([name, *(interval(told["area"].get(m)) for m in goals), *differences])
         for target, found in told["needed"].items():
-            need.append(
-                [
-                    _named(target),
-                    name,
-                    str(len(told["seeds"])),
-                    *(number(found[axis][m], 0) for axis in X_AXES for m in goals),
-                ]
-            )
+            figures = (number(found[axis][m], 0) for axis in X_AXES for m in goals)
+            need.append([_named(target), name, str(len(told["seeds"])), *figures])
     need[1:] = sorted(need[1:], key=lambda row: row[0])
     if summary["full"]:
         seeds = str(len(summary["full_seeds"]))
@@ -76,9 +70,8 @@ def _goals(goals: Mapping[str, Any]) -> list[list[str]]:
         for measure, found in measures.items():
             ratio = number(found["ratio"], 2)
             ratio = f"below {ratio}" if found["is_bound"] and found["ratio"] is not None else ratio
-            rows.append(
-                [_named(target), titled(measure), number(found["ours"], 1), number(found["baseline"], 1), ratio]
-            )
+            labels = (number(found[key], 1) for key in ("ours", "baseline"))
+            rows.append([_named(target), titled(measure), *labels, ratio])
     return rows
 
 
