@@ -55,6 +55,8 @@ def site(tmp_path_factory):
         # What a server makes once, at its first inference, is no effect of what comes later.
         headers = running.headers(Role.ANNOTATOR)
         running.server.ask("POST", f"/infer/{MODEL}?image=case_20", headers=headers)
+        # The file of an answer goes after the answer.
+        wait_until(lambda: not [*running.server.temporary.rglob("*.nrrd")], "the removal of the answer's file")
         yield running
 
 
