@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from lib.errors import StorageError, UnavailableError
 
@@ -120,6 +121,14 @@ def writable_folder(folder: Path) -> Path:
     except OSError as error:
         raise write_error(folder, error) from error
     return folder
+
+
+def read_into(memory: memoryview, file: Any) -> int:
+    """Fill `memory` from an open file; how many bytes there were, fewer than it holds where the file ends before."""
+    done = 0
+    while done < len(memory) and (count := file.readinto(memory[done:])):
+        done += count
+    return done
 
 
 def file_sha256(path: str | Path) -> str:

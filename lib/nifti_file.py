@@ -11,6 +11,7 @@ from isal import igzip, igzip_threaded
 from numpy.typing import NDArray
 
 from lib.errors import BadInputError
+from lib.files import read_into
 from lib.limits import DEFAULT_LIMITS, MOST_DEFLATED, Limits
 from lib.volume import Grid, checked_shape, checked_size
 
@@ -129,7 +130,4 @@ def _by_many_threads(path: Path, offset: int, memory: memoryview) -> bool:
 
 def _fill(memory: memoryview, file: Any, offset: int) -> int:
     """Read into `memory` what comes after `offset` bytes; how many bytes that were."""
-    skipped, done = len(file.read(offset)), 0
-    while skipped == offset and done < len(memory) and (count := file.readinto(memory[done:])):
-        done += count
-    return done
+    return read_into(memory, file) if len(file.read(offset)) == offset else 0

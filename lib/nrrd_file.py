@@ -15,6 +15,7 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from lib.errors import BadInputError
+from lib.files import read_into
 from lib.limits import DEFAULT_LIMITS, MOST_DEFLATED, Limits
 from lib.segments import Segment, find_segments
 from lib.volume import LPS_TO_RAS, Grid, checked_shape, checked_size
@@ -231,12 +232,9 @@ def _unpacked(
     """The voxels and how many bytes of them there are; nothing where the file is too short to become `size` bytes."""
     if size > possible:
         return np.empty(0, dtype), 0
-    voxels, done = np.empty(size // dtype.itemsize, dtype), 0
-    memory = voxels.view(np.uint8).data
+    voxels = np.empty(size // dtype.itemsize, dtype)
     with opener(file, "rb") as packed:
-        while done < size and (count := packed.readinto(memory[done:])):
-            done += count
-    return voxels, done
+        return voxels, read_into(voxels.view(np.uint8).data, packed)
 
 
 def _affine(header: Mapping[str, Any], path: Path) -> NDArray[np.float64]:

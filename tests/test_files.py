@@ -1,13 +1,14 @@
-"""A file appears whole or not at all."""
+"""A file appears whole or not at all; memory is filled from one."""
 
 import errno
+import io
 import os
 import stat
 
 import pytest
 
 from lib.errors import StorageError
-from lib.files import atomic_write
+from lib.files import atomic_write, read_into
 
 
 def names(folder):
@@ -106,3 +107,19 @@ def test_only_what_must_survive_a_power_cut_is_synced(tmp_path, monkeypatch, dur
         path.write_text("a")
     assert (tmp_path / "new" / "a.txt").read_text() == "a"
     assert bool(synced) is durable
+
+
+class InPieces(io.BytesIO):
+    """Gives less than it is asked for, as unpackers and pipes do."""
+
+    def readinto(self, memory):
+        return super().readinto(memory[:3])
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"), [(b"", b"\0" * 7), (b"abcd", b"abcd\0\0\0"), (b"abcdefghi", b"abcdefg")]
+)
+def test_memory_is_filled_in_pieces(there, expected):
+    memory = bytearray(7)
+    assert read_into(memoryview(memory), InPieces(there)) == min(len(there), 7)
+    assert memory == expected
