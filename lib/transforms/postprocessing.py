@@ -27,7 +27,6 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-import fill_voids
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,7 +35,7 @@ from scipy.spatial import cKDTree
 from lib.errors import BadInputError
 from lib.labels import LIVER, TUMOR
 from lib.transforms.box import bounding_box
-from lib.transforms.components import FACES_EDGES_CORNERS, label_components
+from lib.transforms.components import FACES, FACES_EDGES_CORNERS, label_components
 
 _BACKGROUND, _LIVER, _TUMOR = 0, LIVER.index, TUMOR.index
 _OUTSIDE = 255  # beyond the volume: neither liver nor background
@@ -103,6 +102,7 @@ def postprocess(
     box = bounding_box(label, margin=1)
     if box:
         result[box] = label[box]
+        _check_classes(result[box])
     while box:
         # A rim that is neither class lets every voxel look at its neighbors without asking whether they exist.
         padded = np.pad(result[box], 1, constant_values=_OUTSIDE)
@@ -128,13 +128,16 @@ def _check(label: NDArray[Any], spacing: Sequence[float]) -> None:
     if label.ndim != 3 or label.dtype != np.uint8 or 0 in label.shape:
         msg = f"post-processing needs a uint8 (Z, Y, X) label with voxels, not {label.dtype} of shape {label.shape}"
         raise BadInputError(msg)
+    if len(spacing) != 3 or not all(0 < length < float("inf") for length in spacing):
+        msg = f"spacing must be three positive lengths in mm along (Z, Y, X), not {tuple(spacing)}"
+        raise BadInputError(msg)
+
+
+def _check_classes(label: NDArray[np.uint8]) -> None:
     if label.max() > max(_LIVER, _TUMOR):
         msg = (
             f"post-processing knows background 0, liver {_LIVER} and tumor {_TUMOR}, but the label holds {label.max()}"
         )
-        raise BadInputError(msg)
-    if len(spacing) != 3 or not all(0 < length < float("inf") for length in spacing):
-        msg = f"spacing must be three positive lengths in mm along (Z, Y, X), not {tuple(spacing)}"
         raise BadInputError(msg)
 
 
@@ -158,7 +161,8 @@ def _clean_liver(label: NDArray[np.uint8], settings: PostprocessingSettings) -> 
     keep = foreground
     if count > 1:
         owner = pieces[foreground]  # counting only the foreground is several times faster than the whole box
-        holds_liver = np.bincount(owner[label[foreground] == _LIVER], minlength=count + 1) > 0
+        holds_liver = np.zeros(count + 1, bool)
+        holds_liver[owner[label[foreground] == _LIVER]] = True
         if settings.largest_liver:
             sizes = np.bincount(owner, minlength=count + 1)
             keep = pieces == np.argmax(np.where(holds_liver, sizes, 0))
@@ -174,12 +178,13 @@ def _fill_holes(label: NDArray[np.uint8], keep: NDArray[np.bool_]) -> None:
     box = bounding_box(keep)
     if box is None:
         return
-    body, part = keep[box], label[box]
-    if len(label) == 1:
-        body, part = body[0], part[0]  # in a single slice every voxel would lie at the volume's border
-    # fill_voids 2.1.2 sometimes fills a voxel at the border of its array, but never with background all around.
-    filled = fill_voids.fill(np.pad(body, 1))[(slice(1, -1),) * body.ndim]
-    part[filled & (part == _BACKGROUND)] = _LIVER
+    rim = 0 if len(label) == 1 else 1  # in a single slice every voxel would lie at the volume's border
+    background, count = label_components(~np.pad(keep[box], ((rim, rim), (1, 1), (1, 1))), FACES)
+    if count == 1:
+        return
+    inner, outside = background[rim : len(background) - rim, 1:-1, 1:-1], background[0, 0, 0]
+    part = label[box]
+    part[(inner > 0) & (inner != outside) & (part == _BACKGROUND)] = _LIVER
 
 
 def _clean_tumors(
