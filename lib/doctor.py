@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.cores import available_cores
 from lib.errors import LiverLoopError, ModelError, NotFoundError
-from lib.web.environment import available_cores
 from lib.web.launch import check_address, check_app, check_studies
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -1,6 +1,5 @@
 """The NIfTI format, 1 and 2, in one file: nibabel parses headers; voxels and limits are done here."""
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import rapidgzip
 from isal import igzip, igzip_threaded
 from numpy.typing import NDArray
 
+from lib.cores import available_cores
 from lib.errors import BadInputError
 from lib.files import read_into
 from lib.limits import DEFAULT_LIMITS, MOST_DEFLATED, Limits
@@ -118,7 +118,7 @@ def _by_many_threads(path: Path, offset: int, memory: memoryview) -> bool:
 
     A damaged file is left to the usual way, whose errors tell what is wrong with it.
     """
-    threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    threads = min(_MOST_THREADS, available_cores())
     if threads == 1 or path.stat().st_size < _LEAST_FOR_MANY:
         return False
     try:

@@ -3,7 +3,6 @@
 Slices are ordered by their position in the patient, never by file name or number.
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
+from lib.cores import available_cores
 from lib.dicom.enhanced_ct import frames_of, is_enhanced
 from lib.dicom.geometry import SamePixels, affine_of, stack
 from lib.dicom.pixels import damage_explained, planes, read_file
@@ -92,7 +92,7 @@ def read_voxels(series: Series) -> NDArray[np.int16]:
         for index, plane in zip(indices, planes([series.slices[index] for index in indices]), strict=True):
             array[:, :, index] = plane.T
 
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(_MOST_THREADS, available_cores())) as pool:
         done = [pool.submit(read, indices) for indices in by_file.values()]
         try:
             for one in done:

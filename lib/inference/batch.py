@@ -1,7 +1,6 @@
 """MONAI Label's batch inference, overlapped, going on after a bad image, and doing nothing twice."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
+from lib.cores import available_cores
 from lib.errors import LiverLoopError
 from lib.inference.device import choose_device
 from lib.inference.overlapped import workers_for
@@ -61,7 +61,7 @@ class LiverTumorBatchInferTask(BatchInferTask):
         asked, done = self._asked(request, datastore), self._done(request, datastore)
         request = request | {"background": True}
         if not request.get("max_workers"):  # MONAI Label takes a quarter of the cores, at most all
-            request["max_workers"] = min(workers_for(choose_device(request.get("device"))), max(2, os.cpu_count() or 1))
+            request["max_workers"] = min(workers_for(choose_device(request.get("device"))), max(2, available_cores()))
         if not torch.cuda.is_available():
             request |= {"multi_gpu": False, "device": "cpu"}  # otherwise it divides by the number of GPUs
         result = super().__call__(request, datastore, infer_or_tell)

@@ -1,11 +1,12 @@
 """Which device and which number format a network runs in."""
 
 import contextlib
-import os
 from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
+
+from lib.cores import available_cores
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -29,7 +30,7 @@ def set_threads(count: int, processes: int = 1) -> int:
     Returns:
         How many that are.
     """
-    threads = count or max(1, ((os.cpu_count() or 2) - 1) // processes)
+    threads = count or max(1, (available_cores() - 1) // processes)
     torch.set_num_threads(threads)
     return threads
 

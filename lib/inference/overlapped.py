@@ -4,7 +4,6 @@ A few threads take a case each from file to file and share the engine, which wor
 No more volumes are in memory than there are threads.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lib.cores import available_cores
 from lib.errors import LiverLoopError
 from lib.inference.engine import Engine
 from lib.inference.files import Job, Planes, planes_path, run_job
@@ -55,8 +55,7 @@ class OneAtATime:
 
 def workers_for(device: torch.device) -> int:
     """How many cases at once keep a device busy; each takes the memory of one volume."""
-    cores = os.cpu_count() or 1
-    return max(_WORKERS, min(_MOST_WORKERS, cores // 2)) if device.type == "cuda" else _WORKERS
+    return max(_WORKERS, min(_MOST_WORKERS, available_cores() // 2)) if device.type == "cuda" else _WORKERS
 
 
 def segment_all(

@@ -1,11 +1,11 @@
 """Score pairs of label files, several at a time: read, check, measure, and draw the worst slices."""
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.cores import available_cores
 from lib.errors import BadInputError
 from lib.looked_at import both_judged
 from lib.metrics.folders import Pair, find_image
@@ -69,7 +69,7 @@ def evaluate_pairs(pairs: Sequence[Pair], options: Options, workers: int | None 
     Raises:
         BadInputError: as `evaluate_pair`; pairs not yet begun are then dropped.
     """
-    workers = min(workers or len(os.sched_getaffinity(0)), len(pairs))
+    workers = min(workers or available_cores(), len(pairs))
     # The largest first, so that no worker is left with a long one at the end.
     ordered = sorted(pairs, key=lambda pair: -(pair.reference.stat().st_size + pair.prediction.stat().st_size))
     if workers <= 1:

@@ -1,6 +1,5 @@
 """Drawn slices as network input: cut, augmented, windowed, stacked."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lib.cores import available_cores
 from lib.inference.engine import STRIDE
 from lib.settings import Settings
 from lib.training.decoded import Case
@@ -80,7 +80,7 @@ def training_batches(
     drawn = ahead(_draw_batches(cases, settings, first_epoch, share.world), _READY_BATCHES)
     make = partial(_make_batch, settings=settings, device=device)
     # Beside a GPU, the CPU has nothing else to do; on a CPU, more threads would only take time from the network.
-    workers = 1 if device.type == "cpu" else min(_MOST_WORKERS, os.cpu_count() or 1)
+    workers = 1 if device.type == "cpu" else min(_MOST_WORKERS, available_cores())
     return made_ahead((share.of(batch) for batch in drawn), make, workers)
 
 

@@ -4,7 +4,6 @@ CT values are integers, so every channel is a look-up table over the HU values t
 histogram channel needs no sorting: counting the values gives its order statistics exactly.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lib.cores import available_cores
 from lib.errors import BadInputError
 
 HISTOGRAM = "histogram"
@@ -168,7 +168,7 @@ def blend(
         raise BadInputError(msg)
 
     starts = range(0, depth, _BLOCK)
-    workers = min(threads or os.cpu_count() or 1, depth)
+    workers = min(threads or available_cores(), depth)
     if workers > 1 and depth < workers * _BLOCK:  # small volumes: let every thread have its share
         step = -(-depth // workers)
         starts = range(0, depth, step)

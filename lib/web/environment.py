@@ -6,18 +6,18 @@ one of these variables before the start keeps their value.
 
 import ctypes
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lib.cores import available_cores
+
 # What counts as an image in a studies folder; MONAI Label would also offer pictures and whole-slide scans.
 IMAGE_PATTERNS = ("*.nii.gz", "*.nii", "*.nrrd")
 _HEAPS = 2
 _M_ARENA_MAX = -8  # of <malloc.h>
-_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def server_environment(
@@ -112,13 +112,3 @@ def settle_environment() -> None:
     untouched = set(type(settings).model_fields) - settings.model_fields_set
     given = {name: value for name, value in os.environ.items() if name not in untouched}
     apply_environment(server_environment(given))
-
-
-def available_cores(quota_file: Path = _CGROUP_QUOTA) -> int:
-    """CPU cores that this process may use: its affinity, and in a container the quota, rounded up."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = quota_file.read_text(encoding="ascii").split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no control groups, or "max": no limit
-        return cores

@@ -26,8 +26,8 @@ def test_threads_are_set_and_one_core_is_left_free_by_default(monkeypatch):
     before = torch.get_num_threads()
     try:
         assert set_threads(2) == 2 == torch.get_num_threads()
-        for cores, expected in ((8, 7), (1, 1), (None, 1)):
-            monkeypatch.setattr(device_module.os, "cpu_count", lambda cores=cores: cores)
+        for cores, expected in ((8, 7), (2, 1), (1, 1)):
+            monkeypatch.setattr(device_module, "available_cores", lambda cores=cores: cores)
             assert set_threads(0) == expected
     finally:
         torch.set_num_threads(before)

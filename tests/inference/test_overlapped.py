@@ -191,8 +191,8 @@ def test_waiting_for_the_engine_is_not_counted(engine):
 
 
 def test_a_gpu_gets_more_readers(monkeypatch):
-    monkeypatch.setattr(overlapped.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(overlapped, "available_cores", lambda: 64)
     assert workers_for(torch.device("cpu")) == 3
     assert workers_for(torch.device("cuda")) == 8
-    monkeypatch.setattr(overlapped.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(overlapped, "available_cores", lambda: 2)
     assert workers_for(torch.device("cuda")) == 3

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.web.environment import apply_environment, available_cores, server_environment, share_heaps
+from lib.web.environment import apply_environment, server_environment, share_heaps
 
 
 def test_defaults_turn_off_what_breaks_the_loop():
@@ -111,11 +111,3 @@ def test_monai_label_reads_every_variable(monkeypatch):
     assert settings.MONAI_LABEL_AUTO_UPDATE_SCORING is False
     assert settings.MONAI_LABEL_DATASTORE_FILE_EXT == ["*.nii.gz", "*.nii", "*.nrrd"]
     assert settings.MONAI_LABEL_SERVER_PORT == 8077
-
-
-@pytest.mark.parametrize(("quota", "cores"), [("50000 100000", 1), ("max 100000", None), ("nonsense", None)])
-def test_cores_stay_within_a_container_quota(tmp_path, quota, cores):
-    file = tmp_path / "cpu.max"
-    file.write_text(quota)
-    assert available_cores(file) == (cores or available_cores(tmp_path / "missing"))
-    assert available_cores(file) >= 1
