@@ -5,20 +5,17 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
-import rapidgzip
-from isal import igzip, igzip_threaded
+from isal import igzip
 from numpy.typing import NDArray
 
-from lib.cores import available_cores
 from lib.errors import BadInputError
 from lib.files import read_into
+from lib.gzip_file import unpack_into
 from lib.limits import DEFAULT_LIMITS, MOST_DEFLATED, Limits
 from lib.volume import Grid, checked_shape, checked_size
 
 _BY_SIZE: Any = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _MOST_BEFORE_VOXELS = 64_000_000  # bytes of a NIfTI file's header and extensions
-_LEAST_FOR_MANY = 16_000_000  # bytes of a .nii.gz that several threads unpack sooner than one: four of their pieces
-_MOST_THREADS = 16  # a CT of 60 MB has no more pieces than that
 
 
 class _Header(NamedTuple):
@@ -93,41 +90,20 @@ def _header(path: Path, limits: Limits, *, compressed: bool) -> _Header:
 
 
 def _voxels(path: Path, header: _Header, *, compressed: bool) -> NDArray:
-    """The voxels, of a `.nii.gz` unpacked by threads of their own into the memory where they stay.
+    """The voxels.
 
     Raises:
         EOFError: the file ends before them.
     """
     voxels = np.empty(header.shape, header.dtype, order="F")
     memory = voxels.reshape(-1, order="F").view(np.uint8).data
-    if compressed and _by_many_threads(path, header.offset, memory):
-        return voxels
-    # isal unpacks three times as fast as zlib. Nothing is mapped from disk: whoever shortened the file meanwhile would
-    # end the whole process.
-    opened: Any = igzip_threaded.open(path, "rb", threads=1) if compressed else path.open("rb")
-    with opened as file:
-        done = _fill(memory, file, header.offset)
+    if compressed:
+        done = unpack_into(memory, path, skip=header.offset)
+    else:  # nothing is mapped from disk: whoever shortened the file meanwhile would end the whole process
+        with path.open("rb") as file:
+            file.seek(header.offset)
+            done = read_into(memory, file)
     if done < header.size:
         msg = f"the file ends after {done} of {header.size} bytes of voxels"
         raise EOFError(msg)
     return voxels
-
-
-def _by_many_threads(path: Path, offset: int, memory: memoryview) -> bool:
-    """Unpack a large `.nii.gz` into `memory` with all cores; False where that is not worth it or fails.
-
-    A damaged file is left to the usual way, whose errors tell what is wrong with it.
-    """
-    threads = min(_MOST_THREADS, available_cores())
-    if threads == 1 or path.stat().st_size < _LEAST_FOR_MANY:
-        return False
-    try:
-        with rapidgzip.RapidgzipFile(str(path), threads) as file:
-            return _fill(memory, file, offset) == len(memory)
-    except Exception:  # errors of C++ come as whatever type is next to them
-        return False
-
-
-def _fill(memory: memoryview, file: Any, offset: int) -> int:
-    """Read into `memory` what comes after `offset` bytes; how many bytes that were."""
-    return read_into(memory, file) if len(file.read(offset)) == offset else 0

@@ -5,7 +5,7 @@ pynrrd parses headers; voxels, limits and writing are done here, so that no head
 
 import bz2
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lib.errors import BadInputError
 from lib.files import read_into
+from lib.gzip_file import unpack_into
 from lib.limits import DEFAULT_LIMITS, MOST_DEFLATED, Limits
 from lib.segments import Segment, find_segments
 from lib.volume import LPS_TO_RAS, Grid, checked_shape, checked_size
@@ -213,10 +214,16 @@ def _voxels(
             msg = f"{packed_size} bytes of voxels where {size} are announced"
             raise NrrdError(msg)
         voxels, done = np.fromfile(file, dtype), packed_size
-    elif encoding in _GZIP:
-        voxels, done = _unpacked(igzip.open, file, size, packed_size * MOST_DEFLATED, dtype)
-    elif encoding in _BZIP2:
-        voxels, done = _unpacked(bz2.open, file, size, size, dtype)
+    elif encoding in _GZIP and size > packed_size * MOST_DEFLATED:
+        voxels, done = np.empty(0, dtype), 0
+    elif encoding in _GZIP + _BZIP2:
+        voxels = np.empty(size // dtype.itemsize, dtype)
+        memory = voxels.view(np.uint8).data
+        if encoding in _GZIP:
+            done = unpack_into(memory, path, file.tell())
+        else:
+            with bz2.open(file, "rb") as packed:
+                done = read_into(memory, packed)
     else:
         msg = f"{path.name}: {_named('the NRRD encoding', encoding)} is not supported; save it as raw or gzip"
         raise BadInputError(msg)
@@ -224,17 +231,6 @@ def _voxels(
         msg = f"the file ends after {done} of {size} bytes of voxels"
         raise EOFError(msg)
     return voxels.reshape(shape, order="F")
-
-
-def _unpacked(
-    opener: Callable[..., Any], file: BinaryIO, size: int, possible: int, dtype: np.dtype
-) -> tuple[NDArray[Any], int]:
-    """The voxels and how many bytes of them there are; nothing where the file is too short to become `size` bytes."""
-    if size > possible:
-        return np.empty(0, dtype), 0
-    voxels = np.empty(size // dtype.itemsize, dtype)
-    with opener(file, "rb") as packed:
-        return voxels, read_into(voxels.view(np.uint8).data, packed)
 
 
 def _affine(header: Mapping[str, Any], path: Path) -> NDArray[np.float64]:

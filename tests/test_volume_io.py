@@ -497,10 +497,8 @@ def test_absurd_sizes_are_refused_by_the_header(tmp_path, shape):
     assert message(read_image, tmp_path / "a.nrrd") == f"a.nrrd: {expected}"
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "bzip2"])
-def test_no_more_is_unpacked_than_the_header_announces(tmp_path, encoding, monkeypatch):
-    asked = []
-    opener = nrrd_file.igzip.open if encoding == "gzip" else bz2.open
+def test_no_more_is_unpacked_than_the_header_announces(tmp_path, monkeypatch):
+    asked, opener = [], bz2.open
 
     def watched(file, mode):
         packed = opener(file, mode)
@@ -508,11 +506,10 @@ def test_no_more_is_unpacked_than_the_header_announces(tmp_path, encoding, monke
         packed.readinto = lambda memory: asked.append(len(memory)) or readinto(memory)
         return packed
 
-    monkeypatch.setattr(nrrd_file.igzip if encoding == "gzip" else nrrd_file.bz2, "open", watched)
+    monkeypatch.setattr(nrrd_file.bz2, "open", watched)
     small = hounsfield()
-    packer = gzip.compress if encoding == "gzip" else bz2.compress
-    text = f"NRRD0004\ntype: int16\ndimension: 3\nsizes: 4 5 6\nencoding: {encoding}\nendian: little\n\n"
-    content = packer(small.tobytes(order="F") + bytes(10_000_000))
+    text = "NRRD0004\ntype: int16\ndimension: 3\nsizes: 4 5 6\nencoding: bzip2\nendian: little\n\n"
+    content = bz2.compress(small.tobytes(order="F") + bytes(10_000_000))
     (tmp_path / "a.nrrd").write_bytes(text.encode() + content)
     np.testing.assert_array_equal(read_image(tmp_path / "a.nrrd").array, small)
     assert asked
