@@ -195,7 +195,7 @@ def write_label(
     volume: Volume,
     labels: Mapping[str, Label] | None = None,
     *,
-    compress: bool = False,
+    compress: bool = True,
     durable: bool = True,
 ) -> None:
     """Write a label volume, whole or not at all.
@@ -204,7 +204,8 @@ def write_label(
         path: ends in `.nii`, `.nii.gz`, `.nrrd` or `.seg.nrrd`.
         volume: uint8 class indices.
         labels: names and colors; needed for `.seg.nrrd`.
-        compress: gzip the voxels of NRRD files (raw by default: several times faster for interactive clients).
+        compress: gzip the voxels of NRRD files, which takes less time than writing them as they are: labels are mostly
+            background.
         durable: see `lib.files.atomic_write`.
 
     Raises:

@@ -213,7 +213,7 @@ def test_seg_nrrd_has_names_colors_and_values(tmp_path):
     write_label(tmp_path / "a.seg.nrrd", Volume(classes(), affine_of()), DEFAULT_LABELS)
     array, header = nrrd.read(str(tmp_path / "a.seg.nrrd"))
     np.testing.assert_array_equal(array, classes())
-    assert header["encoding"] == "raw"
+    assert header["encoding"] == "gzip"
     assert [header[f"Segment{k}_Name"] for k in range(2)] == ["liver", "tumor"]
     assert [header[f"Segment{k}_LabelValue"] for k in range(2)] == ["1", "2"]
     assert "Segment2_Name" not in header
@@ -644,10 +644,10 @@ def test_a_failure_leaves_no_half_file(tmp_path, suffix, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_nrrd_labels_are_raw_unless_compressed(tmp_path):
+def test_nrrd_labels_are_compressed_unless_they_shall_be_raw(tmp_path):
     label = Volume(np.zeros((64, 64, 8), np.uint8), affine_of())
-    write_label(tmp_path / "raw.nrrd", label)
-    write_label(tmp_path / "packed.nrrd", label, compress=True)
+    write_label(tmp_path / "raw.nrrd", label, compress=False)
+    write_label(tmp_path / "packed.nrrd", label)
     assert nrrd.read_header(str(tmp_path / "raw.nrrd"))["encoding"] == "raw"
     assert nrrd.read_header(str(tmp_path / "packed.nrrd"))["encoding"] == "gzip"
     assert (tmp_path / "packed.nrrd").stat().st_size < 2000

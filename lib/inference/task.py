@@ -61,7 +61,7 @@ class LiverTumorInferTask(BasicInferTask):
                 "device": devices if "cpu" in devices else [*devices, "cpu"],
                 "result_extension": ".nrrd",
                 "result_dtype": "uint8",
-                "result_compress": False,
+                "result_compress": True,  # a four-hundredth to write, to send and to wait for
                 "planes": "",
                 **switches,
             },
@@ -174,9 +174,7 @@ class LiverTumorInferTask(BasicInferTask):
                 write_planes(path, label, self.settings.labels)
             else:
                 # Sent and removed: nobody looks for it after a power cut.
-                write_label(
-                    path, label, self.settings.labels, compress=bool(data.get("result_compress")), durable=False
-                )
+                write_label(path, label, self.settings.labels, compress=bool(data["result_compress"]), durable=False)
         return path
 
     def _zip_planes(self, label: Volume) -> str:

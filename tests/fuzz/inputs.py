@@ -65,7 +65,7 @@ def seeds() -> dict[str, bytes]:
             write_image(path / f"image{suffix}", hounsfield)
         for suffix in (".nii", ".nii.gz", ".nrrd", ".seg.nrrd"):
             write_label(path / f"label{suffix}", classes, DEFAULT_LABELS)
-        write_label(path / "packed.seg.nrrd", classes, DEFAULT_LABELS, compress=True)
+        write_label(path / "raw.seg.nrrd", classes, DEFAULT_LABELS, compress=False)
         write_planes(path / "planes.seg.nrrd", classes, DEFAULT_LABELS)
         _save_slice(path / "plain.dcm")
         _save_slice(path / "implicit.dcm", ImplicitVRLittleEndian)

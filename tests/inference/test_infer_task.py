@@ -79,9 +79,9 @@ def test_a_single_slice_and_an_oblique_one(infer, ct, tmp_path):
     np.testing.assert_allclose(label.affine, affine, atol=1e-5)
 
 
-def test_nrrd_is_raw_uint8_unless_compression_is_asked_for(infer):
-    for compress, encoding in ((False, "raw"), (True, "gzip")):
-        header = nrrd.read_header(infer(result_compress=compress)[0])
+def test_nrrd_is_compressed_uint8_unless_raw_is_asked_for(infer):
+    for asked, encoding in (({}, "gzip"), ({"result_compress": True}, "gzip"), ({"result_compress": False}, "raw")):
+        header = nrrd.read_header(infer(**asked)[0])
         assert (header["type"], header["encoding"]) == ("uint8", encoding)
 
 

@@ -85,7 +85,7 @@ def test_every_format_holds_the_same_voxels(client, reference, small, tmp_path, 
     if extension.endswith("nrrd"):
         voxels, header = nrrd.read(answer)
         assert header["type"] in {"unsigned char", "uint8"}
-        assert header["encoding"] == "raw"
+        assert header["encoding"] == "gzip"
         names = [header.get(f"Segment{index}_Name") for index in range(2)]
         assert names == (["liver", "tumor"] if extension == ".seg.nrrd" else [None, None])
     else:

@@ -13,7 +13,7 @@ def test_info_has_labels_as_a_list_and_each_models_as_a_dict_in_index_order(clie
     assert list(model["labels"].items()) == list(trainer["labels"].items()) == [("liver", 1), ("tumor", 2)]
     assert model["type"] == "segmentation"
     assert model["config"] | {"result_extension": ".nrrd", "result_dtype": "uint8"} == model["config"]
-    assert not model["config"]["result_compress"]
+    assert model["config"]["result_compress"]
     assert "background" not in str(info)
     assert info["campaign"]["advice"] == "too early to say"
     assert list(info["campaign"]["classes"]) == info["labels"]

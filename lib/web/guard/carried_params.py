@@ -53,7 +53,7 @@ class InferParams(Params, PostprocessingSettings):
     logging: LogLevel = "INFO"
     result_extension: Literal[".nrrd", ".nii.gz", ".nii", ".seg.nrrd", ""] | None = None
     result_dtype: Literal["uint8", ""] | None = None
-    result_compress: bool = False
+    result_compress: bool = True
     result_write_to_file: bool = True
     planes: Literal["seg.nrrd", "images", ""] | None = None
     save_label: bool = False
