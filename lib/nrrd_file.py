@@ -98,6 +98,16 @@ def read_nrrd_grid(path: Path, *, may_be_layered: bool = False, limits: Limits =
     return Grid((x, y, z), _affine(header, path))
 
 
+def is_packed_nrrd(path: Path) -> bool:
+    """Whether the voxels are compressed, by the header alone.
+
+    Raises:
+        OSError, ValueError and what else pynrrd raises on damaged files.
+    """
+    with path.open("rb") as file:
+        return _encoding(_header(file)) in _GZIP + _BZIP2
+
+
 def write_nrrd(
     path: Path, array: NDArray, affine: NDArray[np.float64], fields: Mapping[str, str], *, compress: bool
 ) -> None:

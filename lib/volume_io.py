@@ -27,7 +27,7 @@ from lib.files import atomic_write
 from lib.labels import Label
 from lib.limits import DEFAULT_LIMITS, Limits
 from lib.nifti_file import read_nifti, read_nifti_grid
-from lib.nrrd_file import REQUIRED, Nrrd, NrrdError, read_nrrd, read_nrrd_grid, write_nrrd
+from lib.nrrd_file import REQUIRED, Nrrd, NrrdError, is_packed_nrrd, read_nrrd, read_nrrd_grid, write_nrrd
 from lib.segments import Segment, segment_fields
 from lib.volume import AIR_HU, Grid, Volume
 
@@ -117,6 +117,18 @@ def read_grid(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Grid:
             grid = read_nifti_grid(path, limits, compressed=suffix == ".nii.gz")
     # Through `Volume`'s checks of the affine, on voxels that take no memory.
     return _volume(np.broadcast_to(np.uint8(0), grid.shape), grid.affine, path).grid
+
+
+def is_packed(path: str | Path) -> bool:
+    """Whether the voxels of an image or label file are compressed, by its name or header.
+
+    Raises:
+        NotFoundError: there is no such file.
+        BadInputError: the header can't be read.
+    """
+    path = Path(path)
+    with _explained(path, LABEL_SUFFIXES) as suffix:
+        return suffix == ".nii.gz" or (suffix.endswith(".nrrd") and is_packed_nrrd(path))
 
 
 def read_label(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Volume:

@@ -17,6 +17,7 @@ from lib.errors import BadInputError, NotFoundError, StorageError
 from lib.labels import DEFAULT_LABELS, Label
 from lib.volume import Volume, same_geometry
 from lib.volume_io import (
+    is_packed,
     read_image,
     read_label,
     read_segments,
@@ -652,6 +653,17 @@ def test_nrrd_labels_are_compressed_unless_they_shall_be_raw(tmp_path):
     assert nrrd.read_header(str(tmp_path / "packed.nrrd"))["encoding"] == "gzip"
     assert (tmp_path / "packed.nrrd").stat().st_size < 2000
     np.testing.assert_array_equal(read_label(tmp_path / "packed.nrrd").array, label.array)
+
+
+def test_what_is_packed_is_told_by_name_or_header(tmp_path):
+    label = Volume(np.zeros((8, 8, 8), np.uint8), affine_of())
+    for name in ("a.nii", "a.nii.gz", "a.nrrd", "a.seg.nrrd"):
+        write_label(tmp_path / name, label, DEFAULT_LABELS)
+        assert is_packed(tmp_path / name) == (name != "a.nii")
+    write_label(tmp_path / "raw.nrrd", label, compress=False)
+    assert not is_packed(tmp_path / "raw.nrrd")
+    (tmp_path / "no.nrrd").write_bytes(b"NO")
+    assert message(is_packed, tmp_path / "no.nrrd").startswith("no.nrrd: not a readable .nrrd file")
 
 
 def test_label_names_with_spaces_and_accents_survive(tmp_path):

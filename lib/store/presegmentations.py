@@ -13,11 +13,12 @@ from lib.store.door import checked_identifier
 from lib.store.layout import ORIGINAL, STORED, Layout
 from lib.store.ledger import Ledger
 from lib.store.schema import presegmentations
-from lib.volume_io import read_label, suffix_of, write_label
+from lib.volume_io import is_packed, read_label, suffix_of, write_label
 
 
 def keep(ledger: Ledger, layout: Layout, image_id: str, client_id: str, model_version: str, path: Path) -> None:
-    """Keep an automatic result; a newer one for the same client and image takes its place.
+    """Keep an automatic result, as it was sent unless that takes much room; a newer one for the same client and image
+    takes its place.
 
     Args:
         ledger: what is known.
@@ -29,12 +30,14 @@ def keep(ledger: Ledger, layout: Layout, image_id: str, client_id: str, model_ve
 
     Raises:
         NotFoundError: no image has this id.
-        BadInputError: it is not a label.
+        BadInputError: it can't be read as a label.
         StorageError: the disk or the ledger refused.
     """
-    file = Path(checked_identifier(image_id, "image id")) / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z{STORED}"
+    packed = is_packed(path)
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z{suffix_of(path) if packed else STORED}"
+    file = Path(checked_identifier(image_id, "image id")) / name
     target = layout.presegmentations / file
-    if suffix_of(path) == STORED:
+    if packed:  # whoever waits for it need not wait for another form of it
         with atomic_write(target) as temporary:
             shutil.copyfile(path, temporary)
     else:

@@ -120,6 +120,21 @@ def test_a_correction_is_compared_with_what_the_model_gave_this_client(store, se
     assert (by_cleo.model_version, by_cleo.against_presegmentation) == (None, None)
 
 
+@pytest.mark.parametrize(("name", "compress", "suffix"), [
+    ("a.nrrd", True, ".nrrd"), ("a.nrrd", False, ".nii.gz"), ("a.seg.nrrd", True, ".seg.nrrd"),
+    ("a.nii.gz", True, ".nii.gz"), ("a.nii", True, ".nii.gz"),
+])  # fmt: skip
+def test_what_a_model_made_is_kept_as_it_was_sent_unless_that_takes_room(store, send, tmp_path, name, compress, suffix):
+    sent = tmp_path / name
+    write_label(sent, Volume(classes(1), AFFINE), Settings().labels, compress=compress)
+    store.labels.keep_presegmentation("a", "ann", "m1", sent)
+    (kept,) = (path for path in store.layout.presegmentations.rglob("*") if path.is_file())
+    assert kept.name.partition("Z")[2] == suffix
+    assert (kept.read_bytes() == sent.read_bytes()) == (name.endswith(suffix))
+    np.testing.assert_array_equal(read_label(kept).array, classes(1))
+    assert store.labels.save("a", send(1), "final", {}, author="ann").change == 0.0
+
+
 def test_a_stored_automatic_result_is_what_a_correction_is_compared_with(store, send):
     made = store.labels.save("a", send(1), "original", {"params": {"model_version": "m7"}}, author="m", source="model")
     assert (made.model_version, made.against_presegmentation) == ("m7", None)
