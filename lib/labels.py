@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from lib.box import bounding_box
 from lib.errors import BadInputError
 
 # Voxels of a label that nobody judged; no class and not background either.
@@ -123,7 +124,7 @@ def remap(
     """Turn a client's label voxels into our indices, by the names the client gave them.
 
     Args:
-        array: uint8 of any shape, 0 = background; not changed.
+        array: uint8, three axes in any order, 0 = background; not changed.
         label_info: `[{"name": "Liver", "idx": 1}, ...]` as 3D Slicer sends it; an entry without `idx` has its place
             in the list. None or empty: the voxels already hold our indices and `NOT_LOOKED_AT`.
         labels: our classes.
@@ -140,7 +141,7 @@ def remap(
     Raises:
         BadInputError: a painted segment has a name we do not know, a value has no name, or two.
     """
-    values = [int(value) for value in fastremap.unique(array) if value != 0]
+    values = _painted_values(array)
     if not label_info:
         known = {*indices(labels).values(), NOT_LOOKED_AT}
         unknown = [value for value in values if value not in known]
@@ -171,7 +172,7 @@ def marked(array: NDArray[np.uint8], label_info: Sequence[Mapping[str, Any]] | N
     """
     if not any(is_marker(str(entry["name"])) for entry in label_info or ()):
         return None
-    values = [int(value) for value in fastremap.unique(array) if value != 0]
+    values = _painted_values(array)
     named = _names_by_value(values, label_info or ())
     return np.isin(array, [value for value in values if is_marker(named[value])])
 
@@ -195,6 +196,11 @@ def merge(
         if mask.any():
             np.maximum(result, mask * np.uint8(_known_index(name, labels)), out=result)
     return result
+
+
+def _painted_values(array: NDArray[np.uint8]) -> list[int]:
+    box = bounding_box(array)
+    return [int(value) for value in fastremap.unique(array[box].ravel("K")) if value != 0] if box else []
 
 
 def _known_index(name: str, labels: Mapping[str, Label]) -> int:

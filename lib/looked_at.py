@@ -94,8 +94,8 @@ def check_outside(label: Volume, slices: NDArray[np.bool_], before: Iterable[NDA
 
 
 def is_partial(array: NDArray[np.uint8]) -> bool:
-    """Whether a label volume of any shape holds voxels that nobody looked at."""
-    return bool((array == NOT_LOOKED_AT).any())
+    """Whether a label volume of any shape, uint8, holds voxels that nobody looked at."""
+    return bool(array.max(initial=0) == NOT_LOOKED_AT)  # the largest value there is, and found without another array
 
 
 def slices_looked_at(label: Volume) -> tuple[int, int] | None:
@@ -117,11 +117,13 @@ def check_looked_at(label: Volume, *, named: bool) -> None:
         BadInputError: all of it is `NOT_LOOKED_AT`; or its values have no names and it is a mask of 0 and 255, which
             would say that there is nothing just where something was painted.
     """
+    if not is_partial(label.array):
+        return
     judged = label.array != NOT_LOOKED_AT
     if not judged.any():
         msg = "no slice of the label was looked at, so it says nothing; mark the slices that you judged"
         raise BadInputError(msg)
-    if named or judged.all() or label.array[judged].any():
+    if named or label.array[judged].any():
         return
     if any(each.any() and not each.all() for each in Volume(judged, label.affine).axial()):
         msg = (

@@ -11,8 +11,8 @@ ORDER = (
     "doctor", "web", "datasets", "benchmarks", "simulation", "training", "activelearning",
     "store", "inference", "settings", "access", "metrics", "networks", "transforms", "phantom", "anatomy", "volume_io",
     "archives", "nifti_file", "nrrd_file", "uploads", "segments", "dicomweb", "dicom_seg", "dicom", "looked_at",
-    "case_scores", "volume", "limits", "labels", "console", "gzip_file", "cores", "files", "supervision", "errors",
-    "venv",
+    "case_scores", "volume", "limits", "labels", "box", "console", "gzip_file", "cores", "files", "supervision",
+    "errors", "venv",
 )  # fmt: skip
 # Files that are MONAI Label's interfaces; everything else is core.
 SHELLS = {

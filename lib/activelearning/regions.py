@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lib.transforms.box import bounding_box
+from lib.box import bounding_box
 
 MARGIN_MM = 5.0
 _MOST_VALUES = 1_200_000  # of one slice's maps: those of more classes, or larger slices, are of every 2nd pixel, or 3rd

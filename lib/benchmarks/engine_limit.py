@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lib.box import bounding_box
 from lib.inference.device import resolve_precision
 from lib.inference.engine import STRIDE, Engine
 from lib.inference.observer import Seen
 from lib.inference.stopwatch import Stopwatch
-from lib.transforms.box import bounding_box
 
 _SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices; on a CPU for each thread as much work
 _SECONDS = 0.5  # for each number format

@@ -11,7 +11,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from lib.transforms.box import bounding_box
+from lib.box import bounding_box
 from lib.transforms.postprocessing import PostprocessingSettings
 
 _OVERHEAD = 2000  # bytes, of an entry beside its voxels

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lib.box import Box, common_box, hull
 from lib.errors import BadInputError
 from lib.labels import NOT_LOOKED_AT
 from lib.looked_at import both_judged
-from lib.metrics.box import Box, common_box, hull
 from lib.metrics.burden import LARGE, burden_difference, burden_errors, tumor_burden
 from lib.metrics.challenge_script import detected_by_script
 from lib.metrics.confusion import CLASSES, confusion_matrix, overlap_of

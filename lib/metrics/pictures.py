@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lib.box import common_box
 from lib.errors import BadInputError
 from lib.labels import LIVER, TUMOR
-from lib.metrics.box import common_box
 from lib.metrics.overlap import Overlap
 from lib.metrics.panels import GRAYS, as_png, draw_ct, enlarge, panel_size, view_around
 from lib.volume import Volume

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from lib.box import common_box
 from lib.errors import BadInputError
-from lib.metrics.box import common_box
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.box import common_box
 from lib.errors import BadInputError
 from lib.labels import NOT_LOOKED_AT
 from lib.metrics.overlap import Overlap
@@ -16,10 +17,9 @@ Comparison = dict[str, dict[str, float]]
 
 
 def count_voxels(array: NDArray[np.uint8], labels: Mapping[str, int]) -> dict[str, int]:
-    """Voxels of each class in a label volume of any shape."""
-    # Slab by slab: counting takes eight bytes per voxel, and a partial label fills all of a long CT.
-    counts = sum((np.bincount(slab.ravel(), minlength=256) for slab in _slabs(array[_box(array)])), np.zeros(256, int))
-    return {name: int(counts[index]) for name, index in labels.items()}
+    """Voxels of each class in a label volume with three axes."""
+    part = array[common_box(array)]
+    return {name: sum(np.count_nonzero(slab == index) for slab in _slabs(part)) for name, index in labels.items()}
 
 
 def compare(
@@ -43,27 +43,26 @@ def compare(
     if first.shape != second.shape:
         msg = f"labels of {first.shape} and {second.shape} voxels can't be compared"
         raise BadInputError(msg)
-    box = tuple(
-        slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(_box(first), _box(second), strict=True)
-    )
-    table = np.zeros((256, 256), np.int64)
+    box = common_box(first, second)
+    overlaps = dict.fromkeys(labels, Overlap(0, 0, 0))
+    judged = 0
     for one, other in zip(_slabs(first[box]), _slabs(second[box]), strict=True):
-        pairs = one.astype(np.intp).ravel() * 256 + other.ravel()
-        table += np.bincount(pairs, minlength=256 * 256).reshape(256, 256)
-    table[NOT_LOOKED_AT], table[:, NOT_LOOKED_AT] = 0, 0
-    if first[box].size == first.size and not table.any():
+        by_both = (one != NOT_LOOKED_AT) & (other != NOT_LOOKED_AT)
+        judged += np.count_nonzero(by_both)
+        for name, index in labels.items():
+            overlaps[name] += Overlap.of((one == index) & by_both, (other == index) & by_both)
+    if first[box].size == first.size and not judged:
         msg = "no slice was looked at in both labels, so they can't be compared"
         raise BadInputError(msg)
-    result: Comparison = {}
-    for name, index in labels.items():
-        overlap = Overlap(int(table[index].sum()), int(table[:, index].sum()), int(table[index, index]))
-        result[name] = {
+    return {
+        name: {
             "dice": overlap.dice,
             "changed_ml": (overlap.union - overlap.intersection) * voxel_ml,
             "ml_first": overlap.reference * voxel_ml,
             "ml_second": overlap.prediction * voxel_ml,
         }
-    return result
+        for name, overlap in overlaps.items()
+    }
 
 
 def change_of(comparison: Comparison) -> float:
@@ -73,15 +72,8 @@ def change_of(comparison: Comparison) -> float:
 
 
 def _slabs(array: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """The array cut along its last axis, which is contiguous in memory for labels read from files."""
+    """The array cut along its last axis, which is contiguous in memory for labels read from files.
+
+    What is computed of a slab needs little memory; a partial label fills all of a long CT.
+    """
     return (array[..., at] for at in range(array.shape[-1]))
-
-
-def _box(array: NDArray[np.uint8]) -> tuple[slice, ...]:
-    """The smallest box with every voxel that is not 0; labels fill a small part of a CT."""
-    box = []
-    for axis in range(array.ndim):
-        others = tuple(other for other in range(array.ndim) if other != axis)
-        there = np.flatnonzero(array.any(axis=others))
-        box.append(slice(int(there[0]), int(there[-1]) + 1) if there.size else slice(0, 0))
-    return tuple(box)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lib.box import common_box
 from lib.errors import BadInputError
 from lib.labels import DEFAULT_LABELS, LIVER, TUMOR, find_index
 from lib.looked_at import both_judged
-from lib.metrics.box import common_box
 from lib.metrics.lesions import Detection, label_lesions, match_lesions
 from lib.metrics.lits import DETECTED_IOU
 from lib.metrics.overlap import Overlap

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lib.box import common_box
 from lib.labels import NOT_LOOKED_AT
-from lib.metrics.box import common_box
 from lib.metrics.lesions import label_lesions
 from lib.metrics.overlap import Overlap
 from lib.metrics.panels import GRAYS, as_png, draw_ct, enlarge, panel_size, view_around

@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.spatial import cKDTree
 
+from lib.box import bounding_box
 from lib.errors import BadInputError
 from lib.labels import LIVER, TUMOR
-from lib.transforms.box import bounding_box
 from lib.transforms.components import FACES, FACES_EDGES_CORNERS, label_components
 
 _BACKGROUND, _LIVER, _TUMOR = 0, LIVER.index, TUMOR.index

@@ -6,9 +6,9 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.box import bounding_box
 from lib.errors import BadInputError
 from lib.labels import DEFAULT_LABELS, LIVER, TUMOR, find_index, indices
-from lib.transforms.box import bounding_box
 from lib.transforms.components import FACES, label_components
 
 

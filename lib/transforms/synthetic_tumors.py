@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from scipy.ndimage import gaussian_filter, minimum_filter
 
+from lib.box import bounding_box
 from lib.errors import BadInputError
-from lib.transforms.box import bounding_box
 from lib.transforms.ranges import Probability, in_order
 from lib.transforms.synthetic_lesion import SmoothNoise, SyntheticLesion, lesion_box, render_lesion
 from lib.volume import AIR_HU

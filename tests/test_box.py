@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.transforms.box import bounding_box
+from lib.box import EMPTY, bounding_box, common_box
 
 
 def test_box_holds_exactly_the_voxels_that_are_set() -> None:
@@ -45,3 +45,17 @@ def test_other_numbers(dtype) -> None:
     array = np.zeros((2, 3, 4), dtype)
     array[1, 2, 3] = -1 if dtype is np.int16 else 1
     assert bounding_box(array) == (slice(1, 2), slice(2, 3), slice(3, 4))
+
+
+def test_smallest_box_around_both() -> None:
+    one, other = np.zeros((2, 7, 8, 9), np.uint8)
+    one[2, 3, 4] = 1
+    other[5, 3, 1] = 2
+    assert common_box(one, other) == np.s_[2:6, 3:4, 1:5]
+
+
+def test_an_empty_volume_adds_nothing() -> None:
+    one, other = np.zeros((2, 7, 8, 9), np.uint8)
+    assert common_box(one, other) == EMPTY
+    other[5, 3, 1] = 2
+    assert common_box(one, other) == np.s_[5:6, 3:4, 1:2]

@@ -1,12 +1,16 @@
 """The part of a volume that holds something: most work on labels needs no other voxel."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+Box = tuple[slice, slice, slice]
+EMPTY: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
 
-def bounding_box(array: NDArray[Any], margin: int = 0) -> tuple[slice, slice, slice] | None:
+
+def bounding_box(array: NDArray[Any], margin: int = 0) -> Box | None:
     """The smallest box around the voxels that are not 0.
 
     Args:
@@ -31,5 +35,24 @@ def bounding_box(array: NDArray[Any], margin: int = 0) -> tuple[slice, slice, sl
     first, second, third = (
         slice(max(0, int(hit[0]) - margin), min(size, int(hit[-1]) + 1 + margin))
         for hit, size in zip(hits, array.shape, strict=True)
+    )
+    return first, second, third
+
+
+def common_box(*arrays: NDArray) -> Box:
+    """Slices of the smallest box that holds every voxel but 0 of all `arrays`; empty if there is none.
+
+    Args:
+        arrays: of one shape; three axes in any order.
+    """
+    return hull([box for box in map(bounding_box, arrays) if box is not None])
+
+
+def hull(boxes: Sequence[Box]) -> Box:
+    """The smallest box around `boxes`; empty without any."""
+    if not boxes:
+        return EMPTY
+    first, second, third = (
+        slice(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*boxes, strict=True)
     )
     return first, second, third
