@@ -20,7 +20,7 @@ SHELLS = {
     "web/retraining.py", "web/connection.py", "web/pacs_proxy.py", "web/ohif.py", "web/origins.py", "web/jobs.py",
     "web/job_requests.py", "web/lookup_requests.py", "web/guarded.py", "web/guard/rows.py", "web/guard/guard.py",
     "web/session_requests.py", "web/front_page.py", "web/health.py", "web/metrics.py", "web/login_requests.py",
-    "web/removal_requests.py", "web/openapi.py", "web/endpoints.py",
+    "web/removal_requests.py", "web/file_answers.py", "web/openapi.py", "web/endpoints.py",
     "store/folder.py", "benchmarks/stock_store.py", "benchmarks/soak_people.py", "benchmarks/soak_annotator.py",
     "benchmarks/monai_scoring.py", "inference/task.py",
     "inference/batch.py", "training/task.py", "activelearning/tasks.py", "doctor.py",

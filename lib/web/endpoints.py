@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from lib.dicomweb.forwarding import Forwarder
+from lib.web.file_answers import send_large_pieces
 from lib.web.front_page import install_front_page
 from lib.web.guard.table import TABLE
 from lib.web.health import install_health
@@ -33,6 +34,7 @@ def install_endpoints(server: FastAPI, app: "LiverLoopApp") -> None:
     """
     store = app.store
     images = store.pacs_images if store else None
+    send_large_pieces()
     install_front_page(server)
     install_health(server, app.check_ready)
     install_metrics(server, app.metrics)
