@@ -38,6 +38,7 @@ from lib.store.versions import Version
 from lib.volume_io import IMAGE_SUFFIXES, read_label, stem_of, suffix_of, write_label
 from lib.web.clients import address_of, client_of
 from lib.web.connection import watch_connection
+from lib.web.file_answers import label_answer
 from lib.web.guard.callers import caller_of, token_of
 from lib.web.guard.carried import Carried, checked
 from lib.web.guard.carried_bodies import AddImageForm, InferForm, InfoForm, SaveLabelForm
@@ -99,7 +100,8 @@ def install_requests(app: FastAPI) -> None:
             file = _named_by_content(file, "the image sent")
         with _tidied(background_tasks), asked_by(gone):
             # Of a label that comes along, such as scribbles, no model here makes use.
-            return infer.run_inference(background_tasks, model, image, session_id, text, file, None, output)
+            answer = infer.run_inference(background_tasks, model, image, session_id, text, file, None, output)
+            return label_answer(answer, request)
 
     def save_label(
         background_tasks: BackgroundTasks,

@@ -1,4 +1,5 @@
 import io
+import json
 import threading
 import zipfile
 from pathlib import Path
@@ -7,11 +8,12 @@ import nibabel as nib
 import nrrd
 import numpy as np
 import pytest
+import requests
 import SimpleITK
 from PIL import Image
 
 from lib.volume import Volume
-from lib.volume_io import write_image
+from lib.volume_io import read_label, write_image
 from tests.loop.running_server import MODEL, open_session, wait_until
 from tests.loop.studies import nifti_geometry, oblique, oriented, phantom, write_series
 
@@ -92,6 +94,26 @@ def test_every_format_holds_the_same_voxels(client, reference, small, tmp_path, 
         voxels, _ = nifti(answer)
     np.testing.assert_array_equal(voxels, reference.array)
     assert params["label_names"] == {"liver": 1, "tumor": 2}
+
+
+def test_a_browser_gets_a_raw_label_as_gzip_on_its_way(server, tmp_path):
+    def asked(**headers):
+        return requests.post(
+            f"{server.url}/infer/{MODEL}",
+            params={"image": "case_20", "output": "image"},
+            data={"params": json.dumps({"result_compress": False, "client_id": "viewer"})},
+            headers=headers,
+            timeout=60,
+        )
+
+    browser, other = asked(**{"Accept-Encoding": "gzip, deflate, br, zstd"}), asked(**{"Accept-Encoding": "identity"})
+    assert (browser.headers["Content-Encoding"], other.headers.get("Content-Encoding")) == ("gzip", None)
+    assert int(browser.headers["Content-Length"]) < int(other.headers["Content-Length"]) / 20
+    assert browser.content == other.content  # requests has unpacked it
+    path = tmp_path / "label.nrrd"
+    path.write_bytes(browser.content)
+    assert nrrd.read_header(str(path))["encoding"] == "raw"
+    assert read_label(path).array.any()
 
 
 def test_planes_come_as_layers_of_a_segmentation(client, reference, small, tmp_path):
