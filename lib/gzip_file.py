@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import rapidgzip
-from isal import igzip_threaded
+from isal import igzip, igzip_threaded
 
 from lib.cores import available_cores
 from lib.files import read_into
 
+_LEAST_FOR_A_THREAD = 8_000_000  # unpacked bytes; the buffers of a thread that unpacks ahead take as much
 _LEAST_FOR_MANY = 16_000_000  # bytes that several threads unpack sooner than one: four of their pieces
 _MOST_THREADS = 16  # a CT of 60 MB has no more pieces than that
 
@@ -36,8 +37,10 @@ def unpack_into(memory: memoryview, path: Path, start: int = 0, skip: int = 0) -
         if _by_many_threads(memory, source, path.stat().st_size - start, skip):
             return len(memory)
         file.seek(start)
-        # isal unpacks three times as fast as zlib, and one of its threads reads ahead.
-        with igzip_threaded.open(file, "rb", threads=1) as unpacked:
+        # isal unpacks three times as fast as zlib.
+        ahead = len(memory) >= _LEAST_FOR_A_THREAD
+        opened: Any = igzip_threaded.open(file, "rb", threads=1) if ahead else igzip.open(file, "rb")
+        with opened as unpacked:
             return _fill(memory, unpacked, skip)
 
 
