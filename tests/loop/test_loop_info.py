@@ -1,9 +1,32 @@
 import pytest
 
 from lib.settings import Settings
-from tests.loop.running_server import MODEL, wait_until
+from tests.loop.running_server import MODEL, RunningServer, make_app, wait_until
+from tests.loop.studies import write_studies
 
 pytestmark = pytest.mark.server
+
+
+# A server of their own: on the shared one other tests label images, and too few are left to ask for another.
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("info")
+
+
+@pytest.fixture(scope="module")
+def cases(folder):
+    return write_studies(folder / "studies", range(20, 24))
+
+
+@pytest.fixture(scope="module")
+def server(cases, folder):
+    with RunningServer(folder / "studies", folder / "run", app=make_app(folder / "app")) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    return server.client()
 
 
 def test_info_has_labels_as_a_list_and_each_models_as_a_dict_in_index_order(client):
