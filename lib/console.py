@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from lib.errors import BadInputError, LiverLoopError, StorageError
 from lib.files import try_writing
+from lib.imports import end_imports
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,6 +61,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
     2 with one line for a `LiverLoopError` or too little memory, 130 on Ctrl-C, 141 when the reader of a pipe has gone.
     """
+    end_imports()
     # Torch says so about MONAI's code whenever MONAI is imported; no user can do anything about it.
     warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=FutureWarning)
     try:

@@ -5,6 +5,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from lib.imports import begin_imports
+
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -12,7 +14,7 @@ def enter_environment(environment: Path = _REPOSITORY / ".venv") -> None:
     """Start this script again with the Python of `environment` where there is one.
 
     Without it the running Python must have what scripts need. If the Python that is to run the script hasn't, exits
-    with code 2 and one line.
+    with code 2 and one line. What follows must be the script's imports, and then `lib.console.run`.
     """
     # ONNX Runtime, which MONAI imports, would report its use to its maker; it looks at this when it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -25,3 +27,4 @@ def enter_environment(environment: Path = _REPOSITORY / ".venv") -> None:
         state = "incomplete" if entered else "missing"
         sys.stderr.write(f"error: {environment} is {state}; run scripts/setup, which makes it\n")
         sys.exit(2)
+    begin_imports()

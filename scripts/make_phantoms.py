@@ -23,27 +23,12 @@ from tqdm import tqdm
 
 from lib.anatomy.spec import Phase
 from lib.console import Parser, check_output_folder, run
+from lib.datasets.phantoms import SAMPLE_PHANTOMS
 from lib.errors import BadInputError
 from lib.phantom import Phantom, draw_spec, render
 from lib.volume_io import write_image, write_label
 
 SAMPLE_DATA = Path(__file__).resolve().parents[1] / "sample-data"
-
-# Small enough to commit, different in all that matters to a tool: phase, tumors, orientation, tilt, spacing.
-SAMPLES: dict[str, dict[str, Any]] = {
-    "phantom_0001": {"seed": 1001, "phase": "portal", "tumors": 3, "orientation": "LPS"},
-    "phantom_0002": {"seed": 1002, "phase": "portal", "tumors": 0, "orientation": "RAS"},
-    "phantom_0003": {"seed": 1003, "phase": "native", "tumors": 2, "orientation": "LAS"},
-    "phantom_0004": {"seed": 1004, "phase": "portal", "tumors": 7, "orientation": "RAS", "tilt": 8.0},
-    "phantom_0005": {"seed": 1005, "phase": "portal", "tumors": 1, "orientation": "PSL"},
-    "phantom_0006": {"seed": 1006, "phase": "native", "tumors": 0, "orientation": "LPS"},
-}
-_SAMPLE_SIZE: dict[str, Any] = {"shape": (112, 112, 44), "spacing": (3.3, 3.3, 5.5), "tilt": 0.0}
-
-
-def sample_options(name: str) -> dict[str, Any]:
-    """The options of `draw_spec` that give the committed sample of this name."""
-    return {**_SAMPLE_SIZE, **SAMPLES[name]}
 
 
 def main() -> None:
@@ -51,7 +36,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     if arguments.sample_data:
         folder = arguments.output or SAMPLE_DATA
-        jobs = [(name, sample_options(name)) for name in SAMPLES]
+        jobs = list(SAMPLE_PHANTOMS.items())
     else:
         if arguments.output is None:
             msg = "name the folder to write to with -o DIR, or give --sample-data"

@@ -12,7 +12,7 @@ ORDER = (
     "store", "inference", "settings", "access", "metrics", "networks", "transforms", "phantom", "anatomy", "volume_io",
     "archives", "nifti_file", "nrrd_file", "uploads", "segments", "dicomweb", "dicom_seg", "dicom", "looked_at",
     "case_scores", "volume", "limits", "labels", "box", "console", "gzip_file", "cores", "files", "supervision",
-    "errors", "venv",
+    "errors", "venv", "imports",
 )  # fmt: skip
 # Files that are MONAI Label's interfaces; everything else is core.
 SHELLS = {

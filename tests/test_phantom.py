@@ -8,11 +8,11 @@ import pytest
 from scipy.ndimage import binary_dilation, binary_erosion, label
 
 from lib import phantom
+from lib.datasets.phantoms import SAMPLE_PHANTOMS
 from lib.errors import BadInputError
 from lib.phantom import Phantom, PhantomSpec, draw_spec, make_phantom, render
 from lib.volume import same_geometry
 from lib.volume_io import read_image, read_label
-from scripts.make_phantoms import SAMPLES, sample_options
 
 SMALL = {"shape": (64, 64, 24), "spacing": (5.6, 5.6, 9.0)}
 SAMPLE_DATA = Path(__file__).resolve().parents[1] / "sample-data"
@@ -67,7 +67,7 @@ def test_voxels_do_not_depend_on_how_many_slices_are_computed_at_once(monkeypatc
 
 @pytest.mark.parametrize("name", ["phantom_0003", "phantom_0005"])
 def test_committed_samples_are_made_by_this_code(name: str) -> None:
-    made = make_phantom(**sample_options(name))
+    made = make_phantom(**SAMPLE_PHANTOMS[name])
     image = read_image(SAMPLE_DATA / f"{name}.nii.gz")
     truth = read_label(SAMPLE_DATA / "labels" / "final" / f"{name}.nii.gz")
     # another kind of processor may round a sine, and so an HU or a voxel on the border, otherwise
@@ -82,10 +82,14 @@ def test_committed_samples_are_made_by_this_code(name: str) -> None:
 def test_committed_samples_are_all_there_and_small() -> None:
     images = sorted(SAMPLE_DATA.glob("*.nii.gz"))
     labels = sorted((SAMPLE_DATA / "labels" / "final").glob("*.nii.gz"))
-    assert [path.name for path in images] == [f"{name}.nii.gz" for name in SAMPLES] == [path.name for path in labels]
+    assert (
+        [path.name for path in images]
+        == [f"{name}.nii.gz" for name in SAMPLE_PHANTOMS]
+        == [path.name for path in labels]
+    )
     assert sum(path.stat().st_size for path in images + labels) < 4_000_000
     tumors = [bool((read_label(path).array == 2).any()) for path in labels]
-    assert tumors == [options["tumors"] > 0 for options in SAMPLES.values()]
+    assert tumors == [options["tumors"] > 0 for options in SAMPLE_PHANTOMS.values()]
 
 
 # --- geometry ---

@@ -13,6 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def started(monkeypatch):
     """What would replace this process."""
     calls = []
+    monkeypatch.setattr(venv, "begin_imports", lambda: None)
     monkeypatch.setattr(venv.os, "execv", lambda path, arguments: calls.append((path, arguments)))
     monkeypatch.setattr(sys, "argv", ["scripts/x.py", "--flag"])
     return calls

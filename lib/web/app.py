@@ -20,6 +20,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from lib.activelearning.score_keeper import ScoreKeeper
 from lib.activelearning.tasks import DiceScoring, ScoresScoring, strategy_tasks
 from lib.errors import BadInputError, LiverLoopError, NotFoundError, StorageError, UnavailableError
+from lib.imports import end_imports
 from lib.inference.batch import LiverTumorBatchInferTask
 from lib.inference.device import choose_device
 from lib.inference.model import ModelSource
@@ -74,6 +75,7 @@ class LiverLoopApp(MONAILabelApp):
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        end_imports()  # of the whole server, which scripts/serve began
         if end_with_server():
             keep_private_in_job()
         settle_environment()

@@ -6,14 +6,20 @@ from pathlib import Path
 import pytest
 from monailabel.client import MONAILabelClient
 
-from lib.dicomweb.settings import PASSWORD, USER
 from lib.phantom import Phantom
 from tests.faulty_pacs import FaultyPacs
 from tests.loop.faulty_site import FaultySite
-from tests.loop.prepared_server import Preparation
+from tests.loop.preparation import WARM, Preparation
 from tests.loop.running_server import RunningServer, make_app
 from tests.loop.studies import write_studies
 from tests.orthanc import Orthanc
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparation]:
+    """What servers that start within some seconds are copies of."""
+    with Preparation(tmp_path_factory.mktemp("warm"), program=WARM) as prepared:
+        yield prepared
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +35,10 @@ def cases(shared_folder: Path) -> dict[str, Phantom]:
 
 
 @pytest.fixture(scope="session")
-def server(cases: dict[str, Phantom], shared_folder: Path) -> Iterator[RunningServer]:
+def server(warm: Preparation, cases: dict[str, Phantom], shared_folder: Path) -> Iterator[RunningServer]:
     """A server over the phantoms, started from an app folder outside the repository."""
     app = make_app(shared_folder / "app")
-    with RunningServer(shared_folder / "studies", shared_folder / "run", app=app) as running:
+    with RunningServer(warm, shared_folder / "studies", shared_folder / "run", app=app) as running:
         yield running
 
 
@@ -42,12 +48,10 @@ def client(server: RunningServer) -> MONAILabelClient:
     return server.client()
 
 
-@pytest.fixture(scope="module")
-def preparation(tmp_path_factory: pytest.TempPathFactory, running_orthanc: Orthanc) -> Iterator[Preparation]:
-    """What servers on the Orthanc are made from, with its login."""
-    user, password = next(iter(running_orthanc._users.items()))
-    folder = tmp_path_factory.mktemp("preparation")
-    with Preparation(folder, {USER: user, PASSWORD: password}) as prepared:
+@pytest.fixture(scope="session")
+def preparation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparation]:
+    """What servers that start within a second are copies of."""
+    with Preparation(tmp_path_factory.mktemp("preparation")) as prepared:
         yield prepared
 
 

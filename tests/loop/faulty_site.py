@@ -13,10 +13,12 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from lib.dicom.series import series_grid
 from lib.dicom_seg.source import source_of
+from lib.dicomweb.settings import PASSWORD, USER
 from lib.volume import Volume
 from lib.volume_io import write_label
 from tests.faulty_pacs import FaultyPacs
-from tests.loop.prepared_server import Preparation, PreparedServer
+from tests.loop.preparation import Preparation
+from tests.loop.prepared_server import PreparedServer
 from tests.loop.running_server import RunningServer, make_app, wait_until
 from tests.orthanc import Orthanc, ct_series
 from tests.store.pacs_site import two_classes
@@ -49,6 +51,7 @@ class FaultySite:
         self.preparation, self.orthanc, self.pacs, self.folder = preparation, orthanc, pacs, folder
         found = [ct_series(seed, shape=(32, 32, 6), patient=f"P{seed}") for seed in range(1, count + 1)]
         orthanc.fill(*found)
+        self.login = dict(zip((USER, PASSWORD), next(iter(orthanc._users.items())), strict=True))
         self.series: dict[str, list[Dataset]] = {str(one[0].SeriesInstanceUID): one for one in found}
         self.working = folder / "working"
         self.app = make_app(folder / "app")
@@ -58,9 +61,8 @@ class FaultySite:
         """One that is not started yet; all have one working folder."""
         self._runs += 1
         conf = {**CONF, "pacs.folder": self.working, **{key.replace("__", "."): value for key, value in conf.items()}}
-        return PreparedServer(
-            self.preparation, self.pacs.url, self.folder / f"run{self._runs}", app=self.app, conf=conf
-        )
+        run = self.folder / f"run{self._runs}"
+        return PreparedServer(self.preparation, self.pacs.url, run, app=self.app, conf=conf, environment=self.login)
 
     def label(self, image_id: str, key: str) -> Path:
         """A label for an image, another one for each key."""

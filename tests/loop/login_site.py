@@ -19,11 +19,11 @@ from lib.store.opening import open_store
 from lib.store.store import Store
 from tests.access.identity_provider import AUDIENCE, IdentityProvider
 from tests.dicomweb.certificates import self_signed
-from tests.loop.prepared_server import Preparation
-from tests.loop.running_server import APP, PATIENCE_S, make_app
+from tests.loop.attacked_server import AttackedServer
+from tests.loop.preparation import Preparation
+from tests.loop.running_server import APP, OURS, PATIENCE_S, make_app
 from tests.loop.slicer_module import SlicerModule
 from tests.loop.studies import write_studies
-from tests.loop.warm_server import OURS, WarmServer
 
 USERS = {"ann": Role.ANNOTATOR, "rob": Role.REVIEWER, "ada": Role.ADMIN}
 
@@ -40,7 +40,7 @@ class Site:
         passwords: by user.
     """
 
-    server: WarmServer
+    server: AttackedServer
     store: Store
     folder: Path
     cases: dict[str, Phantom]
@@ -107,7 +107,7 @@ def login_site(warm: Preparation, root: Path, provider: IdentityProvider) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):  # clients trust the certificate
             patch.setenv(variable, str(certificate))
-        server = WarmServer(
+        server = AttackedServer(
             warm, studies, root / "run", app=app, command=OURS, conf=conf,
             environment={"OMP_NUM_THREADS": "1"}, options=("--host", "0.0.0.0", *tls),
         )  # fmt: skip

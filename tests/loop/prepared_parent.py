@@ -11,10 +11,12 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
+from lib.imports import begin_imports, end_imports
 from lib.web.environment import apply_environment, server_environment
 
 
@@ -23,8 +25,10 @@ def main() -> None:
     apply_environment(server_environment(os.environ))
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # MONAI Label prints while it is imported
+    begin_imports()
     for name in ("monailabel.app", "monailabel.main", "lib.web.app"):
         importlib.import_module(name)
+    end_imports()
 
     # A copy of a process has only the thread that made it, and locks of the others would never be released.
     assert threading.active_count() == 1, threading.enumerate()
@@ -40,7 +44,7 @@ def _answer(asked: dict[str, Any], running: set[int]) -> dict[str, Any]:
     if "arguments" in asked:
         pid = os.fork()
         if pid == 0:
-            _become_server(asked["arguments"], asked["log"], asked["folder"])
+            _become_server(**asked)
         running.add(pid)
         return {"pid": pid}
     pid, status = os.waitpid(asked["pid"], os.WNOHANG)
@@ -50,13 +54,15 @@ def _answer(asked: dict[str, Any], running: set[int]) -> dict[str, Any]:
     return {"code": os.waitstatus_to_exitcode(status)}
 
 
-def _become_server(arguments: list[str], log: str, folder: str) -> None:
+def _become_server(arguments: list[str], log: str, folder: str, environment: dict[str, str]) -> None:
     os.setsid()  # a process group of its own, which can be ended as a whole
     os.chdir(folder)
     with Path(os.devnull).open("rb") as nothing, Path(log).open("ab") as lines:
         os.dup2(nothing.fileno(), 0)
         os.dup2(lines.fileno(), 1)
         os.dup2(lines.fileno(), 2)
+    os.environ.update(environment)
+    tempfile.tempdir = None
     from monailabel.main import Main
 
     sys.argv = ["monailabel", "start_server", *arguments]

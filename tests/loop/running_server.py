@@ -19,11 +19,12 @@ from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelUtils
 
 from lib.web.log_lines import UNFORESEEN
+from tests.loop.preparation import PATIENCE_S, REPOSITORY, Copy, Preparation
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+PLAIN = ("monailabel.main", "start_server")  # what the command `monailabel` runs
+OURS = (str(REPOSITORY / "scripts" / "serve.py"),)
 APP = REPOSITORY / "apps" / "liver_tumor"
 MODEL = "liver_tumor"
-PATIENCE_S = 240.0
 
 _PROGRAMS = Path(sys.executable).parent
 _MAIN_PY = '''"""A second app: its own app.yaml, everything else from LiverLoop."""
@@ -89,29 +90,34 @@ class RunningServer:
     """Starts a server and waits until it answers; use it as a context manager.
 
     Args:
+        warm: makes it start within some seconds, see `tests.loop.warm_parent`; None: a process of its own.
         studies: the studies folder, or the address of a PACS.
         folder: gets the log, the sessions and the client's downloads.
         app: an app folder that may be written to.
         conf: `--conf` overrides of `app.yaml`.
         environment: variables beside those that every MONAI Label user needs.
-        command: instead of `monailabel start_server`.
+        command: `PLAIN` or `OURS`; without `warm` any.
+        options: more arguments; with a certificate the server is asked by https.
         working_directory: of the server's process.
     """
 
     def __init__(
         self,
+        warm: Preparation | None,
         studies: Path | str,
         folder: Path,
         *,
         app: Path,
         conf: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
-        command: Sequence[str] = ("monailabel", "start_server"),
+        command: Sequence[str] = PLAIN,
+        options: Sequence[str] = (),
         working_directory: Path | None = None,
     ) -> None:
+        self._warm = warm
         self.studies, self.folder, self.app = Path(studies), folder, app
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if '--tls-certificate' in options else 'http'}://127.0.0.1:{self.port}"
         self.log_file = folder / "server.log"
         self.temporary = folder / "temporary"
         for path in (folder / "downloads", self.temporary):
@@ -120,6 +126,7 @@ class RunningServer:
             *command,
             *("--app", str(app), "--studies", str(studies), "--host", "127.0.0.1", "--port", str(self.port)),
             *(part for key, value in (conf or {}).items() for part in ("--conf", key, str(value))),
+            *options,
         ]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MONAI_LABEL_")}
         self._environment = inherited | {
@@ -130,21 +137,12 @@ class RunningServer:
             **(environment or {}),
         }
         self._working_directory = working_directory or folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Copy | None = None
 
     def __enter__(self) -> "RunningServer":
-        with self.log_file.open("wb") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env=self._environment,
-                cwd=self._working_directory,
-                start_new_session=True,  # a process group of its own, which can be ended as a whole
-            )
+        self._process = self._begin()
         try:
-            wait_until(self._answers, f"the first answer of {' '.join(self._command)}", pause_s=0.3)
+            wait_until(self._answers, f"the first answer of {' '.join(self._command)}", pause_s=0.05)
         except BaseException:
             self.end()
             raise
@@ -219,6 +217,21 @@ class RunningServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # also a subprocess that the server left behind
         self._process.wait()
+
+    def _begin(self, *more: str) -> subprocess.Popen[bytes] | Copy:
+        command = [*self._command, *more]
+        if self._warm is not None:
+            return self._warm.copy(command, self._environment, self.log_file, self._working_directory)
+        with self.log_file.open("wb") as log:
+            return subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=self._environment,
+                cwd=self._working_directory,
+                start_new_session=True,  # a process group of its own, which can be ended as a whole
+            )
 
     def _answers(self) -> bool:
         assert self._process is not None

@@ -1,7 +1,6 @@
 """A server with a user of each role, in a folder of its own with all that it may touch, and things that it may not."""
 
 import contextlib
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from lib.store.schema import events
 from lib.volume_io import write_image, write_label
 from lib.web.guard.rows import Off, Row
 from lib.web.guard.table import TABLE
-from tests.loop.running_server import REPOSITORY, RunningServer, make_app, wait_until
+from tests.loop.preparation import Preparation
+from tests.loop.running_server import OURS, RunningServer, make_app, wait_until
 from tests.loop.schema_files import tiny_files
 from tests.loop.schema_values import TINY, Known
 from tests.loop.studies import phantom
@@ -92,7 +92,7 @@ class Site:
 
 
 @contextlib.contextmanager
-def running_site(root: Path) -> Iterator[Site]:
+def running_site(warm: Preparation, root: Path) -> Iterator[Site]:
     """Write the images, add the users, start the server."""
     studies, home = root / "studies", root / "home"
     for seed in (*IMAGES, *SPARE):
@@ -108,14 +108,14 @@ def running_site(root: Path) -> Iterator[Site]:
     ):
         decoy.parent.mkdir(exist_ok=True)
         decoy.write_text("nobody may touch this")
-    command = (sys.executable, str(REPOSITORY / "scripts" / "serve.py"))
     server = RunningServer(
+        warm,
         studies,
         root / "run",
         app=make_app(root / "app"),
         conf={"inference.engine": "pytorch", "training.max_epochs": 1},
         environment={"HOME": str(home), "XDG_CACHE_HOME": str(home)},
-        command=command,
+        command=OURS,
     )
     database = studies / "ledger" / "ledger.sqlite"
     database.parent.mkdir()

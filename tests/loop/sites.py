@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.loop.attacked import Site, prepare_outside
-from tests.loop.prepared_server import Preparation
-from tests.loop.running_server import MODEL, make_app
+from tests.loop.attacked_server import AttackedServer
+from tests.loop.preparation import Preparation
+from tests.loop.running_server import MODEL, OURS, PLAIN, make_app
 from tests.loop.stock_app import MODEL as TINY
 from tests.loop.stock_app import write_app
 from tests.loop.studies import write_studies
-from tests.loop.warm_server import OURS, PLAIN, WarmServer
 
 _ENVIRONMENT = {"MONAI_LABEL_TRACKING_ENABLED": "false", "OMP_NUM_THREADS": "1"}
 QUIET = {"MONAI_LABEL_AUTO_UPDATE_SCORING": "false"}  # or a plain server scores all images as soon as it runs
@@ -23,14 +23,14 @@ def plain_site(
     """What `monailabel start_server` runs, with an app as MONAI Label's samples are.
 
     Args:
-        warm: see `tests.loop.warm_server`.
+        warm: see `tests.loop.warm_parent`.
         root: gets all folders.
         studies: the address of a PACS in place of the folder.
         environment: variables of the server.
     """
     _write_folders(root)
     app, environment = write_app(root / "app"), _ENVIRONMENT | environment
-    with WarmServer(
+    with AttackedServer(
         warm, studies or root / "studies", root / "run", app=app, command=PLAIN, environment=environment
     ) as server:
         yield Site(server, root, TINY, "sum")
@@ -56,10 +56,10 @@ def our_server(
     studies: str | None = None,
     environment: Mapping[str, str] | None = None,
     conf: Mapping[str, str] | None = None,
-) -> WarmServer:
+) -> AttackedServer:
     """The same, not started yet."""
     _write_folders(root)
-    return WarmServer(
+    return AttackedServer(
         warm,
         studies or root / "studies",
         root / "run",

@@ -14,6 +14,7 @@ from pydicom.uid import generate_uid
 
 from lib.dicomweb.settings import PASSWORD, USER
 from lib.phantom import Phantom
+from tests.loop.preparation import Preparation
 from tests.loop.running_server import RunningServer, make_app, wait_until
 from tests.loop.studies import phantom, write_studies
 from tests.orthanc import Orthanc, orthanc_or_skip, slices_of
@@ -66,15 +67,15 @@ class Site:
 
 
 @contextmanager
-def folder_site(folder: Path) -> Iterator[Site]:
+def folder_site(warm: Preparation, folder: Path) -> Iterator[Site]:
     """Phantoms in a folder."""
     cases = write_studies(folder / "studies", SEEDS)
-    with RunningServer(folder / "studies", folder / "run", app=make_app(folder / "app"), conf=_CONF) as server:
+    with RunningServer(warm, folder / "studies", folder / "run", app=make_app(folder / "app"), conf=_CONF) as server:
         yield Site("folder", server, folder / "studies", cases)
 
 
 @contextmanager
-def pacs_site(folder: Path) -> Iterator[Site]:
+def pacs_site(warm: Preparation, folder: Path) -> Iterator[Site]:
     """Phantoms in an Orthanc that wants a login."""
     with orthanc_or_skip(_LOGIN) as orthanc:
         cases = {}
@@ -85,6 +86,7 @@ def pacs_site(folder: Path) -> Iterator[Site]:
             cases[str(series[0].SeriesInstanceUID)] = case
         ((user, password),) = _LOGIN.items()
         with RunningServer(
+            warm,
             orthanc.url,
             folder / "run",
             app=make_app(folder / "app"),

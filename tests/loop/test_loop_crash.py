@@ -13,7 +13,7 @@ from lib.settings import Settings
 from lib.store import audit
 from lib.store.store import Store
 from tests.loop.kept_labels import TEMPORARY, KeptLabels
-from tests.loop.prepared_server import Preparation, PreparedServer
+from tests.loop.prepared_server import PreparedServer
 from tests.loop.running_server import make_app, wait_until
 from tests.loop.savers import Cases, Client, Journal
 from tests.store.postgresql import postgresql_or_skip
@@ -25,12 +25,6 @@ _IMAGES = 4
 _ANY_MOMENT_S = 0.6
 _BUSY_S = 6.0
 _HARMLESS = {audit.Kind.LEFT_OVER, audit.Kind.NO_VERSION}
-
-
-@pytest.fixture(scope="module")
-def preparation(tmp_path_factory):
-    with Preparation(tmp_path_factory.mktemp("preparation")) as prepared:
-        yield prepared
 
 
 @pytest.fixture

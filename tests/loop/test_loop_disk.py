@@ -11,7 +11,7 @@ from lib.store.ledger import Ledger
 from lib.store.store import Store
 from lib.volume_io import write_image
 from tests.loop.kept_labels import KeptLabels
-from tests.loop.prepared_server import Preparation, PreparedServer
+from tests.loop.prepared_server import PreparedServer
 from tests.loop.running_server import make_app, wait_until
 from tests.loop.savers import SHAPE, Cases, Journal, save
 from tests.loop.studies import phantom
@@ -20,12 +20,6 @@ from tests.store.small_disk import SmallDisk
 pytestmark = pytest.mark.server
 
 _KIBI = 1024
-
-
-@pytest.fixture(scope="module")
-def preparation(tmp_path_factory):
-    with Preparation(tmp_path_factory.mktemp("preparation")) as prepared:
-        yield prepared
 
 
 @pytest.fixture

@@ -15,10 +15,9 @@ from lib.web.guard.callers import COOKIE
 from tests.access.identity_provider import AUDIENCE, REALM, IdentityProvider, SigningKey
 from tests.loop import attacks, web_attacks
 from tests.loop.attacked import Site, a_volume
-from tests.loop.prepared_server import Preparation
+from tests.loop.preparation import Preparation
 from tests.loop.sites import QUIET, our_server, our_site, plain_site
 from tests.loop.studies import write_series
-from tests.loop.warm_server import PROGRAM
 from tests.orthanc import orthanc_or_skip
 
 pytestmark = [pytest.mark.server, pytest.mark.holes]
@@ -48,12 +47,6 @@ _HOLES = [
     web_attacks.page_sends,
     web_attacks.name_that_leads_here,
 ]
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparation]:
-    with Preparation(tmp_path_factory.mktemp("warm"), {"OMP_NUM_THREADS": "1"}, PROGRAM) as preparation:
-        yield preparation
 
 
 @pytest.fixture(scope="module")

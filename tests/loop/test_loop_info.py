@@ -19,8 +19,8 @@ def cases(folder):
 
 
 @pytest.fixture(scope="module")
-def server(cases, folder):
-    with RunningServer(folder / "studies", folder / "run", app=make_app(folder / "app")) as running:
+def server(warm, cases, folder):
+    with RunningServer(warm, folder / "studies", folder / "run", app=make_app(folder / "app")) as running:
         yield running
 
 

@@ -16,20 +16,12 @@ from lib.volume_io import write_image
 from lib.web.guard.callers import COOKIE
 from tests.access.identity_provider import IdentityProvider, SigningKey
 from tests.loop.login_site import USERS, login_site
-from tests.loop.prepared_server import Preparation
 from tests.loop.running_server import MODEL, PATIENCE_S
 from tests.loop.sites import our_server
 from tests.loop.slicer_module import DialogError
 from tests.loop.studies import phantom
-from tests.loop.warm_server import PROGRAM
 
 pytestmark = pytest.mark.server
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory):
-    with Preparation(tmp_path_factory.mktemp("warm"), {"OMP_NUM_THREADS": "1"}, PROGRAM) as preparation:
-        yield preparation
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import requests
 from lib.volume import Volume
 from lib.volume_io import write_image, write_label
 from tests.loop.kept_labels import KeptLabels
-from tests.loop.prepared_server import Preparation, PreparedServer
+from tests.loop.prepared_server import PreparedServer
 from tests.loop.running_server import RunningServer, make_app, wait_until
 from tests.loop.savers import Cases, Client, Journal
 from tests.store.postgresql import postgresql_or_skip
@@ -27,10 +27,10 @@ _ASKING = 40
 _FREE = 50
 
 
-def test_sixteen_clients_save_at_once(tmp_path):
+def test_sixteen_clients_save_at_once(warm, tmp_path):
     cases = Cases(tmp_path / "studies", 6)
     journal = Journal()
-    with RunningServer(cases.studies, tmp_path / "run", app=make_app(tmp_path / "app")) as server:
+    with RunningServer(warm, cases.studies, tmp_path / "run", app=make_app(tmp_path / "app")) as server:
         clients = []
         for number in range(_SAVERS):
             # Some work on one image, others on several; every image has several clients.
@@ -63,12 +63,6 @@ def test_sixteen_clients_save_at_once(tmp_path):
 
 
 # ---- who gets which image
-
-
-@pytest.fixture(scope="module")
-def preparation(tmp_path_factory):
-    with Preparation(tmp_path_factory.mktemp("preparation")) as prepared:
-        yield prepared
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

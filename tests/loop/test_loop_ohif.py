@@ -94,15 +94,15 @@ def cases(orthanc):
 
 
 @pytest.fixture(scope="module")
-def server(orthanc, cases, browser, tmp_path_factory):
+def server(warm, orthanc, cases, browser, tmp_path_factory):
     """A server on the PACS, which has a label of two of the three."""
     folder = tmp_path_factory.mktemp("ohif")
     app = make_app(folder / "app")
     environment = dict(zip((USER, PASSWORD), _LOGIN, strict=True))
-    command = ("monailabel", "start_server", "--uvicorn_app", "lib.web.guarded:app")
+    guarded = ("--uvicorn_app", "lib.web.guarded:app")
     environment["PYTHONPATH"] = str(REPOSITORY)
     with RunningServer(
-        orthanc.url, folder / "run", app=app, conf=_RECIPE, environment=environment, command=command
+        warm, orthanc.url, folder / "run", app=app, conf=_RECIPE, environment=environment, options=guarded
     ) as running:
         for patient in (_LABELLED, _FINAL):
             path = folder / f"{patient}.nii.gz"

@@ -10,6 +10,7 @@ import pytest
 from lib.store.layout import Layout
 from lib.volume import Volume
 from lib.volume_io import read_grid, read_label, write_label
+from tests.loop.preparation import Preparation
 from tests.loop.running_server import MODEL, RunningServer, make_app, wait_until
 from tests.orthanc import Orthanc, ct_series
 
@@ -31,13 +32,14 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("pacs")
 
 
-def start(place: Path, orthanc: Orthanc, run: str) -> RunningServer:
+def start(warm: Preparation, place: Path, orthanc: Orthanc, run: str) -> RunningServer:
     app = place / "app"
     if not app.exists():
         make_app(app)
     user, password = next(iter(orthanc._users.items()))
     return RunningServer(
-        orthanc.url,  # type: ignore[arg-type]
+        warm,
+        orthanc.url,
         place / run,
         app=app,
         conf={"inference.engine": "pytorch", "pacs.poll_seconds": 1},
@@ -46,8 +48,8 @@ def start(place: Path, orthanc: Orthanc, run: str) -> RunningServer:
 
 
 @pytest.fixture(scope="module")
-def server(series, place, running_orthanc):
-    with start(place, running_orthanc, "run") as running:
+def server(warm, series, place, running_orthanc):
+    with start(warm, place, running_orthanc, "run") as running:
         yield running
 
 
@@ -134,13 +136,13 @@ def test_nothing_tells_of_patients_or_the_login(server, running_orthanc):
     assert "Phantom^" not in log
 
 
-def test_a_server_starts_again_while_the_pacs_is_down(server, series, place, running_orthanc):
+def test_a_server_starts_again_while_the_pacs_is_down(warm, server, series, place, running_orthanc):
     labels = Layout(working_folder(place)).tag("final")
     (labelled,) = (path.name.removesuffix(".nii.gz") for path in labels.iterdir())
     server.end()
     running_orthanc.stop()
     try:
-        with start(place, running_orthanc, "again") as again:
+        with start(warm, place, running_orthanc, "again") as again:
             assert "asked again" in again.log()
             assert again.client().info()["datastore"]["completed"] == 1
             assert again.infer(labelled, {"result_extension": ".nii.gz"}).status == 200  # fetched before

@@ -118,13 +118,13 @@ def test_two_servers_on_one_pacs_and_working_folder(site, pacs):
         assert "Traceback" not in server.log()
 
 
-def test_a_seg_of_another_program_counts_at_the_next_request_and_no_login_is_told(preparation, orthanc, tmp_path):
+def test_a_seg_of_another_program_counts_at_the_next_request_and_no_login_is_told(warm, preparation, orthanc, tmp_path):
     with FaultyPacs(orthanc, token=BEARER) as pacs:
         site = FaultySite(preparation, orthanc, pacs, tmp_path)
         one = next(iter(site.series))
         conf = {**CONF, **TRAINING, "pacs.folder": site.working, "pacs.poll_seconds": 600}
-        environment = {TOKEN: BEARER}
-        with RunningServer(pacs.url, tmp_path / "run", app=site.app, conf=conf, environment=environment) as server:
+        run, environment = tmp_path / "run", {TOKEN: BEARER}
+        with RunningServer(warm, pacs.url, run, app=site.app, conf=conf, environment=environment) as server:
             listed(server, 4)
             assert server.infer(one, VOLUME).status == 200
             time.sleep(2.1)  # a study is asked for once in two seconds

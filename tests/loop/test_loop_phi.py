@@ -39,8 +39,8 @@ _TRAINING = {
 class Watched(PreparedServer):
     """A server with the log of scripts/serve, and with or without the guard, which lets less through to be logged."""
 
-    def __init__(self, preparation, studies, folder, *, app, conf, guarded):
-        super().__init__(preparation, studies, folder, app=app, conf=conf)
+    def __init__(self, preparation, studies, folder, *, app, conf, guarded, environment=None):
+        super().__init__(preparation, studies, folder, app=app, conf=conf, environment=environment)
         self._command += ["--log_config", str(write_log_configuration(app)), "--verbose", "INFO"]
         self._command += ["--uvicorn_app", "lib.web.guarded:app"] if guarded else []
 
@@ -192,7 +192,8 @@ def test_a_pacs(preparation, orthanc, pacs: FaultyPacs, tmp_path):
         item.PatientName, item.PatientID, item.PixelSpacing = f"{_MARK}^BAD", _MARK, [0, 0]
     orthanc.fill(bad)
     conf = {**CONF, **_TRAINING, "pacs.folder": site.working}
-    with Watched(preparation, pacs.url, tmp_path / "run", app=site.app, conf=conf, guarded=True) as server:
+    run = tmp_path / "run"
+    with Watched(preparation, pacs.url, run, app=site.app, conf=conf, guarded=True, environment=site.login) as server:
         listed(server, 3)
         assert server.infer(one, VOLUME).status == 200
         site.submit(server, one, "label")

@@ -27,11 +27,11 @@ _NAMES = [{"name": "liver", "idx": 1}, {"name": "tumor", "idx": 2}]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(warm, tmp_path_factory):
     """A server with four unlabelled phantoms, which trains after two labels."""
     folder = tmp_path_factory.mktemp("retraining")
     write_studies(folder / "studies", _SEEDS)
-    with RunningServer(folder / "studies", folder / "run", app=make_app(folder / "app"), conf=_CONF) as running:
+    with RunningServer(warm, folder / "studies", folder / "run", app=make_app(folder / "app"), conf=_CONF) as running:
         yield running
 
 

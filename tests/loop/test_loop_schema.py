@@ -50,8 +50,8 @@ ADMIN_EVENTS = {
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    with running_site(tmp_path_factory.mktemp("schema")) as running:
+def site(warm, tmp_path_factory):
+    with running_site(warm, tmp_path_factory.mktemp("schema")) as running:
         # What a server makes once, at its first inference, is no effect of what comes later.
         headers = running.headers(Role.ANNOTATOR)
         running.server.ask("POST", f"/infer/{MODEL}?image=case_20", headers=headers)

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module", params=SITES)
-def site(request, tmp_path_factory):
-    with SITES[request.param](tmp_path_factory.mktemp(request.param)) as running:
+def site(warm, request, tmp_path_factory):
+    with SITES[request.param](warm, tmp_path_factory.mktemp(request.param)) as running:
         yield running
 
 

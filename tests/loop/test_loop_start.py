@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.loop.running_server import MODEL, REPOSITORY, RunningServer, copy_app, make_app, wait_until
+from tests.loop.running_server import MODEL, OURS, RunningServer, copy_app, make_app, wait_until
 from tests.loop.studies import manifest, write_studies
 
 pytestmark = pytest.mark.server
@@ -22,8 +22,14 @@ def test_monailabel_start_server_works_as_its_users_know_it(tmp_path):
     write_studies(tmp_path / "studies", range(50, 52))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
+    command = ("monailabel", "start_server")
     with RunningServer(
-        tmp_path / "studies", tmp_path / "run", app=copy_app(tmp_path / "copy"), working_directory=elsewhere
+        None,
+        tmp_path / "studies",
+        tmp_path / "run",
+        app=copy_app(tmp_path / "copy"),
+        command=command,
+        working_directory=elsewhere,
     ) as server:
         client = server.client()
         sample = client.next_sample("random", {})
@@ -38,9 +44,9 @@ def test_monailabel_start_server_works_as_its_users_know_it(tmp_path):
 def test_serve_tells_where_it_is_and_ends_with_its_training_on_ctrl_c(tmp_path):
     write_studies(tmp_path / "studies", range(50, 52), labelled=True)
     before = manifest(tmp_path / "studies")
-    command = (sys.executable, str(REPOSITORY / "scripts" / "serve.py"))
+    command = (sys.executable, *OURS)
     with RunningServer(
-        tmp_path / "studies", tmp_path / "run", app=make_app(tmp_path / "app"), command=command
+        None, tmp_path / "studies", tmp_path / "run", app=make_app(tmp_path / "app"), command=command
     ) as server:
         wait_until(lambda: f"LiverLoop is ready at {server.url}" in server.log(), "the announcement")
         assert "(2 images)" in server.log()
@@ -57,8 +63,8 @@ def test_serve_tells_where_it_is_and_ends_with_its_training_on_ctrl_c(tmp_path):
 
 def test_serve_ends_on_a_service_managers_signal(tmp_path):
     write_studies(tmp_path / "studies", range(50, 51))
-    command = (sys.executable, str(REPOSITORY / "scripts" / "serve.py"))
+    command = (sys.executable, *OURS)
     with RunningServer(
-        tmp_path / "studies", tmp_path / "run", app=make_app(tmp_path / "app"), command=command
+        None, tmp_path / "studies", tmp_path / "run", app=make_app(tmp_path / "app"), command=command
     ) as server:
         assert server.interrupt(signal.SIGTERM) == 0

@@ -33,14 +33,14 @@ _RECIPE = {
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(warm, tmp_path_factory):
     """Starts servers, one after the other, on the same two labelled phantoms and the same app."""
     folder = tmp_path_factory.mktemp("supervised")
     write_studies(folder / "studies", range(40, 42), labelled=True)
     app = make_app(folder / "app")
 
     def start(name):
-        return RunningServer(folder / "studies", folder / name, app=app, conf=_RECIPE)
+        return RunningServer(warm, folder / "studies", folder / name, app=app, conf=_RECIPE)
 
     return start
 

@@ -35,7 +35,7 @@ _RECIPE = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(warm, tmp_path_factory):
     """A server with two labelled and two unlabelled phantoms and a file that is no image."""
     folder = tmp_path_factory.mktemp("training")
     studies = folder / "studies"
@@ -44,7 +44,7 @@ def server(tmp_path_factory):
     (studies / "damaged.nii.gz").write_bytes(b"")
     app = make_app(folder / "app")
     make_blind(app)
-    with RunningServer(studies, folder / "run", app=app, conf=_RECIPE) as running:
+    with RunningServer(warm, studies, folder / "run", app=app, conf=_RECIPE) as running:
         yield running
 
 

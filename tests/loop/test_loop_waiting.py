@@ -24,7 +24,7 @@ _CONF = {"inference.engine": "pytorch", "inference.most_waiting": CLIENTS}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(warm, tmp_path_factory):
     """A server over the CT `a_large` and many small ones, all different."""
     folder = tmp_path_factory.mktemp("waiting")
     write_image(folder / "studies" / "a_large.nii.gz", phantom(1, (192, 192, 20)).image)
@@ -32,7 +32,7 @@ def server(tmp_path_factory):
     for number in range(CROWD):
         moved = np.roll(small.array, (number % 8, number // 8), (0, 1))
         write_image(folder / "studies" / f"small_{number:02d}.nii.gz", Volume(moved, small.affine))
-    with RunningServer(folder / "studies", folder / "run", app=make_app(folder / "app"), conf=_CONF) as running:
+    with RunningServer(warm, folder / "studies", folder / "run", app=make_app(folder / "app"), conf=_CONF) as running:
         yield running
 
 

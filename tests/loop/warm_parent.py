@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lib.imports import begin_imports, end_imports
+
 _WARM = (
     "torch", "torchvision", "monai.apps", "monai.bundle", "monai.data", "monai.engines", "monai.handlers",
     "monai.inferers", "monai.transforms", "ignite.engine", "fastapi", "uvicorn", "pydantic_settings", "pydicom_seg",
@@ -30,10 +32,14 @@ def main() -> None:
     """Import, then serve requests for programs."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    begin_imports()
     for name in _WARM:
         with suppress(ModuleNotFoundError):  # a program that needs it imports it, or says that it lacks it
             importlib.import_module(name)
-    assert not {"lib", "monailabel"} & sys.modules.keys(), "they read their settings when they are imported"
+    end_imports()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lib"]:
+        del sys.modules[name]
+    assert "monailabel" not in sys.modules, "it reads its settings when it is imported"
     assert threading.active_count() == 1, threading.enumerate()  # a copy has none of the others
     running: set[int] = set()
     answers.write(json.dumps({"ready": True}) + "\n")
@@ -68,6 +74,7 @@ def _become(arguments: list[str], environment: dict[str, str], log: str, folder:
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None
+    sys.path[1:1] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     program, *sys.argv[1:] = arguments
     code = 1
     try:
