@@ -40,7 +40,8 @@ def server_environment(
     """
     threads = str(cores or available_cores())
     defaults = {
-        # MLflow refuses MONAI Label's default file store, so that every training would end in an error.
+        # MLflow is not installed, and refuses MONAI Label's default file store where it is: every training of MONAI
+        # Label's own would end in an error.
         "MONAI_LABEL_TRACKING_ENABLED": "false",
         # Otherwise each request for the next image queues every scoring method again.
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
