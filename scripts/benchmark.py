@@ -12,6 +12,7 @@
     scripts/benchmark.py train --cases 4 --slices 100             loading, steps and whole epochs of a training
     scripts/benchmark.py learning --epochs 12                     unseen cases before and after a training
     scripts/benchmark.py score --volume 60 100                    scores beside segmenting alone and MONAI Label's
+    scripts/benchmark.py start                                    a server's start beside plain MONAI Label's
     scripts/benchmark.py soak --minutes 60 --json soak.json       annotators in the loop while the server trains
 
 Each but the soak compares with a baseline measured in the same run. Exit code: 0; 1 when a soak finds that a promise
@@ -28,13 +29,13 @@ from lib.venv import enter_environment
 
 enter_environment()
 
-from lib.benchmarks import batch, cascade, clients, engines, infer, learning, score, soak, store, train
+from lib.benchmarks import batch, cascade, clients, engines, infer, learning, score, soak, start, store, train
 from lib.console import Parser, check_output_file, run
 from lib.files import atomic_write
 
 _BENCHMARKS = {
     "batch": batch, "cascade": cascade, "clients": clients, "engines": engines, "infer": infer, "learning": learning,
-    "score": score, "soak": soak, "store": store, "train": train,
+    "score": score, "soak": soak, "start": start, "store": store, "train": train,
 }  # fmt: skip
 
 

@@ -11,13 +11,25 @@ from hypothesis import HealthCheck, settings
 
 from lib.access import passwords
 from lib.datasets.samples import DEFAULT_FOLDER, REAL, complete_kind, ensure_samples
+from lib.imports import begin_imports, end_imports
 from tests import screenshots
 from tests.alone_last import AloneLast, put_last
 from tests.orthanc import Orthanc, orthanc_or_skip
+from tests.store.postgresql import PostgreSQL, postgresql_or_skip
 
 # Other work on the machine must not decide whether a test passes.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
+
+
+def pytest_configure() -> None:
+    """Most of the collection's time is that of imports."""
+    begin_imports()
+
+
+def pytest_collection_finish() -> None:
+    """Tests run with the collector on."""
+    end_imports()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -51,6 +63,13 @@ def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     passwords._nobodys.cache_clear()
     yield
     passwords._nobodys.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A server for all tests, started by the first that needs it."""
+    with postgresql_or_skip() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

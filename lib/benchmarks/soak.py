@@ -19,13 +19,13 @@ from lib.access.roles import Role
 from lib.benchmarks import soak_text
 from lib.benchmarks.counts import check_counts
 from lib.benchmarks.machine import describe_machine
+from lib.benchmarks.server_process import ServerProcess
 from lib.benchmarks.soak_annotator import Annotator
 from lib.benchmarks.soak_cases import Cases
 from lib.benchmarks.soak_check import folder_facts, label_facts, training_counts
 from lib.benchmarks.soak_growth import as_json, growth
 from lib.benchmarks.soak_people import Curator, Desk, Person, Watcher
 from lib.benchmarks.soak_samples import Folders, Sampler, columns
-from lib.benchmarks.soak_server import SoakServer
 from lib.benchmarks.soak_timings import by_kind
 from lib.benchmarks.soak_verdict import promises
 from lib.console import check_output_file
@@ -115,7 +115,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         studies = folder / "studies"
         cases = Cases(studies, arguments.images, arguments.size, arguments.slices)
         passwords = _people(studies, settings, arguments.clients)
-        server = SoakServer(folder, arguments.app.resolve(), conf)
+        server = ServerProcess(folder, arguments.app.resolve(), conf)
         _weaken(server.app / "starter.pt", settings)
         with server, _no_hang():
             desk, sampler, people, facts = _worked(server, cases, passwords, settings, arguments)
@@ -183,7 +183,7 @@ def _weaken(weights: Path, settings: Settings) -> None:
 
 
 def _worked(
-    server: SoakServer, cases: Cases, passwords: Mapping[str, str], settings: Settings, arguments: argparse.Namespace
+    server: ServerProcess, cases: Cases, passwords: Mapping[str, str], settings: Settings, arguments: argparse.Namespace
 ) -> tuple[Desk, Sampler, list[Person], dict[str, Any]]:
     """Let all work for the time asked for; what they left behind on the server once it is quiet."""
     seconds, began = arguments.minutes * 60, time.monotonic()
@@ -223,7 +223,7 @@ def _worked(
     return desk, sampler, people, facts
 
 
-def _wait(server: SoakServer, seconds: float) -> None:
+def _wait(server: ServerProcess, seconds: float) -> None:
     often_s = 1.0 if sys.stderr.isatty() else 60.0  # a log keeps every state of the bar
     with tqdm(total=round(seconds), desc="soaking", unit="s", leave=False, mininterval=often_s) as bar:
         end = time.monotonic() + seconds

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 DEFAULT_APP = Path(__file__).resolve().parents[2] / "apps" / "liver_tumor"
 
 
-def add_app_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--app`, `--conf` and `--device`."""
+def add_app_arguments(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
+    """Add `--app`, `--conf` and, unless it is False, `--device`."""
     parser.add_argument(
         "--app",
         type=Path,
@@ -31,7 +31,8 @@ def add_app_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("KEY", "VALUE"),
         help="override one key of app.yaml, such as: --conf postprocessing.fill_holes false; may be repeated",
     )
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: cuda where there is one)")
+    if device:
+        parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: cuda where there is one)")
 
 
 def add_command_options(parser: argparse.ArgumentParser, *, after_command: bool) -> None:

@@ -19,7 +19,7 @@ from lib.store.schema import images as images_table
 from lib.store.schema import labels, versions
 from lib.store.schema import leases as leases_table
 from tests.activelearning.conftest import Studies
-from tests.store.conftest import ledger_url, postgresql  # noqa: F401 - fixtures
+from tests.store.conftest import ledger_url  # noqa: F401 - fixtures
 
 CLIENTS = [f"client {number}" for number in range(40)]
 

@@ -16,7 +16,6 @@ from tests.loop.kept_labels import TEMPORARY, KeptLabels
 from tests.loop.prepared_server import PreparedServer
 from tests.loop.running_server import make_app, wait_until
 from tests.loop.savers import Cases, Client, Journal
-from tests.store.postgresql import postgresql_or_skip
 
 pytestmark = pytest.mark.server
 
@@ -101,10 +100,10 @@ def test_a_hundred_kills_lose_nothing(preparation, cases, tmp_path):
     check_the_rest(cases, Settings())
 
 
-def test_kills_lose_nothing_with_postgresql(preparation, cases, tmp_path):
-    with postgresql_or_skip() as database:
-        url = database.new_database()
-        app = make_app(tmp_path / "app")
-        server = PreparedServer(preparation, cases.studies, tmp_path / "run", app=app, conf={"ledger": url})
-        kill_again_and_again(server, cases, url, kills=20, seed=2)
-        check_the_rest(cases, Settings(ledger=url))
+def test_kills_lose_nothing_with_postgresql(preparation, postgresql, cases, tmp_path):
+    url = postgresql.new_database()
+    app = make_app(tmp_path / "app")
+    server = PreparedServer(preparation, cases.studies, tmp_path / "run", app=app, conf={"ledger": url})
+    kill_again_and_again(server, cases, url, kills=20, seed=2)
+    check_the_rest(cases, Settings(ledger=url))
+    postgresql.drop_database(url)

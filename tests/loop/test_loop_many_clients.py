@@ -17,7 +17,6 @@ from tests.loop.kept_labels import KeptLabels
 from tests.loop.prepared_server import PreparedServer
 from tests.loop.running_server import RunningServer, make_app, wait_until
 from tests.loop.savers import Cases, Client, Journal
-from tests.store.postgresql import postgresql_or_skip
 
 pytestmark = pytest.mark.server
 
@@ -71,8 +70,10 @@ def conf(request):
     if request.param == "sqlite":
         yield {}
         return
-    with postgresql_or_skip() as database:
-        yield {"ledger": database.new_database()}
+    database = request.getfixturevalue("postgresql")
+    url = database.new_database()
+    yield {"ledger": url}
+    database.drop_database(url)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.server
 
 _LABELLED, _UNLABELLED = range(40, 42), range(42, 44)
 _SEEING = "seeing"
+_BETWEEN_S = 0.1
 _RECIPE = {
     "training.patch_size": 64,
     "training.slices_per_case": 4,
@@ -78,7 +79,7 @@ class Requests(threading.Thread):
 
     def run(self):
         client = self._server.client()
-        while not self._end.is_set():
+        while not self._end.wait(_BETWEEN_S):
             try:
                 answer, params = client.infer(MODEL, "case_42", {"result_extension": ".nii"})
                 assert nib.load(answer).shape == (96, 96, 16)

@@ -10,14 +10,7 @@ from sqlalchemy import Connection
 from lib.store.ledger import Ledger
 from tests.orthanc import Orthanc
 from tests.store.pacs_site import Site
-from tests.store.postgresql import PostgreSQL, postgresql_or_skip
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgreSQL]:
-    """A server for all tests, started by the first that needs it."""
-    with postgresql_or_skip() as server:
-        yield server
+from tests.store.postgresql import PostgreSQL
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,4 +1,4 @@
-"""A real server for a soak: started as users start it, watched from outside, stopped with SIGTERM."""
+"""A real server to measure: started as users start it, watched from outside, stopped with SIGTERM."""
 
 import contextlib
 import os
@@ -20,27 +20,30 @@ import psutil
 from lib.errors import LiverLoopError
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
+SERVE = (sys.executable, str(_REPOSITORY / "scripts" / "serve.py"))
+PLAIN = (str(Path(sys.executable).with_name("monailabel")), "start_server")
 _START_S = 300.0
 _STOP_S = 90.0  # more than `server.stop_seconds` and what comes after it
-_LOOK_S = 0.3
+_LOOK_S = 0.1
 _LINES = 15  # of the log, in a message
 _MOST_TOLD = 10
 _BAD_LINE = re.compile(r"\b(ERROR|CRITICAL)\b|Traceback \(most recent call last\)")
 
 
-class SoakServer:
+class ServerProcess:
     """A server in folders of its own; use it in a `with` block.
 
     Args:
         folder: gets `app/`, `run/` with sessions, temporary files and the log; `studies/` must be there.
         app: whose `app.yaml` and weights are used.
         conf: overrides of `app.yaml`.
+        command: `SERVE` or `PLAIN`.
 
     Raises:
         LiverLoopError: it does not start.
     """
 
-    def __init__(self, folder: Path, app: Path, conf: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, app: Path, conf: Mapping[str, object], command: Sequence[str] = SERVE) -> None:
         self.studies = folder / "studies"
         self.app = _copied(app, folder / "apps")
         self.temporary, self.sessions = folder / "run" / "temporary", folder / "run" / "sessions"
@@ -48,12 +51,13 @@ class SoakServer:
             path.mkdir(parents=True)
         self.log_file = folder / "run" / "server.log"
         self._conf = conf
+        self._command = command
         self._port = _free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
         self.start_s = 0.0
 
-    def __enter__(self) -> "SoakServer":
+    def __enter__(self) -> "ServerProcess":
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MONAI_LABEL_")}
         environment |= {
             "TMPDIR": str(self.temporary),
@@ -61,7 +65,7 @@ class SoakServer:
             "PYTHONUNBUFFERED": "1",
         }
         command = [
-            sys.executable, str(_REPOSITORY / "scripts" / "serve.py"),
+            *self._command,
             *("--app", str(self.app), "--studies", str(self.studies), "--port", str(self._port)),
             *(part for key, value in self._conf.items() for part in ("--conf", key, str(value))),
         ]  # fmt: skip
@@ -129,7 +133,7 @@ class SoakServer:
                 return
             time.sleep(_LOOK_S)
         lines = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES:]
-        msg = "the server of the soak does not start: " + " | ".join(lines)
+        msg = "the server to be measured does not start: " + " | ".join(lines)
         raise LiverLoopError(msg)
 
     def _end(self) -> None:

@@ -1,4 +1,4 @@
-from lib.benchmarks.soak_server import bad_lines
+from lib.benchmarks.server_process import bad_lines
 
 
 def test_lines_of_a_log_that_tell_of_an_error():
