@@ -15,6 +15,13 @@ ALONE = (
     "tests/loop/test_loop_retraining.py",  # a training gives way to whatever else runs
     "tests/loop/test_loop_waiting.py",  # compares how long answers take
 )
+# These take minutes: begun last, one worker would be at them while the others have nothing left to do.
+LONG = (
+    "tests/loop/test_loop_crash.py",
+    "tests/loop/test_loop_training.py",
+    "tests/loop/test_loop_many_clients.py",
+)
+_LAST = "tests/loop/"  # the folder that scripts/test names last
 
 
 def file_of(nodeid: str) -> str:
@@ -23,8 +30,13 @@ def file_of(nodeid: str) -> str:
 
 
 def put_last(items: list[pytest.Item], alone: Collection[str] = ALONE) -> None:
-    """Move the tests of some files to the end."""
-    items.sort(key=lambda item: file_of(item.nodeid) in alone)
+    """Move the tests of some files to the end, and the long ones to the beginning of their folder."""
+
+    def place(item: pytest.Item) -> int:
+        file = file_of(item.nodeid)
+        return 3 if file in alone else 1 if file in LONG else 2 if file.startswith(_LAST) else 0
+
+    items.sort(key=place)
 
 
 class AloneLast(LoadFileScheduling):

@@ -1,10 +1,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.alone_last import ALONE
+from tests.alone_last import ALONE, LONG, file_of, put_last
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFTEST = """
@@ -63,7 +64,15 @@ def names_of(files):
 
 
 def test_the_files_are_there():
-    assert [name for name in ALONE if not (REPOSITORY / name).is_file()] == []
+    assert [name for name in (*ALONE, *LONG) if not (REPOSITORY / name).is_file()] == []
+
+
+def test_what_takes_long_begins_first_in_its_folder():
+    files = [ALONE[0], "tests/loop/test_a.py", LONG[1], "tests/test_b.py", "tests/loop/test_c.py", LONG[0]]
+    items = [SimpleNamespace(nodeid=f"{file}::test_it") for file in files]
+    put_last(items)
+    ordered = [file_of(item.nodeid) for item in items]
+    assert ordered == ["tests/test_b.py", LONG[1], LONG[0], "tests/loop/test_a.py", "tests/loop/test_c.py", ALONE[0]]
 
 
 @pytest.mark.parametrize("workers", ["2", "3"])

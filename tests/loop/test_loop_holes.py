@@ -16,6 +16,7 @@ from tests.access.identity_provider import AUDIENCE, REALM, IdentityProvider, Si
 from tests.loop import attacks, web_attacks
 from tests.loop.attacked import Site, a_volume
 from tests.loop.preparation import Preparation
+from tests.loop.running_server import wait_until
 from tests.loop.sites import QUIET, our_server, our_site, plain_site
 from tests.loop.studies import write_series
 from tests.orthanc import orthanc_or_skip
@@ -98,11 +99,17 @@ def test_a_hole_of_monai_label_is_none_of_ours(hole, plain, ours, guarded, annot
 
 def check_closed(hole, site):
     """The attack is refused for a reason that is told, and leaves nothing behind."""
-    before = site.state()
+    before = settled(site)
     site.answers.clear()
     assert not hole(site), site.answers
     assert [one for one in site.answers if one[1] >= 500] == []
-    assert site.state() == before
+    assert settled(site) == before
+
+
+def settled(site):
+    """The site's state without the file of an answer, which goes after the answer."""
+    wait_until(lambda: not [*site.temporary.rglob("*.nrrd")], "the removal of the answer's file", 0.05)
+    return site.state()
 
 
 def test_a_pickle_is_no_model(plain, ours):

@@ -122,8 +122,11 @@ def ask_at_once(servers, clients, strategy="random"):
         return list(pool.map(ask, range(len(clients))))
 
 
-@pytest.mark.parametrize("servers", [1, 2], indirect=True, ids=["one server", "two servers"])
-@pytest.mark.parametrize("strategy", ["random", "first"])
+@pytest.mark.parametrize(
+    ("conf", "servers", "strategy"),
+    [("sqlite", 1, "random"), ("sqlite", 2, "first"), ("postgresql", 1, "first"), ("postgresql", 2, "random")],
+    indirect=["conf", "servers"],
+)
 def test_no_image_is_given_twice_while_others_are_free(servers, strategy):
     clients = [f"client {number}" for number in range(_ASKING)]
     answers = ask_at_once(servers, clients, strategy)
