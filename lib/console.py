@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -62,8 +61,6 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     2 with one line for a `LiverLoopError` or too little memory, 130 on Ctrl-C, 141 when the reader of a pipe has gone.
     """
     end_imports()
-    # Torch says so about MONAI's code whenever MONAI is imported; no user can do anything about it.
-    warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=FutureWarning)
     try:
         sys.exit(main() or 0)
     except LiverLoopError as error:

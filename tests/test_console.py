@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -73,17 +72,6 @@ def test_a_reader_that_has_gone_ends_the_script_quietly():
         process.stdout.readline()
         process.stdout.close()
         assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 141)
-
-
-def test_what_torch_says_about_monai_is_not_shown_and_other_warnings_are():
-    def main():
-        warnings.warn("`torch.jit.interface` is deprecated.", FutureWarning, stacklevel=1)
-        warnings.warn("another", FutureWarning, stacklevel=1)
-
-    with warnings.catch_warnings(record=True) as shown:
-        warnings.simplefilter("always")
-        assert exit_code(main) == 0
-    assert [str(warning.message) for warning in shown] == ["another"]
 
 
 def test_a_wrong_argument_is_one_line_that_names_the_help(capsys):

@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def test_where_everything_is_imported_the_collector_stays_on(monkeypatch):
     assert gc.isenabled()
     end_imports()
     assert gc.get_freeze_count() == 0
+
+
+def test_what_torch_says_about_monai_is_not_shown_and_other_warnings_are():
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        begin_imports()
+        warnings.warn("`torch.jit.interface` is deprecated.", FutureWarning, stacklevel=1)
+        warnings.warn("another", FutureWarning, stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["another"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -60,6 +60,8 @@ class ServerProcess:
     def __enter__(self) -> "ServerProcess":
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MONAI_LABEL_")}
         environment |= {
+            # MONAI Label runs a bare `python`.
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             "TMPDIR": str(self.temporary),
             "MONAI_LABEL_SESSION_PATH": str(self.sessions),
             "PYTHONUNBUFFERED": "1",
