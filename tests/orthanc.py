@@ -26,7 +26,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from requests.auth import HTTPBasicAuth
 
 from lib.dicomweb.client import Pacs
-from lib.dicomweb.settings import PacsSettings
+from lib.dicomweb.settings import PASSWORD, USER, PacsSettings
 from lib.phantom import make_phantom
 from lib.volume import Volume
 
@@ -86,6 +86,11 @@ class Orthanc:
     def api(self) -> str:
         """Root of Orthanc's own interface."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def login(self) -> dict[str, str]:
+        """Its first user as the variables that we know ourselves by there."""
+        return dict(zip((USER, PASSWORD), next(iter(self._users.items())), strict=True))
 
     def pacs(self, **settings: object) -> Pacs:
         """A client of ours, logged in as its first user."""

@@ -13,7 +13,6 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from lib.dicom.series import series_grid
 from lib.dicom_seg.source import source_of
-from lib.dicomweb.settings import PASSWORD, USER
 from lib.volume import Volume
 from lib.volume_io import write_label
 from tests.faulty_pacs import FaultyPacs
@@ -51,7 +50,6 @@ class FaultySite:
         self.preparation, self.orthanc, self.pacs, self.folder = preparation, orthanc, pacs, folder
         found = [ct_series(seed, shape=(32, 32, 6), patient=f"P{seed}") for seed in range(1, count + 1)]
         orthanc.fill(*found)
-        self.login = dict(zip((USER, PASSWORD), next(iter(orthanc._users.items())), strict=True))
         self.series: dict[str, list[Dataset]] = {str(one[0].SeriesInstanceUID): one for one in found}
         self.working = folder / "working"
         self.app = make_app(folder / "app")
@@ -62,7 +60,9 @@ class FaultySite:
         self._runs += 1
         conf = {**CONF, "pacs.folder": self.working, **{key.replace("__", "."): value for key, value in conf.items()}}
         run = self.folder / f"run{self._runs}"
-        return PreparedServer(self.preparation, self.pacs.url, run, app=self.app, conf=conf, environment=self.login)
+        return PreparedServer(
+            self.preparation, self.pacs.url, run, app=self.app, conf=conf, environment=self.orthanc.login
+        )
 
     def label(self, image_id: str, key: str) -> Path:
         """A label for an image, another one for each key."""

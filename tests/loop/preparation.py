@@ -60,7 +60,7 @@ class Preparation:
         self._parent.stdout.close()
 
     def ask(self, **asked: Any) -> dict[str, Any]:
-        """Let the process do something, see `tests.loop.prepared_parent`."""
+        """Let the process do something, see `tests.loop.copying`."""
         assert self._parent is not None
         assert self._parent.stdin is not None
         self._parent.stdin.write(json.dumps(asked) + "\n")
@@ -68,11 +68,11 @@ class Preparation:
         return self._read()
 
     def copy(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path) -> "Copy":
-        """A copy of `tests.loop.warm_parent` that runs a program.
+        """A copy that runs a program.
 
         Args:
-            arguments: the program and its own.
-            environment: its variables.
+            arguments: of `tests.loop.prepared_parent`'s server; of `tests.loop.warm_parent`, the program and its own.
+            environment: variables; `tests.loop.warm_parent` gets no others.
             log: gets what it prints.
             folder: where it runs.
         """

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.loop.preparation import Copy, Preparation
+from tests.loop.preparation import Preparation
 from tests.loop.running_server import PLAIN, RunningServer, wait_until
 
 
@@ -55,13 +55,8 @@ class PreparedServer(RunningServer):
 
     def start(self) -> None:
         """Start it and don't wait for an answer."""
-        pid = self._preparation.ask(
-            arguments=self._command[len(PLAIN) :],
-            log=str(self.log_file),
-            folder=str(self.folder),
-            environment=self._more,
-        )["pid"]
-        self._process = Copy(self._preparation, pid)
+        arguments = self._command[len(PLAIN) :]
+        self._process = self._preparation.copy(arguments, self._more, self.log_file, self.folder)
 
     def wait(self) -> None:
         """Wait until it answers."""

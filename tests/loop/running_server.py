@@ -200,6 +200,10 @@ class RunningServer:
 
         return dict(wait_until(ended, f"the end of {path}"))
 
+    def wait_for_removals(self) -> None:
+        """Until the files of answers, which go after the answers, are gone."""
+        wait_until(lambda: not [*self.temporary.rglob("*.nrrd")], "the removal of the answers' files", pause_s=0.05)
+
     def interrupt(self, signal_number: int = signal.SIGINT) -> int:
         """Ctrl-C, or another signal to the server alone; returns the exit code."""
         assert self._process is not None

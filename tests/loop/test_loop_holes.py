@@ -16,7 +16,6 @@ from tests.access.identity_provider import AUDIENCE, REALM, IdentityProvider, Si
 from tests.loop import attacks, web_attacks
 from tests.loop.attacked import Site, a_volume
 from tests.loop.preparation import Preparation
-from tests.loop.running_server import wait_until
 from tests.loop.sites import QUIET, our_server, our_site, plain_site
 from tests.loop.studies import write_series
 from tests.orthanc import orthanc_or_skip
@@ -107,8 +106,8 @@ def check_closed(hole, site):
 
 
 def settled(site):
-    """The site's state without the file of an answer, which goes after the answer."""
-    wait_until(lambda: not [*site.temporary.rglob("*.nrrd")], "the removal of the answer's file", 0.05)
+    """The site's state without files that are about to go."""
+    site.server.wait_for_removals()
     return site.state()
 
 

@@ -36,14 +36,13 @@ def start(warm: Preparation, place: Path, orthanc: Orthanc, run: str) -> Running
     app = place / "app"
     if not app.exists():
         make_app(app)
-    user, password = next(iter(orthanc._users.items()))
     return RunningServer(
         warm,
         orthanc.url,
         place / run,
         app=app,
         conf={"inference.engine": "pytorch", "pacs.poll_seconds": 1},
-        environment={"LIVERLOOP_PACS_USER": user, "LIVERLOOP_PACS_PASSWORD": password},
+        environment=orthanc.login,
     )
 
 

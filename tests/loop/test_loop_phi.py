@@ -193,7 +193,9 @@ def test_a_pacs(preparation, orthanc, pacs: FaultyPacs, tmp_path):
     orthanc.fill(bad)
     conf = {**CONF, **_TRAINING, "pacs.folder": site.working}
     run = tmp_path / "run"
-    with Watched(preparation, pacs.url, run, app=site.app, conf=conf, guarded=True, environment=site.login) as server:
+    with Watched(
+        preparation, pacs.url, run, app=site.app, conf=conf, guarded=True, environment=orthanc.login
+    ) as server:
         listed(server, 3)
         assert server.infer(one, VOLUME).status == 200
         site.submit(server, one, "label")

@@ -55,8 +55,7 @@ def site(warm, tmp_path_factory):
         # What a server makes once, at its first inference, is no effect of what comes later.
         headers = running.headers(Role.ANNOTATOR)
         running.server.ask("POST", f"/infer/{MODEL}?image=case_20", headers=headers)
-        # The file of an answer goes after the answer.
-        wait_until(lambda: not [*running.server.temporary.rglob("*.nrrd")], "the removal of the answer's file")
+        running.server.wait_for_removals()
         yield running
 
 
